@@ -1,0 +1,205 @@
+"""`BatchArmEnv`: many simulated arms of one model and one task, stepped together on a pool of threads."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.control import JointDeltaControl
+from envs.errors import EnvError
+from envs.expert import solve_start
+from envs.scene import build_scene
+from envs.spaces import action_space, observation_space
+from envs.task import Referee, SceneState, Task
+from envs.tasks import make_task
+from hal.binding import Binding, object_slots
+from hal.spec import RobotSpec
+
+_POSITION = mujoco.mjtStage.mjSTAGE_POS
+_NONE = mujoco.mjtStage.mjSTAGE_NONE
+Observations = dict[str, np.ndarray]
+
+
+class BatchArmEnv(VectorEnv):
+    """`num_envs` arms in lockstep over `mujoco.batch`; every arm passes the HAL's safety layer.
+
+    Observations: `observation.state` (n, dim) float32, joint angles in rad and the gripper's width in m;
+    `observation.environment_state` (n, E) float32, what the task shows (see its class).
+    Actions: (n, D) float32, see `JointDeltaControl`. Reward: see `Referee`.
+
+    With `autoreset` `SAME_STEP` a finished arm starts its next episode within the same step, its last observation is in
+    `infos["final_obs"]`. With `DISABLED` it rests, unsimulated, until `reset(options={"reset_mask": mask})`; its rows
+    then repeat and its reward is 0.
+
+    `infos` of a step, each (n, ...): `executed` (the actions after the safety layer), `held`, `clipped`, `success`,
+    `fault` (the simulation diverged: the episode is truncated and worth nothing).
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        task: str | Task,
+        num_envs: int,
+        *,
+        threads: int = 1,
+        seed: int = 0,
+        episode_steps: int | None = None,
+        autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
+    ) -> None:
+        """Raises EnvError without `mujoco.batch`, for a bad count, or for another autoreset mode; TaskError as the task."""
+        try:
+            from mujoco import batch
+        except ImportError as error:
+            raise EnvError(f"many arms at once need mujoco >= 3.17, here is {mujoco.__version__}") from error
+        if num_envs < 1 or threads < 1:
+            raise EnvError(f"num_envs and threads must be at least 1, not {num_envs} and {threads}")
+        if autoreset not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
+            raise EnvError(f"autoreset {autoreset.value} is not offered; use SAME_STEP or DISABLED")
+        self.robot, self.num_envs = spec, num_envs
+        self.task = make_task(task, spec) if isinstance(task, str) else task
+        self.metadata = {"autoreset_mode": autoreset, "render_fps": round(spec.control_hz), "render_modes": ["rgb_array"]}
+        self.model = build_scene(spec, self.task)
+        self._binding = Binding.of(spec, self.model)
+        self._objects = object_slots(self.model)
+        self._substeps = max(1, round(spec.dt / self.model.opt.timestep))
+        self._batch = batch.Batch(self.model, num_envs, nthread=threads)
+        self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
+        self._ctrl, self._mocap = self._batch.bind("ctrl"), self._batch.bind("mocap_pos")
+        self._mocap_quat = self._batch.bind("mocap_quat")
+        self._site, self._site_mat = self._batch.bind("site_xpos"), self._batch.bind("site_xmat")
+        self.control = JointDeltaControl(spec, num_envs)
+        self.referee = Referee(self.task, num_envs, episode_steps)
+        self._start = solve_start(spec, self.task)
+        self.running = np.zeros(num_envs, bool)
+        self.single_action_space = action_space(self.control)
+        self.single_observation_space = observation_space(spec, self.task)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)
+        self._observations: Observations = {}
+        self._renderer: mujoco.Renderer | None = None
+        self._bad_before = np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Start new episodes: of all arms, or of those in `options["reset_mask"]` (n,) bool."""
+        super().reset(seed=seed)
+        mask = np.ones(self.num_envs, bool) if options is None else options.get("reset_mask", np.ones(self.num_envs, bool))
+        self._restart(np.flatnonzero(mask))
+        self._observations = self._observe(self.scene_state())
+        return self._observations, {}
+
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One control step of every running arm."""
+        n = self.num_envs
+        ids = np.flatnonzero(self.running)
+        infos: dict[str, Any] = {name: np.zeros(n, bool) for name in ("held", "clipped", "success", "fault")}
+        infos["executed"] = np.zeros(self.action_space.shape, np.float32)
+        reward, terminated, truncated = np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool)
+        if not len(ids):
+            return self._observations, reward, terminated, truncated, infos
+        applied = self.control.apply(ids, np.asarray(actions, np.float32)[ids])
+        infos["executed"][ids], infos["held"][ids], infos["clipped"][ids] = applied.executed, applied.held, applied.clipped
+        self._write(self._binding.write_ctrl, applied.set_point, self._ctrl, ids)
+        self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
+        state = self.scene_state()
+        self._observations = self._observe(state)
+        fault = self._diverged()
+        all_reward, success, overtime = self.referee.judge(state, self.running)
+        reward[ids] = np.where(fault, 0, all_reward)[ids]
+        terminated[ids] = (success & ~fault)[ids]
+        truncated[ids] = (overtime | fault)[ids]
+        infos["success"], infos["fault"] = terminated.copy(), fault & self.running
+        ended = terminated | truncated
+        self.running &= ~ended
+        if ended.any() and self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
+            infos["final_obs"], infos["_final_obs"] = self._observations, ended
+            self._restart(np.flatnonzero(ended))
+            self._observations = self._observe(self.scene_state())
+        return self._observations, reward, terminated, truncated, infos
+
+    def scene_state(self) -> SceneState:
+        """The true state of every arm at this moment, for tasks and experts."""
+        site = self._binding.tcp_site
+        return SceneState(
+            position=self._binding.position(self._qpos),
+            tcp=self._site[:, site].copy(),
+            rotation=self._site_mat[:, site].reshape(-1, 3, 3).copy(),
+            objects={name: self._pose(name) for name in self.task.objects},
+        )
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """Pictures of the first four arms from the camera `front`, uint8 (240, 320, 3) each. Takes milliseconds each."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self.model, 240, 320)
+        frames = []
+        for arm in range(min(4, self.num_envs)):
+            self._renderer.update_scene(self._batch.get_data(arm), camera="front")
+            frames.append(self._renderer.render())
+        return tuple(frames)
+
+    def close_extras(self, **_: Any) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _pose(self, name: str) -> np.ndarray:
+        slot = self._objects[name]
+        if slot.mocap >= 0:
+            return np.concatenate([self._mocap[:, slot.mocap], self._mocap_quat[:, slot.mocap]], -1)
+        return self._qpos[:, slot.qpos : slot.qpos + 7].copy()
+
+    def _set_pose(self, name: str, pose: np.ndarray, ids: np.ndarray) -> None:
+        slot = self._objects[name]
+        if slot.mocap >= 0:
+            self._mocap[ids, slot.mocap], self._mocap_quat[ids, slot.mocap] = pose[:, :3], pose[:, 3:]
+        else:
+            self._qpos[ids, slot.qpos : slot.qpos + 7] = pose
+
+    @staticmethod
+    def _write(write: Callable[..., None], values: np.ndarray, field: np.ndarray, ids: np.ndarray) -> None:
+        # An index array gives a copy, so the rows are written back.
+        rows = field[ids]
+        write(values, rows)
+        field[ids] = rows
+
+    def _restart(self, ids: np.ndarray) -> None:
+        if not len(ids):
+            return
+        self._batch.reset(ids, stage=_NONE)
+        rng = self.np_random
+        position = np.tile(self._start, (len(ids), 1))
+        joints = len(self.robot.joints)
+        position[:, :joints] += rng.normal(0, self.task.start_noise, (len(ids), joints))
+        position = np.clip(position, self.robot.lower, self.robot.upper)
+        self._write(self._binding.write_qpos, position, self._qpos, ids)
+        self._write(self._binding.write_ctrl, position, self._ctrl, ids)
+        for name, pose in self.task.place(rng, len(ids)).items():
+            self._set_pose(name, pose, ids)
+        self._batch.forward(ids, stage=_POSITION)
+        self.control.reset(ids, position)
+        self.referee.start(ids)
+        self._bad_before[ids] = self._warnings()[ids]
+        self.running[ids] = True
+
+    def _observe(self, state: SceneState) -> Observations:
+        return {
+            "observation.state": state.position.astype(np.float32),
+            "observation.environment_state": self.task.observe(state),
+        }
+
+    def _warnings(self) -> np.ndarray:
+        kinds = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+        counts = np.asarray(self._batch.warning)[:, [int(kind) for kind in kinds], 1]
+        return counts.sum(-1).astype(np.int64)
+
+    def _diverged(self) -> np.ndarray:
+        # MuJoCo resets a diverged simulation by itself and goes on: only its warning counters tell.
+        finite = np.logical_and.reduce([np.isfinite(value).all(-1) for value in self._observations.values()])
+        return (self._warnings() > self._bad_before) | ~finite
+

@@ -1,0 +1,41 @@
+"""The simulated world of a task: the spec's arm, a table, the task's objects."""
+
+import mujoco
+
+from envs.errors import TaskError
+from envs.task import Task
+from hal.spec import RobotSpec
+
+
+def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
+    """Compile the arm's MJCF with a table (top at z = 0 of the base frame), lights, and what the task adds.
+
+    Raises TaskError when the spec names no MJCF or the scene does not compile.
+    """
+    if spec.mujoco is None:
+        raise TaskError(f"robot {spec.name} has no MuJoCo model, so task {task.name} can't be simulated with it")
+    scene = mujoco.MjSpec.from_file(str(spec.mujoco.mjcf))
+    scene.add_texture(
+        name="sky",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.75, 0.82, 0.9],
+        rgb2=[0.95, 0.97, 1.0],
+        width=64,
+        height=64,
+    )
+    world = scene.worldbody
+    world.add_light(pos=[0.6, -0.6, 1.8], dir=[-0.1, 0.4, -1.0], diffuse=[0.7, 0.7, 0.7], castshadow=True)
+    world.add_light(pos=[0.2, 0.8, 1.5], dir=[0.2, -0.5, -1.0], diffuse=[0.3, 0.3, 0.3], castshadow=False)
+    world.add_geom(
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[0.5, 0.6, 0.02],
+        pos=[0.4, 0, -0.02],
+        rgba=[0.72, 0.62, 0.5, 1],
+    )
+    task.build(scene)
+    try:
+        return scene.compile()
+    except ValueError as error:
+        raise TaskError(f"the scene of task {task.name} with robot {spec.name} does not compile: {error}") from error

@@ -1,0 +1,94 @@
+"""A task: what stands on the table, where an episode starts, what counts as success."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+
+from hal.spec import RobotSpec
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """What n arms and their objects look like at one moment.
+
+    Attributes:
+        position: (n, dim) joint positions in rad, then the gripper width in m.
+        tcp: (n, 3) tool centre point in the arm's base frame, m.
+        rotation: (n, 3, 3) orientation of the tool; its third column is the approach direction.
+        objects: name to (n, 7) pose in the base frame: x, y, z in m, then a unit quaternion w, x, y, z.
+    """
+
+    position: np.ndarray
+    tcp: np.ndarray
+    rotation: np.ndarray
+    objects: Mapping[str, np.ndarray]
+
+
+class Task(ABC):
+    """One task for any number of arms at once; holds no state of an episode, so one instance serves every arm.
+
+    A subclass states the constants below and four methods; `envs.tasks` registers it by `name`.
+    """
+
+    name: ClassVar[str]
+    instruction: ClassVar[str]
+    episode_steps: ClassVar[int]
+    """An episode is truncated after so many control steps."""
+    hold_steps: ClassVar[int] = 1
+    """Success is declared after so many consecutive steps in which `achieved` holds."""
+    objects: ClassVar[tuple[str, ...]]
+    """Bodies whose pose an episode sets; each has a free joint or is a mocap body."""
+    start_tcp: ClassVar[tuple[float, float, float]] = (0.5, 0.0, 0.16)
+    """Where the tool waits at the start of an episode, in the base frame, m; it points down."""
+    start_noise: ClassVar[float] = 0.02
+    """Standard deviation of the start's joint angles, rad."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        """Raises TaskError when the robot can't do this task."""
+        self.spec = spec
+
+    @abstractmethod
+    def build(self, scene: mujoco.MjSpec) -> None:
+        """Add the task's bodies to a scene that already holds the arm and the table (its top at z = 0)."""
+
+    @abstractmethod
+    def place(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+        """Draw the objects' start poses of n episodes: name to (n, 7)."""
+
+    @abstractmethod
+    def observe(self, state: SceneState) -> np.ndarray:
+        """Return `observation.environment_state`, (n, E) float32."""
+
+    @abstractmethod
+    def achieved(self, state: SceneState) -> np.ndarray:
+        """Return (n,) bool: the goal holds at this moment."""
+
+
+class Referee:
+    """Counts the steps of n episodes of one task and calls success, end and reward; the same for simulated and real arms."""
+
+    def __init__(self, task: Task, n: int, episode_steps: int | None = None) -> None:
+        self.task = task
+        self.episode_steps = episode_steps or task.episode_steps
+        self.steps = np.zeros(n, np.int64)
+        self._held = np.zeros(n, np.int64)
+
+    def start(self, ids: np.ndarray) -> None:
+        """A new episode begins for the arms `ids` (indices or mask)."""
+        self.steps[ids] = 0
+        self._held[ids] = 0
+
+    def judge(self, state: SceneState, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """After one step of the arms in the mask `running`: (reward f32, success, truncated), each (n,).
+
+        The reward is sparse: 1 at the step where success is declared, which also terminates the episode, else 0. Rows of
+        arms that don't run mean nothing.
+        """
+        self.steps += running
+        self._held = np.where(self.task.achieved(state), self._held + 1, 0)
+        success = self._held >= self.task.hold_steps
+        return success.astype(np.float32), success, (self.steps >= self.episode_steps) & ~success

@@ -1,0 +1,258 @@
+"""`RobotSpec`: what a robot model is. One YAML file per model in `hardware_specs/`, validated when it is loaded."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hal.data import data_path
+from hal.errors import SpecError, nearest
+
+Array = npt.NDArray[np.float64]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")]
+Vector = tuple[Finite, Finite, Finite]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Axis(_Part):
+    """One degree of freedom: rad for a joint, m for a gripper."""
+
+    name: Name
+    lower: Finite
+    upper: Finite
+    velocity: Positive
+    acceleration: Positive
+    home: Finite
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Axis:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower ({self.lower}) must be below upper ({self.upper})")
+        if not self.lower <= self.home <= self.upper:
+            raise ValueError(f"home ({self.home}) must lie within lower ({self.lower}) and upper ({self.upper})")
+        return self
+
+
+class JointSpec(_Axis):
+    """A joint: limits and home pose [rad], velocity [rad/s], acceleration [rad/s2], torque [N m]."""
+
+    effort: Positive
+
+
+class GripperSpec(_Axis):
+    """A gripper: limits and home of its total width [m], velocity [m/s], acceleration [m/s2], grip force [N]."""
+
+    force: Positive
+
+
+class CameraSpec(_Part):
+    """A camera: its name and what it delivers [pixels, frames/s]."""
+
+    name: Name
+    width: Annotated[int, Field(gt=0, le=8192)]
+    height: Annotated[int, Field(gt=0, le=8192)]
+    fps: Positive
+
+
+class Box(_Part):
+    """An axis-aligned box in the base frame [m]."""
+
+    lower: Vector
+    upper: Vector
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Box:
+        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
+            if low >= high:
+                raise ValueError(f"lower ({low}) must be below upper ({high}) along {axis}")
+        return self
+
+
+class MujocoModel(_Part):
+    """How the spec's entries are called in an MJCF, ours or a third party's.
+
+    width = gripper_width_scale * sum of the gripper joints
+    ctrl of each gripper actuator = gripper_ctrl_scale * width + gripper_ctrl_offset
+    """
+
+    mjcf: Path = Field(strict=False, description="relative to the spec's file")
+    joints: tuple[str, ...]
+    actuators: tuple[str, ...]
+    gripper_joints: tuple[str, ...] = ()
+    gripper_actuators: tuple[str, ...] = ()
+    gripper_width_scale: Positive = 1.0
+    gripper_ctrl_scale: Finite = 1.0
+    gripper_ctrl_offset: Finite = 0.0
+    tcp_site: str
+
+
+class RobotSpec(_Part):
+    """A robot model. Vectors have one entry per joint, in order, and then one for the gripper if there is one."""
+
+    name: Name
+    maker: str
+    joints: Annotated[tuple[JointSpec, ...], Field(min_length=1)]
+    gripper: GripperSpec | None = None
+    cameras: tuple[CameraSpec, ...] = ()
+    control_hz: Positive
+    watchdog_s: Positive
+    on_starved: Literal["hold"] = "hold"
+    workspace: Box
+    driver: str = "mujoco"
+    mujoco: MujocoModel | None = None
+
+    @field_validator("joints", "cameras")
+    @classmethod
+    def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [part.name for part in parts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is used twice")
+        return parts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RobotSpec:
+        if len(set(self.names)) != self.dim:
+            raise ValueError(f"the gripper's name {self.names[-1]!r} is also a joint's")
+        if self.watchdog_s < self.dt:
+            raise ValueError(f"watchdog_s ({self.watchdog_s}) must be at least one control period ({self.dt})")
+        if self.driver == "mujoco" and self.mujoco is None:
+            raise ValueError("driver 'mujoco' needs the block 'mujoco'")
+        if (model := self.mujoco) is not None:
+            for key in ("joints", "actuators"):
+                if (count := len(getattr(model, key))) != len(self.joints):
+                    raise ValueError(f"mujoco.{key} must have one name per joint: {len(self.joints)}, not {count}")
+            for key in ("gripper_joints", "gripper_actuators"):
+                if bool(getattr(model, key)) != (self.gripper is not None):
+                    raise ValueError(f"mujoco.{key} must be given exactly when there is a gripper")
+        return self
+
+    @cached_property
+    def embodiment(self) -> str:
+        """What a policy is trained for: the robot model's name."""
+        return self.name
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the entries of every vector: the joints', then the gripper's."""
+        return tuple(axis.name for axis in self._axes)
+
+    @cached_property
+    def dim(self) -> int:
+        """How many set-points the robot takes: joints plus gripper."""
+        return len(self._axes)
+
+    @cached_property
+    def dt(self) -> float:
+        """The control period [s]."""
+        return 1.0 / self.control_hz
+
+    @cached_property
+    def lower(self) -> Array:
+        """(dim,) lower position limits [rad, m]; read-only, as are the following."""
+        return self._vector("lower")
+
+    @cached_property
+    def upper(self) -> Array:
+        """(dim,) upper position limits [rad, m]."""
+        return self._vector("upper")
+
+    @cached_property
+    def velocity(self) -> Array:
+        """(dim,) largest speeds [rad/s, m/s]."""
+        return self._vector("velocity")
+
+    @cached_property
+    def acceleration(self) -> Array:
+        """(dim,) largest accelerations [rad/s2, m/s2]."""
+        return self._vector("acceleration")
+
+    @cached_property
+    def home(self) -> Array:
+        """(dim,) the pose at which an episode begins and an idle arm rests [rad, m]."""
+        return self._vector("home")
+
+    @property
+    def _axes(self) -> tuple[_Axis, ...]:
+        return self.joints if self.gripper is None else (*self.joints, self.gripper)
+
+    def _vector(self, key: str) -> Array:
+        values = np.array([getattr(axis, key) for axis in self._axes], dtype=np.float64)
+        values.flags.writeable = False
+        return values
+
+
+def load_spec(name_or_path: str | Path) -> RobotSpec:
+    """The spec of that name in `hardware_specs/`, or in the YAML file at that path (anything with a suffix or a slash).
+
+    Paths inside the file are relative to it; `mujoco.mjcf` is absolute in the result and exists.
+
+    Raises:
+        SpecError: no such spec (the nearest name is suggested), or the file is malformed: each fault with file, key,
+            value and what was expected.
+    """
+    text = str(name_or_path)
+    if "/" in text or "\\" in text or text.endswith((".yaml", ".yml")):
+        path = Path(name_or_path).resolve()
+        if not path.is_file():
+            raise SpecError(f"{path}: there is no such spec file")
+    else:
+        folder = data_path("hardware_specs")
+        path = folder / f"{text}.yaml"
+        if not path.is_file():
+            known = [file.stem for file in folder.glob("*.yaml")]
+            raise SpecError(f"unknown robot model {text!r}: {nearest(text, known)} (in {folder})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: can't be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: expected a mapping of keys at the top, not {type(content).__name__}")
+    try:
+        # JSON mode: strict about types, yet sequences become tuples and paths paths.
+        spec = RobotSpec.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        faults = "; ".join(_fault(item) for item in error.errors(include_url=False))
+        raise SpecError(f"{path}: {faults}") from None
+    if spec.mujoco is not None:
+        mjcf = (path.parent / spec.mujoco.mjcf).resolve()
+        if not mjcf.is_file():
+            raise SpecError(f"{path}: mujoco.mjcf = '{spec.mujoco.mjcf}': there is no file {mjcf}")
+        spec = spec.model_copy(update={"mujoco": spec.mujoco.model_copy(update={"mjcf": mjcf})})
+    return spec
+
+
+_PARTS: dict[str, type[_Part]] = {
+    "joints": JointSpec,
+    "gripper": GripperSpec,
+    "cameras": CameraSpec,
+    "workspace": Box,
+    "mujoco": MujocoModel,
+}
+
+
+def _fault(error: Any) -> str:
+    """One pydantic error in words: key, value, what was expected."""
+    location = error["loc"]
+    key = ".".join(str(part) for part in location)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        model = RobotSpec if len(location) == 1 else _PARTS[str(location[0])]
+        return f"unknown key '{key}': {nearest(str(location[-1]), model.model_fields)}"
+    if error["type"] == "missing":
+        return f"missing key '{key}'"
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,26 @@
+"""Policies: networks that turn observations into action chunks, with all that reinforcement learning needs to know.
+
+Imports nothing of the other packages here.
+"""
+
+from policies.base import Chunk, Policy
+from policies.check import check_policy
+from policies.errors import PolicyError
+from policies.flow_mlp import FlowMLP
+from policies.normalizer import Statistics, statistics
+from policies.registry import make_policy, policies, register_policy
+from policies.value import ValueNet
+
+__all__ = [
+    "Chunk",
+    "FlowMLP",
+    "Policy",
+    "PolicyError",
+    "Statistics",
+    "ValueNet",
+    "check_policy",
+    "make_policy",
+    "policies",
+    "register_policy",
+    "statistics",
+]

@@ -1,0 +1,5 @@
+"""`python -m robotlearn` is the command `robotlearn`."""
+
+from robotlearn.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Algorithms: what turns experience into better weights."""

@@ -1,0 +1,223 @@
+"""The accounts of a spool: what became of every record, kept durable as small entries in a log of their own.
+
+Each record of a session (sequence 0, 1, 2, ...) is pending until it is settled, once: acknowledged, evicted or
+rejected. An entry that is applied twice changes nothing. So, whatever is killed between two writes, replaying gives
+    recorded = acknowledged + evicted + rejected + pending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from robotlearn.buffer.files import Files
+from robotlearn.buffer.intervals import IntervalSet
+from robotlearn.buffer.log import LogFull, RecordLog, Sync
+from robotlearn.errors import LogError
+from robotlearn.wire import record as records
+
+logger = logging.getLogger("robotlearn.buffer")
+
+Fate = Literal["acknowledged", "evicted", "rejected"]
+Range = tuple[int, int]  # [start, end) of sequences
+_COMPACT_BYTES = 1 << 20
+_RESERVE_BYTES = 1 << 20
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Settled(msgspec.Struct, tag="settled", forbid_unknown_fields=True):
+    """These records of a session have met this fate."""
+
+    session: Count
+    fate: Fate
+    ranges: list[Range]
+    reason: str = ""
+
+
+class Sent(msgspec.Struct, tag="sent", forbid_unknown_fields=True):
+    """Records of a session below this sequence may have reached the learner, so they are never evicted."""
+
+    session: Count
+    below: Count
+
+
+class SessionState(msgspec.Struct, forbid_unknown_fields=True):
+    """A session inside a snapshot."""
+
+    session: Count
+    settled: list[Range]
+    counts: dict[Fate, Count]
+    sent_below: Count
+
+
+class Snapshot(msgspec.Struct, tag="snapshot", forbid_unknown_fields=True):
+    """Everything that the entries before it said."""
+
+    folded: dict[Fate, Count]
+    sessions: list[SessionState]
+
+
+Entry = Settled | Sent | Snapshot
+_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _no_counts() -> dict[Fate, int]:
+    return {"acknowledged": 0, "evicted": 0, "rejected": 0}
+
+
+@dataclass(slots=True)
+class Session:
+    """What is known of one session of the spool."""
+
+    settled: IntervalSet = field(default_factory=IntervalSet)
+    counts: dict[Fate, int] = field(default_factory=_no_counts)
+    sent_below: int = 0
+    recorded: int = 0  # sequences 0 to recorded - 1 were given out
+
+
+class Ledger:
+    """The sessions of a spool and the log of entries that they are rebuilt from.
+
+    Not safe for use by two threads at once. When the disk is full, a reserve of 1 MiB is given up so that records can
+    still be settled, which is what frees space.
+    """
+
+    def __init__(self, path: Path, *, sync: Sync, files: Files | None = None) -> None:
+        self._log = RecordLog(path / "ledger", sync=sync, file_bytes=4 * _COMPACT_BYTES, files=files)
+        self._reserve = path / "reserve"
+        self._has_reserve = False
+        self._unwritten: list[bytearray] = []  # entries for which the disk had no space
+        self.sessions: dict[int, Session] = {}
+        self.folded: dict[Fate, int] = _no_counts()  # of sessions that nothing is left of
+        for _, view in self._log.scan():
+            self._apply(self._decode(view))
+        self._make_reserve()
+
+    @property
+    def bytes(self) -> int:
+        """On disk, the reserve included."""
+        return self._log.bytes + _RESERVE_BYTES * self._has_reserve
+
+    def session(self, number: int) -> Session:
+        """The session of that number, made if need be."""
+        return self.sessions.setdefault(number, Session())
+
+    def settle(self, session: int, fate: Fate, ranges: Sequence[Range], reason: str = "") -> None:
+        """Count these records under a fate, those that were not settled yet, and write it down."""
+        entry = Settled(session, fate, list(ranges), reason[:1024])
+        self._apply(entry)
+        self._write(entry)
+
+    def mark_sent(self, session: int, below: int) -> None:
+        """Write down, durable when this returns, that all below may have been sent."""
+        entry = Sent(session, below)
+        self._apply(entry)
+        self._write(entry)
+        self._log.sync()
+
+    def sync(self) -> bool:
+        """Make all entries durable; the file of a settled record may be deleted only after this has returned True."""
+        if self._unwritten:
+            return False
+        self._log.sync()
+        return True
+
+    def total(self, fate: Fate) -> int:
+        """How many records have met a fate, over all sessions."""
+        return self.folded[fate] + sum(session.counts[fate] for session in self.sessions.values())
+
+    def recorded(self) -> int:
+        """How many sequences were given out, over all sessions."""
+        return sum(self.folded.values()) + sum(session.recorded for session in self.sessions.values())
+
+    def compact(self, on_disk: Iterable[int], *, force: bool = False) -> None:
+        """Once the entries have grown long, begin them anew with a snapshot.
+
+        Sessions whose records are all settled and that have no record left in any file (not `on_disk`) are folded into
+        plain counts.
+        """
+        if self._log.bytes < _COMPACT_BYTES and not force:
+            return
+        keep = set(on_disk)
+        for number in [n for n, s in self.sessions.items() if n not in keep and s.settled.count == s.recorded]:
+            for fate, count in self.sessions.pop(number).counts.items():
+                self.folded[fate] += count
+        snapshot = Snapshot(
+            dict(self.folded),
+            [SessionState(n, list(s.settled), dict(s.counts), s.sent_below) for n, s in self.sessions.items()],
+        )
+        start = self._log.rotate()
+        self._write(snapshot)
+        if self.sync():
+            self._log.drop_files_before(start)
+        self._make_reserve()
+
+    def close(self) -> None:
+        """Sync and release. Idempotent."""
+        self._log.close()
+
+    def _apply(self, entry: Entry | None) -> None:
+        match entry:
+            case Settled():
+                session = self.session(entry.session)
+                for start, end in entry.ranges:
+                    session.counts[entry.fate] += session.settled.add_range(start, end)
+                    session.recorded = max(session.recorded, end)
+            case Sent():
+                session = self.session(entry.session)
+                session.sent_below = max(session.sent_below, entry.below)
+            case Snapshot():
+                self.folded = _no_counts() | entry.folded
+                self.sessions = {
+                    s.session: Session(
+                        settled := IntervalSet(s.settled), _no_counts() | s.counts, s.sent_below, settled.end
+                    )
+                    for s in entry.sessions
+                }
+
+    def _decode(self, view: memoryview) -> Entry | None:
+        fixed = records.prefix(view)
+        try:
+            return _decoder.decode(view[records.PREFIX : records.PREFIX + fixed.header_length])
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            raise LogError(f"ledger {self._log.path} holds an entry that this version can't read: {error}") from error
+
+    def _write(self, entry: Entry) -> None:
+        """Append an entry, and before it those that found no space; what finds none now is kept for the next time."""
+        self._unwritten.append(records.pack(records.ENTRY, _encoder.encode(entry), [], 0))
+        try:
+            self._log.append_many(self._unwritten)
+        except LogFull:
+            if not self._has_reserve:
+                return
+            logger.warning("ledger %s: the disk is full; its reserve is given up", self._log.path)
+            self._reserve.unlink()
+            self._has_reserve = False
+            with contextlib.suppress(LogFull):
+                self._log.append_many(self._unwritten)
+                self._unwritten.clear()
+        else:
+            self._unwritten.clear()
+
+    def _make_reserve(self) -> None:
+        """Take the reserve (back) where there is space; a full disk is what it is for, so that is no error."""
+        if self._has_reserve:
+            return
+        descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._has_reserve = os.write(descriptor, bytes(_RESERVE_BYTES)) == _RESERVE_BYTES
+        except OSError:
+            self._has_reserve = False
+        finally:
+            os.close(descriptor)
+        if not self._has_reserve:
+            self._reserve.unlink()

@@ -1,0 +1,449 @@
+"""An append-only log of records in numbered files: the edge's spool and the learner's memory are both built on it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Buffer, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from robotlearn.buffer.files import MAX_BUFFERS, Files
+from robotlearn.errors import LogError, WireError
+from robotlearn.wire import record as records
+from robotlearn.wire.layout import ALIGNMENT
+
+Sync = Literal["process", "power"]
+logger = logging.getLogger("robotlearn.buffer")
+
+_SUFFIX = ".log"
+_OPEN_FILES = 32  # kept open for reading
+
+
+class Position(NamedTuple):
+    """Where a record lies: number of the file, offset in it, length. Positions sort in the order of appending."""
+
+    file: int
+    offset: int
+    length: int
+
+
+class LogFull(LogError):
+    """Raised when the disk has no space for a record; the log is as it was before, and later appends may succeed."""
+
+
+class RecordLog:
+    """Records in `path/0000000000000000.log`, `...1.log`, ..., each file about `file_bytes` long.
+
+    `append` hands a record to the operating system: from then on it survives the death of the process. With sync
+    "power" it survives the loss of power once `sync` has returned; with "process" `sync` does nothing. So one `sync`
+    may cover many appends. Opening truncates what an interrupted write left at the end (`torn_bytes`); a record that is
+    damaged anywhere else is stepped over and counted (`corrupt`), never silently lost.
+
+    One process has the log open at a time. Any thread may call anything; only appending holds the lock for long.
+    """
+
+    def __init__(
+        self, path: Path | str, *, sync: Sync, file_bytes: int = 64 << 20, files: Files | None = None
+    ) -> None:
+        """Open or create. Raises LogError when another process has it open, or when it can't be read or written."""
+        if sync not in ("process", "power"):
+            raise LogError(f"log {path}: sync is {sync!r}, expected 'process' or 'power'")
+        self.path = Path(path)
+        self.corrupt = 0  # damaged records found by scans and reads, before the tail
+        self.torn_bytes = 0  # cut off at opening
+        self.bytes = 0  # of all files
+        self.power = sync == "power"
+        self._file_bytes = file_bytes
+        self._files = files or Files()
+        self._append_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._readers: OrderedDict[int, int] = OrderedDict()
+        self._unsynced: list[int] = []  # descriptors of finished files, to be synced and closed
+        self._directory_changed = False
+        self._dirty = False
+        self._broken_tail = False
+        self._lock_file = -1
+        self._descriptor = -1
+        self._known_corrupt: set[tuple[int, int]] = set()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock_file = _lock(self.path)
+            self._sizes = {
+                int(name.stem): name.stat().st_size for name in self.path.glob("*" + _SUFFIX) if name.stem.isdigit()
+            }
+            self.bytes = sum(self._sizes.values())
+            if self._sizes:
+                self._open_last()
+            else:
+                self._create(0)
+        except OSError as error:
+            self._release()
+            raise LogError(f"log {self.path} can't be opened: {error.strerror or error}") from error
+        except BaseException:
+            self._release()
+            raise
+
+    # ---- writing
+
+    def append(self, record: Buffer) -> Position:
+        """Append one record, which must be whole and undamaged (it is not checked). See `append_many`."""
+        return self.append_many((record,))[0]
+
+    def append_many(self, batch: Sequence[Buffer]) -> list[Position]:
+        """Append records in as few writes as it takes; returns their positions in the same order.
+
+        Raises LogFull when there is no space, LogError when the disk fails; none of the batch is in the log then. May
+        wait for the operating system to take the bytes, never for `sync`.
+        """
+        views = [memoryview(record).cast("B") for record in batch]
+        with self._append_lock:
+            if self._descriptor < 0:
+                raise LogError(f"log {self.path} is closed")
+            start = (self._last, self._end)
+            positions: list[Position] = []
+            written = 0
+            try:
+                if self._broken_tail:
+                    self._files.truncate(self._descriptor, self._end)
+                    self._broken_tail = False
+                while written < len(views):
+                    if self._end and self._end + len(views[written]) > self._file_bytes:
+                        self._rotate()
+                    group = self._group(views, written)
+                    self._write(group)
+                    for view in group:
+                        positions.append(Position(self._last, self._end, len(view)))
+                        self._end += len(view)
+                    written += len(group)
+            except OSError as error:
+                self._undo(start)
+                kind = LogFull if error.errno in _NO_SPACE else LogError
+                raise kind(f"log {self.path}: a record could not be written: {error.strerror or error}") from error
+            self._sizes[self._last] = self._end
+            self._dirty = True
+            self.bytes += sum(position.length for position in positions)
+        return positions
+
+    def sync(self) -> None:
+        """Make everything appended before this call durable, as `sync` at opening says. Blocks; appends go on.
+
+        Raises LogError when the disk fails: then what was appended since the last sync must be taken for lost.
+        """
+        if not self.power:
+            self._close_finished()
+            return
+        with self._sync_lock:
+            with self._append_lock:
+                if self._descriptor < 0:
+                    raise LogError(f"log {self.path} is closed")
+                finished, self._unsynced = self._unsynced, []
+                directory, self._directory_changed = self._directory_changed, False
+                current = os.dup(self._descriptor) if self._dirty else -1
+                self._dirty = False
+            try:
+                for descriptor in finished:
+                    self._files.sync(descriptor)
+                if current >= 0:
+                    self._files.sync(current)
+                if directory:
+                    self._files.sync_directory(self.path)
+            except OSError as error:
+                raise LogError(f"log {self.path} could not be made durable: {error.strerror or error}") from error
+            finally:
+                for descriptor in (*finished, current):
+                    if descriptor >= 0:
+                        os.close(descriptor)
+
+    def rotate(self) -> Position:
+        """Go on in a new file; returns the position where it starts (of length 0)."""
+        with self._append_lock:
+            try:
+                self._rotate()
+            except OSError as error:
+                raise LogError(f"log {self.path}: no new file: {error.strerror or error}") from error
+            return Position(self._last, 0, 0)
+
+    def drop_files_before(self, position: Position) -> int:
+        """Delete all files that end before `position`; returns how many. Raises LogError when one can't be deleted."""
+        with self._append_lock:
+            return self._drop([number for number in sorted(self._sizes) if number < position.file])
+
+    def drop_file(self, number: int) -> bool:
+        """Delete one finished file, wherever it stands in the order; False for the last one and for unknown ones."""
+        with self._append_lock:
+            return number != self._last and bool(self._drop([number] if number in self._sizes else []))
+
+    # ---- reading
+
+    @property
+    def open(self) -> bool:
+        """Whether it was not closed yet."""
+        return self._descriptor >= 0
+
+    @property
+    def end(self) -> Position:
+        """Where the next record goes (of length 0)."""
+        with self._append_lock:
+            return Position(self._last, self._end, 0)
+
+    def file_sizes(self) -> dict[int, int]:
+        """Bytes in each file, by its number, in order."""
+        with self._append_lock:
+            return dict(sorted(self._sizes.items()))
+
+    def read(self, position: Position, *, verify: bool = True) -> memoryview:
+        """The record at a position, in memory of its own. Raises LogError when it isn't there or is damaged."""
+        try:
+            descriptor = self._reader(position.file)
+            try:
+                data = os.pread(descriptor, position.length, position.offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise LogError(f"log {self.path}: {position} can't be read: {error.strerror or error}") from error
+        try:
+            if verify:
+                records.check(data)
+            elif records.prefix(data).length != len(data):
+                raise WireError("it is cut off")
+        except WireError as error:
+            self._found_corrupt(position.file, position.offset)
+            raise LogError(f"log {self.path}: {position} is damaged: {error}") from error
+        return memoryview(data)
+
+    def scan(self, start: Position | None = None, *, verify: bool = True) -> Iterator[tuple[Position, memoryview]]:
+        """All records from `start` (its record included) to what is the end at this moment, in order.
+
+        The memoryviews are read-only and stay valid after the log is closed. What is damaged is stepped over and
+        counted once in `corrupt`. `verify=False` looks only at the lengths, not at the checksums.
+        """
+        with self._append_lock:
+            sizes = sorted(self._sizes.items())
+        for number, size in sizes:
+            if start is not None and number < start.file:
+                continue
+            offset = start.offset if start is not None and number == start.file else 0
+            view = self._map(number, size)
+            if view is None:
+                continue
+            while offset < size:
+                length = _record_at(view, offset, verify)
+                if length:
+                    yield Position(number, offset, length), view[offset : offset + length]
+                    offset += length
+                    continue
+                following = _next_record(view, offset)
+                self._found_corrupt(number, offset)
+                offset = size if following is None else following
+
+    def close(self) -> None:
+        """Sync, release the lock. Idempotent."""
+        if self._descriptor >= 0:
+            try:
+                self.sync()
+            finally:
+                self._release()
+
+    def __enter__(self) -> RecordLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _name(self, number: int) -> Path:
+        return self.path / f"{number:016d}{_SUFFIX}"
+
+    def _create(self, number: int) -> None:
+        descriptor = self._files.create(self._name(number))
+        self._descriptor, self._last, self._end = descriptor, number, 0
+        self._sizes[number] = 0
+        self._directory_changed = True
+
+    def _open_last(self) -> None:
+        self._last = max(self._sizes)
+        self._descriptor = self._files.open(self._name(self._last))
+        size = self._sizes[self._last]
+        self._end = size
+        view = self._map(self._last, size)
+        offset = 0
+        while view is not None and offset < size:
+            offset += _record_at(view, offset, True) or self._skip(view, offset, size)
+        # What a process left that died before its sync may not be durable yet: one sync is owed.
+        self._directory_changed = self._dirty = True
+        if self.power:
+            for number in sorted(self._sizes)[:-1]:
+                descriptor = self._files.open(self._name(number))
+                try:
+                    self._files.sync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def _skip(self, view: memoryview, offset: int, size: int) -> int:
+        """Deal with bytes that are no record at the end of the log; returns how far to go on."""
+        following = _next_record(view, offset)
+        if following is not None:
+            self._found_corrupt(self._last, offset)
+            return following - offset
+        self.torn_bytes = size - offset
+        self.bytes -= self.torn_bytes
+        self._end = self._sizes[self._last] = offset
+        logger.info("log %s: %d bytes of an interrupted write cut off its end", self.path, self.torn_bytes)
+        self._files.truncate(self._descriptor, offset)
+        return size - offset
+
+    def _group(self, views: Sequence[memoryview], first: int) -> list[memoryview]:
+        """As many of the views as fit into this file and one write, at least one."""
+        group = [views[first]]
+        size = self._end + len(group[0])
+        for view in views[first + 1 : first + MAX_BUFFERS]:
+            size += len(view)
+            if size > self._file_bytes:
+                break
+            group.append(view)
+        return group
+
+    def _write(self, group: list[memoryview]) -> None:
+        left = sum(map(len, group))
+        while True:
+            count = self._files.write(self._descriptor, group)
+            left -= count
+            if not left:
+                return
+            # A short write: the disk is full, which the next call will say, or a signal came.
+            while count >= len(group[0]):
+                count -= len(group[0])
+                group = group[1:]
+            group = [group[0][count:], *group[1:]]
+
+    def _rotate(self) -> None:
+        descriptor = self._descriptor
+        self._create(self._last + 1)
+        self._unsynced.append(descriptor)
+
+    def _undo(self, start: tuple[int, int]) -> None:
+        """Take back a batch that failed half-way, files that it began included."""
+        for number in range(self._last, start[0], -1):
+            os.close(self._descriptor)
+            self._descriptor = self._unsynced.pop()
+            self._sizes.pop(number, None)
+            self._last = number - 1
+            with suppress(OSError):
+                self._files.remove(self._name(number))
+        self._end = start[1]
+        try:
+            self._files.truncate(self._descriptor, self._end)
+        except OSError:
+            self._broken_tail = True  # tried again before the next write
+
+    def _close_finished(self) -> None:
+        with self._append_lock:
+            finished, self._unsynced = self._unsynced, []
+        for descriptor in finished:
+            os.close(descriptor)
+
+    def _drop(self, numbers: list[int]) -> int:
+        for number in numbers:
+            try:
+                self._files.remove(self._name(number))
+            except OSError as error:
+                raise LogError(f"log {self.path}: file {number} can't be deleted: {error.strerror or error}") from error
+            self.bytes -= self._sizes.pop(number)
+            with self._read_lock:
+                reader = self._readers.pop(number, None)
+            if reader is not None:
+                os.close(reader)
+        if numbers:
+            self._directory_changed = True
+        return len(numbers)
+
+    def _reader(self, number: int) -> int:
+        """A descriptor of a file, for the caller to close; the file itself is kept open for the next time."""
+        with self._read_lock:
+            descriptor = self._readers.get(number)
+            if descriptor is None:
+                descriptor = os.open(self._name(number), os.O_RDONLY | os.O_CLOEXEC)
+                self._readers[number] = descriptor
+                if len(self._readers) > _OPEN_FILES:
+                    os.close(self._readers.popitem(last=False)[1])
+            else:
+                self._readers.move_to_end(number)
+            return os.dup(descriptor)
+
+    def _map(self, number: int, size: int) -> memoryview | None:
+        """The first `size` bytes of a file, read-only; None when it is empty or was dropped meanwhile."""
+        if not size:
+            return None
+        try:
+            with self._name(number).open("rb") as stream:
+                return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LogError(f"log {self.path}: file {number} can't be read: {error}") from error
+
+    def _found_corrupt(self, number: int, offset: int) -> None:
+        if (number, offset) not in self._known_corrupt:
+            self._known_corrupt.add((number, offset))
+            self.corrupt += 1
+            logger.error("log %s: damaged record in file %d at offset %d", self.path, number, offset)
+
+    def _release(self) -> None:
+        with self._read_lock:
+            descriptors = [*self._readers.values(), *self._unsynced, self._descriptor, self._lock_file]
+            self._readers.clear()
+        self._unsynced, self._descriptor, self._lock_file = [], -1, -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _record_at(view: memoryview, offset: int, verify: bool) -> int:
+    """Length of the record at `offset`, 0 when there is no whole (and, if asked, undamaged) one."""
+    try:
+        length = records.prefix(view, offset).length
+        if offset + length > len(view):
+            return 0
+        if verify:
+            records.check(view[offset : offset + length])
+        return length
+    except WireError:
+        return 0
+
+
+def _next_record(view: memoryview, offset: int) -> int | None:
+    """Offset of the first undamaged record after a damaged one; None when there is none in this file."""
+    with suppress(WireError):
+        following = offset + records.prefix(view, offset).length
+        if following < len(view) and _record_at(view, following, True):
+            return following
+    # The lengths themselves are damaged: look at every place where a record may start.
+    for following in range(offset // ALIGNMENT * ALIGNMENT + ALIGNMENT, len(view), ALIGNMENT):
+        if view[following : following + len(records.MAGIC)] == records.MAGIC and _record_at(view, following, True):
+            return following
+    return None
+
+
+_NO_SPACE = frozenset((28, 122))  # ENOSPC, EDQUOT
+
+
+def _lock(path: Path) -> int:
+    """Take the log's lock; raises LogError naming the process that holds it."""
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise LogError(f"log {path} is in use by process {owner}; stop it or choose another folder") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,445 @@
+"""The edge's log of segments: recorded here first, sent from here, kept until the learner has answered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from robotlearn.buffer.files import Files
+from robotlearn.buffer.ledger import Fate, Ledger, Range
+from robotlearn.buffer.log import LogFull, Position, RecordLog, Sync
+from robotlearn.buffer.quarantine import Quarantine
+from robotlearn.errors import LogError, WireError
+from robotlearn.wire import record as records
+from robotlearn.wire.segment import Segment
+
+logger = logging.getLogger("robotlearn.buffer")
+
+Key = tuple[int, int]  # (session, sequence)
+_CACHE_BYTES = 64 << 20
+
+
+class SpoolFull(LogError):
+    """Raised when a segment can't be recorded: no space on the disk, or nothing left in the spool that may be evicted.
+
+    The segment is counted as refused, not as recorded; later ones are accepted as soon as there is space again.
+    """
+
+
+@dataclass(frozen=True)
+class Counts:
+    """recorded = acknowledged + evicted + rejected + pending, always. `refused` were never recorded (since opening)."""
+
+    recorded: int
+    acknowledged: int
+    evicted: int
+    rejected: int
+    pending: int
+    refused: int
+
+
+class Outgoing(NamedTuple):
+    """A record on its way out of the spool."""
+
+    session: int
+    sequence: int
+    record: memoryview
+
+
+class _Entry(NamedTuple):
+    position: Position
+    starred: bool
+    last: bool
+
+
+class Spool:
+    """Records of this edge that the learner hasn't answered yet, and the accounts of all that there ever were.
+
+    `record` gives session and sequence, encodes the segment once and appends it: after that it survives the death of
+    this process; with sync "power" it survives the loss of power once `sync` has run, and is sent only then. `take`
+    hands records out for sending; `acknowledge` and `reject` settle them. Each opening is a new session; what earlier
+    sessions left is still sent. When the files grow beyond `max_bytes`, the oldest records are evicted, never one in
+    which a person intervened (starred), nor one that may have reached the learner already.
+
+    One process has it open at a time (LogError names it otherwise). Any thread may call anything. `record` may wait for
+    the operating system to take the bytes; it never waits for the learner.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        edge: str,
+        sync: Sync = "process",
+        max_bytes: int = 1 << 30,
+        files: Files | None = None,
+    ) -> None:
+        """Open or create. Raises LogError when another process has it open or the disk fails."""
+        if max_bytes < 1 << 20:
+            raise LogError(f"spool {path}: max_bytes is {max_bytes}, expected at least {1 << 20}")
+        self.path = Path(path)
+        self.edge = edge
+        self.session = secrets.randbits(63)
+        self.max_bytes = max_bytes
+        self._record_lock = threading.Lock()  # order of locks: record, ledger, state
+        self._ledger_lock = threading.RLock()
+        self._state = threading.Lock()
+        self._pending: OrderedDict[Key, _Entry] = OrderedDict()
+        self._unsent: deque[Key] = deque()
+        self._live: dict[int, int] = {}  # file -> pending records in it
+        self._in_file: dict[int, set[int]] = {}  # file -> sessions that have records in it
+        self._cache: OrderedDict[Key, bytearray] = OrderedDict()
+        self._cache_bytes = 0
+        self._sequence = 0
+        self._lasts = 0
+        self._mark = 0
+        self._lost_lasts = 0
+        self._refused = 0
+        self.recorded: Callable[[], None] | None = None  # called after each `record`, on its thread
+        self._log = RecordLog(
+            self.path / "records", sync=sync, file_bytes=min(max(max_bytes // 16, 1 << 18), 64 << 20), files=files
+        )
+        try:
+            self._ledger = Ledger(self.path, sync=sync, files=files)
+            self._quarantine = Quarantine(self.path / "quarantine", max_bytes=max(max_bytes // 8, 1 << 20))
+            self._load()
+            # Found after a restart, these may not be durable yet, and must be before they are sent.
+            self._log.sync()
+        except BaseException:
+            self._log.close()
+            raise
+        self._durable = self._log.end
+        self.session_state = self._ledger.session(self.session)
+
+    # ---- the recorder's side
+
+    def record(self, segment: Segment) -> int:
+        """Record one segment; returns its sequence number within this session.
+
+        Raises SpoolFull (counted as refused) or WireError when the segment's arrays don't fit together.
+        """
+        starred, last = segment.starred, segment.last
+        with self._record_lock:
+            sequence = self._sequence
+            data = records.encode(segment, session=self.session, sequence=sequence)
+            try:
+                if self.bytes + len(data) > self.max_bytes:
+                    self._make_room(len(data))
+                position = self._log.append(data)
+            except LogFull as error:
+                self._refused += 1
+                raise SpoolFull(f"spool {self.path}: a segment is refused: {error}") from error
+            except SpoolFull:
+                self._refused += 1
+                raise
+            with self._state:
+                self._sequence = sequence + 1
+                self.session_state.recorded = sequence + 1
+                self._lasts += last
+                key = (self.session, sequence)
+                self._add(key, _Entry(position, starred, last))
+                self._unsent.append(key)
+                self._remember(key, data)
+        if self.recorded is not None:
+            self.recorded()
+        return sequence
+
+    def sync(self) -> None:
+        """Make what is recorded durable, as `sync` at opening says; the uplink does this before it sends. Blocks."""
+        end = self._log.end
+        if end != self._durable:
+            self._log.sync()
+            self._durable = end
+
+    # ---- the uplink's side
+
+    def take(self, max_bytes: int, max_count: int = 256) -> list[Outgoing]:
+        """The next durable records to send, oldest first, at most this much (a first one may exceed `max_bytes`)."""
+        keys: list[tuple[Key, _Entry]] = []
+        size = 0
+        with self._ledger_lock:
+            with self._state:
+                while self._unsent and len(keys) < max_count:
+                    key = self._unsent[0]
+                    entry = self._pending.get(key)
+                    if entry is not None:
+                        if entry.position >= self._durable or (keys and size + entry.position.length > max_bytes):
+                            break
+                        size += entry.position.length
+                        keys.append((key, entry))
+                    self._unsent.popleft()
+            self._mark_sent(keys)
+        return [out for key, entry in keys if (out := self._outgoing(key, entry)) is not None]
+
+    def take_again(self, keys: Iterable[Key] | None = None) -> None:
+        """Let `take` hand out these records again, before all others; None: everything that is pending."""
+        with self._state:
+            if keys is None:
+                self._unsent = deque(self._pending)
+            else:
+                self._unsent.extendleft(sorted(keys, reverse=True))
+
+    def acknowledge(self, ranges: Iterable[tuple[int, int, int]]) -> int:
+        """The learner has stored (session, first sequence, count) for good; returns how many that settled.
+
+        What is not pending is passed over: an acknowledgement may come twice.
+        """
+        keys: list[Key] = []
+        for session, first, count in ranges:
+            known = self._ledger.sessions.get(session)
+            end = min(first + count, known.recorded if known else 0)  # a wild count must not make us loop
+            keys.extend((session, sequence) for sequence in range(first, end))
+        return self._settle(keys, "acknowledged")
+
+    def reject(self, session: int, sequence: int, reason: str) -> bool:
+        """The learner can never store this record: move it to the quarantine folder. False when it isn't pending.
+
+        It counts as rejected even where the quarantine can't be written; the log says so then.
+        """
+        with self._ledger_lock:
+            with self._state:
+                entry = self._pending.get((session, sequence))
+            if entry is None:
+                return False
+            try:
+                self._quarantine.put(session, sequence, self._log.read(entry.position, verify=False), reason)
+            except LogError as error:
+                logger.error("spool %s: record %d-%d is lost to quarantine: %s", self.path, session, sequence, error)
+            logger.warning("record %d of session %d is rejected: %s", sequence, session, reason)
+            return bool(self._settle([(session, sequence)], "rejected", reason))
+
+    def head(self) -> tuple[int, int]:
+        """(next sequence, last segments recorded) of this session, at one moment; `lost_lasts` counts from here."""
+        with self._state:
+            self._mark, self._lost_lasts = self._sequence, 0
+            return self._sequence, self._lasts
+
+    @property
+    def lasts(self) -> int:
+        """Last segments of episodes recorded in this session."""
+        return self._lasts
+
+    @property
+    def lost_lasts(self) -> int:
+        """Last segments, recorded since `head`, that were evicted or rejected: episodes that the learner never sees."""
+        return self._lost_lasts
+
+    def floors(self) -> list[tuple[int, int]]:
+        """(session, sequence below which all is settled) of the newest sessions, for the learner's set of seen ones."""
+        with self._ledger_lock:
+            newest = list(self._ledger.sessions.items())[-64:]
+            return [(number, session.settled.floor) for number, session in newest]
+
+    # ---- both
+
+    def counts(self) -> Counts:
+        """The accounts, over all sessions that this spool has ever had."""
+        with self._ledger_lock, self._state:
+            total = self._ledger.total
+            recorded = self._ledger.recorded()
+            return Counts(
+                recorded, total("acknowledged"), total("evicted"), total("rejected"), len(self._pending), self._refused
+            )
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether something was recorded since the last `sync`."""
+        return self._log.end != self._durable
+
+    @property
+    def pending(self) -> int:
+        """Records not answered yet."""
+        return len(self._pending)
+
+    @property
+    def bytes(self) -> int:
+        """On disk, without the quarantine (which has a bound of its own: an eighth of `max_bytes`)."""
+        return self._log.bytes + self._ledger.bytes
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged records found since opening; they are counted as rejected."""
+        return self._log.corrupt
+
+    def close(self) -> None:
+        """Sync and release. Idempotent."""
+        with self._record_lock, self._ledger_lock:
+            self._log.close()
+            self._ledger.close()
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _load(self) -> None:
+        found: dict[Key, _Entry] = {}
+        for position, view in self._log.scan(verify=False):
+            self._live.setdefault(position.file, 0)
+            try:
+                header = records.peek(view)
+            except WireError as error:
+                logger.error("spool %s: record at %s can't be read: %s", self.path, position, error)
+                continue
+            self._in_file.setdefault(position.file, set()).add(header.session)
+            session = self._ledger.session(header.session)
+            session.recorded = max(session.recorded, header.sequence + 1)
+            if header.sequence not in session.settled:
+                # A record that was moved (see `_make_room`) may be there twice; the later one stays.
+                found[header.session, header.sequence] = _Entry(position, header.starred, header.last)
+        order = {number: index for index, number in enumerate(self._ledger.sessions)}
+        for key in sorted(found, key=lambda key: (order[key[0]], key[1])):
+            self._add(key, found[key])
+        self._unsent.extend(self._pending)
+        for number, session in self._ledger.sessions.items():
+            present = [sequence for (s, sequence) in found if s == number]
+            if session.settled.count + len(present) != session.recorded:
+                missing = set(range(session.recorded)).difference(present)
+                lost = _ranges(sequence for sequence in missing if sequence not in session.settled)
+                logger.error("spool %s: session %d lost sequences %s to damage", self.path, number, lost)
+                self._ledger.settle(number, "rejected", lost, "damaged in the spool")
+        self._reclaim()
+
+    def _add(self, key: Key, entry: _Entry) -> None:
+        self._pending[key] = entry
+        file = entry.position.file
+        self._live[file] = self._live.get(file, 0) + 1
+        self._in_file.setdefault(file, set()).add(key[0])
+
+    def _remember(self, key: Key, data: bytearray) -> None:
+        """Keep the newest records in memory, so that in the common case they are sent without being read again."""
+        self._cache[key] = data
+        self._cache_bytes += len(data)
+        while self._cache_bytes > _CACHE_BYTES:
+            self._cache_bytes -= len(self._cache.popitem(last=False)[1])
+
+    def _outgoing(self, key: Key, entry: _Entry) -> Outgoing | None:
+        data = self._cache.get(key)
+        if data is not None:
+            return Outgoing(*key, memoryview(data))
+        try:
+            return Outgoing(*key, self._log.read(entry.position))
+        except LogError as error:
+            with self._state:
+                moved = self._pending.get(key)
+            if moved is None:
+                return None  # settled meanwhile
+            if moved.position != entry.position:
+                return self._outgoing(key, moved)
+            logger.error("spool %s: record %d of session %d is damaged: %s", self.path, key[1], key[0], error)
+            self.reject(*key, f"damaged in the spool: {error}")
+            return None
+
+    def _mark_sent(self, keys: list[tuple[Key, _Entry]]) -> None:
+        highest: dict[int, int] = {}
+        for (session, sequence), _ in keys:
+            highest[session] = max(highest.get(session, 0), sequence)
+        for session, sequence in highest.items():
+            if sequence >= self._ledger.session(session).sent_below:
+                # Some further ones at once: each mark costs a sync, and those ahead are only kept from eviction.
+                ahead = self.max_bytes // 32 // keys[-1][1].position.length
+                self._ledger.mark_sent(session, sequence + 1 + ahead)
+
+    def _settle(self, keys: Iterable[Key], fate: Fate, reason: str = "") -> int:
+        with self._ledger_lock:
+            settled: dict[int, list[int]] = {}
+            with self._state:
+                for key in keys:
+                    entry = self._pending.pop(key, None)
+                    if entry is None:
+                        continue
+                    settled.setdefault(key[0], []).append(key[1])
+                    self._live[entry.position.file] -= 1
+                    data = self._cache.pop(key, None)
+                    if data is not None:
+                        self._cache_bytes -= len(data)
+                    if fate != "acknowledged" and entry.last and key[0] == self.session and key[1] >= self._mark:
+                        self._lost_lasts += 1
+                for session, sequences in settled.items():
+                    self._ledger.settle(session, fate, _ranges(sequences), reason)
+            self._reclaim()
+            self._ledger.compact(self._sessions_on_disk())
+        return sum(map(len, settled.values()))
+
+    def _sessions_on_disk(self) -> set[int]:
+        with self._state:
+            return {self.session}.union(*self._in_file.values())
+
+    def _reclaim(self) -> None:
+        """Delete the files in which nothing is pending any more."""
+        with self._state:
+            last = self._log.end.file
+            settled = [file for file, live in self._live.items() if not live and file != last]
+        if not settled or not self._ledger.sync():  # what became of their records must outlive them
+            return
+        with self._state:
+            for file in settled:
+                self._live.pop(file, None)
+                self._in_file.pop(file, None)
+        for file in settled:
+            self._log.drop_file(file)
+
+    def _make_room(self, needed: int) -> None:
+        """Empty the oldest files until `needed` bytes fit: evict what may be evicted, move the rest to the end."""
+        with self._ledger_lock:
+            while self.bytes + needed > self.max_bytes:
+                file = self._file_to_empty()
+                if file is None:
+                    raise SpoolFull(
+                        f"spool {self.path}: it holds {self.bytes} of {self.max_bytes} bytes and nothing in it may be "
+                        "evicted (starred, or perhaps already at the learner); a segment is refused"
+                    )
+                if file == self._log.end.file:
+                    self._log.rotate()
+                with self._state:
+                    inside = [(key, entry) for key, entry in self._pending.items() if entry.position.file == file]
+                evicted = [key for key, entry in inside if self._evictable(key, entry)]
+                for key, entry in inside:
+                    if not self._evictable(key, entry):
+                        self._move(key, entry)
+                if evicted:
+                    logger.warning("spool %s is full: the %d oldest records are evicted", self.path, len(evicted))
+                self._settle(evicted, "evicted")
+
+    def _evictable(self, key: Key, entry: _Entry) -> bool:
+        return not entry.starred and key[1] >= self._ledger.session(key[0]).sent_below
+
+    def _file_to_empty(self) -> int | None:
+        """The oldest file that would become smaller by at least an eighth."""
+        kept: dict[int, int] = {}
+        with self._state:
+            for key, entry in self._pending.items():
+                if not self._evictable(key, entry):
+                    kept[entry.position.file] = kept.get(entry.position.file, 0) + entry.position.length
+        for file, size in self._log.file_sizes().items():
+            if size and kept.get(file, 0) <= size * 7 // 8:
+                return file
+        return None
+
+    def _move(self, key: Key, entry: _Entry) -> None:
+        with contextlib.suppress(LogError):  # damaged: found when it is sent
+            position = self._log.append(self._log.read(entry.position, verify=False))
+            with self._state:
+                self._live[entry.position.file] -= 1
+                self._add(key, entry._replace(position=position))
+
+
+def _ranges(sequences: Iterable[int]) -> list[Range]:
+    """Sorted sequences as half-open ranges."""
+    ranges: list[Range] = []
+    for sequence in sorted(sequences):
+        if ranges and ranges[-1][1] == sequence:
+            ranges[-1] = (ranges[-1][0], sequence + 1)
+        else:
+            ranges.append((sequence, sequence + 1))
+    return ranges

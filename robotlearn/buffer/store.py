@@ -1,0 +1,236 @@
+"""The learner's memory: the log of segments that were received, and the set of those that were ever seen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Buffer, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from robotlearn.buffer.files import Files
+from robotlearn.buffer.intervals import IntervalSet
+from robotlearn.buffer.log import Position, RecordLog, Sync
+from robotlearn.errors import LogError, WireError
+from robotlearn.wire import record as records
+from robotlearn.wire.record import RecordHeader
+from robotlearn.wire.segment import Segment
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Outcome(NamedTuple):
+    """What became of one record handed to `append`.
+
+    stored: durable, at `position`. duplicate: stored before. invalid: can never be stored, for `reason`. damaged: its
+    bytes can't be trusted, so not even its header can (None); the sender must send it again.
+    """
+
+    kind: Literal["stored", "duplicate", "invalid", "damaged"]
+    header: RecordHeader | None
+    position: Position | None = None
+    reason: str = ""
+
+
+class _Seen(msgspec.Struct, forbid_unknown_fields=True):
+    edge: str
+    session: Count
+    intervals: list[tuple[Count, Count]]
+
+
+class _Snapshot(msgspec.Struct, forbid_unknown_fields=True):
+    """All that was seen in the log before `position`, pruned files included."""
+
+    stored: Count
+    position: tuple[Count, Count]
+    seen: list[_Seen]
+
+
+_decoder = msgspec.msgpack.Decoder(_Snapshot)
+
+
+class SegmentStore:
+    """Stores each segment once, whatever is sent twice or killed in between.
+
+    A segment is known by (edge, session, sequence). The set of those seen is rebuilt at opening from its last snapshot
+    and the headers in the log after it, so it survives restarts and `drop_before`. One process has it open at a time.
+    Any thread may read; `append`, `settle_below` and `drop_before` exclude each other.
+    """
+
+    def __init__(
+        self, path: Path | str, *, sync: Sync = "power", file_bytes: int = 64 << 20, files: Files | None = None
+    ) -> None:
+        """Open or create. Raises LogError when another process has it open or the disk fails."""
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._failed: LogError | None = None
+        self._log = RecordLog(self.path / "records", sync=sync, file_bytes=file_bytes, files=files)
+        try:
+            self._snapshots = RecordLog(self.path / "seen", sync=sync, file_bytes=1 << 20, files=files)
+            self._log.sync()  # what is found here counts as stored from now on
+            self._load()
+        except BaseException:
+            self._log.close()
+            raise
+        self._snapshot_file = self._log.end.file
+
+    @property
+    def stored(self) -> int:
+        """How many segments were ever stored, dropped ones included."""
+        return self._stored
+
+    @property
+    def end(self) -> Position:
+        """Where the next record goes; what `scan` may be given later to see only what was stored from now on."""
+        return self._log.end
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged records found in the log since opening."""
+        return self._log.corrupt
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return self._log.bytes + self._snapshots.bytes
+
+    def append(self, batch: Sequence[Buffer]) -> list[Outcome]:
+        """Check and store records; when this returns, all that are `stored` or `duplicate` are durable (one sync).
+
+        Raises LogFull when there is no space (nothing of the batch is stored; try again later), LogError when the disk
+        fails: then this store refuses every further append, since what is on the disk is no longer certain.
+        """
+        outcomes: list[Outcome] = []
+        fresh: list[int] = []
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            new: set[tuple[str, int, int]] = set()
+            for data in batch:
+                outcome = self._look_at(data, new)
+                if outcome.kind == "stored":
+                    fresh.append(len(outcomes))
+                outcomes.append(outcome)
+            if not fresh:
+                return outcomes
+            positions = self._log.append_many([batch[index] for index in fresh])
+            try:
+                self._log.sync()
+            except LogError as error:
+                self._failed = error
+                raise
+            for index, position in zip(fresh, positions, strict=True):
+                header = outcomes[index].header
+                outcomes[index] = Outcome("stored", header, position)
+                if header is not None:
+                    self._seen_of(header.edge, header.session).add(header.sequence)
+            self._stored += len(fresh)
+            if self._log.end.file != self._snapshot_file:
+                self._write_snapshot()
+        return outcomes
+
+    def read(self, position: Position) -> Segment:
+        """The segment at a position. Raises LogError when it is not there (any more) or damaged."""
+        return records.decode(self._log.read(position), verify=False)
+
+    def read_record(self, position: Position) -> memoryview:
+        """The record at a position, as it was sent. Raises as `read` does."""
+        return self._log.read(position)
+
+    def scan(self, start: Position | None = None) -> Iterator[tuple[Position, Segment]]:
+        """All stored segments from a position on (None: from the beginning), in the order of storing."""
+        for position, view in self._log.scan(start):
+            yield position, records.decode(view, verify=False)
+
+    def scan_headers(self, start: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
+        """As `scan`, but only the headers, which is fast: the tensors are not looked at."""
+        for position, view in self._log.scan(start, verify=False):
+            yield position, records.peek(view)
+
+    def seen(self, edge: str, session: int, sequence: int) -> bool:
+        """Whether that segment was ever stored."""
+        known = self._seen.get((edge, session))
+        return known is not None and sequence in known
+
+    def settle_below(self, edge: str, session: int, floor: int) -> None:
+        """The edge says that nothing below `floor` comes (again): holes there are closed, the set stays small."""
+        with self._lock:
+            known = self._seen.get((edge, session))
+            if known is not None and known.floor < floor <= known.end:
+                known.fill_below(floor)
+
+    def drop_before(self, position: Position) -> int:
+        """Delete the files that end before a position; what was in them stays seen. Returns how many."""
+        with self._lock:
+            self._write_snapshot()
+            return self._log.drop_files_before(position)
+
+    def close(self) -> None:
+        """Sync and release. Idempotent."""
+        with self._lock:
+            if self._log.open and self._failed is None:
+                self._write_snapshot()
+            self._log.close()
+            self._snapshots.close()
+
+    def __enter__(self) -> SegmentStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _look_at(self, data: Buffer, new: set[tuple[str, int, int]]) -> Outcome:
+        try:
+            fixed = records.check(data)
+        except WireError as error:
+            return Outcome("damaged", None, None, str(error))
+        try:
+            header = records.peek(data)
+        except WireError as error:
+            return Outcome("damaged", None, None, f"kind {fixed.kind}: {error}")
+        key = (header.edge, header.session, header.sequence)
+        if key in new or self.seen(*key):
+            return Outcome("duplicate", header)
+        try:
+            records.verify_checked(data, header)
+        except WireError as error:
+            return Outcome("invalid", header, None, str(error))
+        new.add(key)
+        return Outcome("stored", header)
+
+    def _seen_of(self, edge: str, session: int) -> IntervalSet:
+        return self._seen.setdefault((edge, session), IntervalSet())
+
+    def _load(self) -> None:
+        self._seen: dict[tuple[str, int], IntervalSet] = {}
+        self._stored = 0
+        start = None
+        for _, view in self._snapshots.scan():
+            fixed = records.prefix(view)
+            try:
+                snapshot = _decoder.decode(view[records.PREFIX : records.PREFIX + fixed.header_length])
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise LogError(f"store {self.path} holds a snapshot that this version can't read: {error}") from error
+            self._stored = snapshot.stored
+            self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in snapshot.seen}
+            start = Position(*snapshot.position, 0)
+        for position, view in self._log.scan(start, verify=False):
+            try:
+                header = records.peek(view)
+            except WireError as error:
+                raise LogError(f"store {self.path}: record at {position} can't be read: {error}") from error
+            self._stored += self._seen_of(header.edge, header.session).add(header.sequence)
+
+    def _write_snapshot(self) -> None:
+        end = self._log.end
+        seen = [_Seen(edge, session, list(known)) for (edge, session), known in self._seen.items() if known.count]
+        snapshot = msgspec.msgpack.encode(_Snapshot(self._stored, (end.file, end.offset), seen))
+        start = self._snapshots.rotate() if self._snapshots.bytes > 1 << 20 else None
+        self._snapshots.append(records.pack(records.ENTRY, snapshot, [], 0))
+        self._snapshots.sync()
+        if start is not None:
+            self._snapshots.drop_files_before(start)
+        self._snapshot_file = end.file

@@ -1,0 +1,235 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` is quick and an arm stays light."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robotlearn import gl
+from robotlearn.version import __version__
+
+app = typer.Typer(
+    name="robotlearn",
+    help="Online policy learning for real robots: edges collect, a learner learns, new weights come back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key=value ...]", help="Overrides of the config, such as learner.updates=10."),
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", help="The run folder; by default runs/NAME-DATE-TIME.", show_default=False)
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run.")]
+LearnerOption = Annotated[str, typer.Option("--learner", help="Where the learner listens: tcp://HOST:PORT.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"robotlearn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+@app.command()
+def train(config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False) -> None:
+    """Learner and edges on this machine, as child processes; ends with all of them."""
+    from robotlearn.config.load import load_config
+    from robotlearn.train import Training
+
+    loaded = load_config(config, overrides or [])
+    raise typer.Exit(Training(config, loaded, overrides or [], _run_path(config, run, resume), resume=resume).run())
+
+
+@app.command()
+def learner(config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False) -> None:
+    """The learner alone; edges on this or other machines come to its address (learner.bind)."""
+    import secrets
+
+    from robotlearn.config.load import dump, load_config
+    from robotlearn.learner.display import Display
+    from robotlearn.learner.learner import Learner
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.run_folder import RunFolder, write_atomic
+
+    stop = stop_on_signals()
+    loaded = load_config(config, overrides or [])
+    path = _run_path(config, run, resume)
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, dump(loaded), secrets.token_hex(8))
+    with folder:
+        learning = Learner(loaded, folder, resume=resume)
+        write_atomic(folder.config, dump(loaded).encode())
+        with Display(learning.view) as display:
+            learning.run(stop, display)
+
+
+@app.command()
+def edge(
+    config: ConfigArgument,
+    learner: LearnerOption,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Which of the config's edges; needed when it has several.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its log; by default ~/.local/state/robotlearn/edges/NAME.", show_default=False),
+    ] = None,
+) -> None:
+    """One edge: arms, policy, and the uplink to a learner, which may start later."""
+    from hal.spec import load_spec
+    from robotlearn.config.edge import BatchEdgeConfig
+    from robotlearn.config.load import load_config
+    from robotlearn.errors import ConfigError
+    from robotlearn.processes import stop_on_signals
+
+    stop = stop_on_signals()
+    loaded = load_config(config, overrides or [])
+    names = [entry.name for entry in loaded.edges]
+    chosen = loaded.edge(name) if name is not None else (loaded.edges[0] if len(names) == 1 else None)
+    if chosen is None:
+        wrong = f"no edge {name!r} in the config" if name is not None else "the config has several edges"
+        raise ConfigError(f"{wrong}; choose with --name one of {', '.join(names)}")
+    spec = load_spec(loaded.robot)
+    folder = state or Path.home() / ".local" / "state" / "robotlearn" / "edges" / chosen.name
+    if isinstance(chosen, BatchEdgeConfig):
+        from robotlearn.edge.batch import BatchEdge
+
+        running = BatchEdge(loaded, chosen, spec, learner, folder)
+    else:
+        from robotlearn.edge.station import Station
+
+        common = [*(overrides or []), "--edge", chosen.name]
+        running = Station(
+            loaded,
+            chosen,
+            spec,
+            learner,
+            folder,
+            lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
+        )
+    try:
+        running.run(stop)
+    finally:
+        running.close()
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")],
+    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 1000,
+    video: Annotated[Path | None, typer.Option(help="Film the first four arms: FILE.mp4 or FILE.gif.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Success rate of a run's newest policy, without exploration, with its 95 % Wilson interval."""
+    from robotlearn.evaluate_run import evaluate_run
+
+    measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(measured.as_json()))
+    else:
+        typer.echo(
+            f"version {measured.version}: success {measured.success:.1%} [{measured.low:.1%}, {measured.high:.1%}] "
+            f"({measured.successes} of {measured.episodes}), return {measured.mean_return:.3f}, "
+            f"length {measured.mean_steps:.1f} steps"
+        )
+        if video is not None:
+            typer.echo(f"video: {video}")
+
+
+@app.command()
+def robots(config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None) -> None:
+    """The robots: of the shipped specs, or of a config's edges."""
+    from robotlearn.robots import show_robots
+
+    show_robots(config)
+
+
+@app.command(hidden=True)
+def arm(
+    config: ConfigArgument,
+    edge: Annotated[str, typer.Option()],
+    server: Annotated[str, typer.Option()],
+    station: Annotated[str, typer.Option()],
+    overrides: Overrides = None,
+) -> None:
+    """The arm process of a paced edge; started by its station."""
+    from robotlearn.config.load import load_config
+    from robotlearn.edge.arm import run_arm
+    from robotlearn.processes import stop_on_signals
+
+    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop_on_signals())
+
+
+@app.command("policy-server", hidden=True)
+def policy_server(
+    config: ConfigArgument,
+    edge: Annotated[str, typer.Option()],
+    learner: LearnerOption,
+    server: Annotated[str, typer.Option()],
+    station: Annotated[str, typer.Option()],
+    session: Annotated[int, typer.Option()],
+    overrides: Overrides = None,
+) -> None:
+    """The policy server of a paced edge; started by its station."""
+    from hal.spec import load_spec
+    from robotlearn.config.load import load_config
+    from robotlearn.edge.serving import Serving
+    from robotlearn.processes import stop_on_signals
+
+    stop = stop_on_signals()
+    loaded = load_config(config, overrides or [])
+    entry = loaded.edge(edge)
+    assert entry is not None
+    serving = Serving(loaded, entry, load_spec(loaded.robot), learner, session=session, server=server, station=station)
+    try:
+        serving.run(stop)
+    finally:
+        serving.close()
+
+
+def _run_path(config: str, run: Path | None, resume: bool) -> Path:
+    from datetime import datetime
+
+    from robotlearn.errors import RunFolderError
+
+    if run is None and resume:
+        raise RunFolderError("--resume needs --run, the folder of the run to go on with")
+    return run or Path("runs") / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def main() -> None:
+    """Run the command line; what its user can mend is one line and exit status 2."""
+    gl.choose()
+    try:
+        app()
+    except Exception as error:
+        if not isinstance(error, _mendable()):
+            raise
+        print(f"robotlearn: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """The error trees of the packages. What was never imported has raised nothing, and importing it now would cost torch."""
+    trees = {"robotlearn.errors": "RobotlearnError", "hal.errors": "HalError", "envs.errors": "EnvError",
+             "policies.errors": "PolicyError"}  # fmt: skip
+    return tuple(getattr(sys.modules[module], name) for module, name in trees.items() if module in sys.modules)

@@ -1,0 +1,65 @@
+"""The numbers of the algorithms: supervised flow matching and PPO. Imports no torch, so that an edge can read them.
+
+The defaults are those with which `lift` is learnt by `configs/laptop.yaml`; a field's description is its documentation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from robotlearn.config.section import PositiveInts, Section
+
+
+class SFTConfig(Section):
+    """Supervised flow matching on demonstrations (imitation), before any reinforcement."""
+
+    steps: PositiveInt = Field(1500, description="Optimiser steps.")
+    batch_size: PositiveInt = Field(256, description="Chunks per optimiser step, drawn with replacement.")
+    lr: PositiveFloat = Field(1e-3, description="AdamW's learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay; 0 is plain Adam.")
+    grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
+
+
+class PPOConfig(Section):
+    """PPO on the denoising path of a flow policy, asynchronous.
+
+    Ratios are taken to a proximal policy, importance weights from it to the behaviour policy that ran on the robot.
+    """
+
+    name: Literal["ppo"] = Field("ppo", description="The algorithm.")
+    gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation over chunks.")
+    clip: float = Field(0.2, gt=0, lt=1, description="c: the ratio to the proximal policy is held in [1 - c, 1 + c].")
+    dual_clip: float = Field(
+        3.0, gt=1, description="Where the advantage is negative, a unit's ratio counts at most this much."
+    )
+    behaviour_weight_cap: PositiveFloat = Field(
+        2.0, description="Units whose weight, proximal over behaviour policy, is above this are masked and counted."
+    )
+    epochs: PositiveInt = Field(8, description="Passes over the chunks of one update.")
+    minibatch: PositiveInt = Field(512, description="Chunks per optimiser step.")
+    actor_lr: float = Field(3e-4, ge=0, description="Adam's learning rate of the policy; 0 leaves it as it is.")
+    critic_lr: PositiveFloat = Field(5e-4, description="Adam's learning rate of the value network.")
+    grad_clip: PositiveFloat = Field(0.5, description="Largest norm of the gradient, policy and value network each.")
+    critic_warmup: int = Field(2, ge=0, description="First updates, in which only the value network learns.")
+    target_kl: PositiveFloat | None = Field(
+        1.0, description="An update ends early once half the mean squared log-ratio is above this; null: never."
+    )
+    prox: Literal["recompute", "interpolate"] = Field(
+        "recompute",
+        description="Where the proximal policy's log-probabilities come from: recomputed by the learner when a batch "
+        "arrives, or interpolated between behaviour and current policy (cheaper, but clips less with staler data).",
+    )
+    ratio: Literal["unit", "chunk"] = Field(
+        "unit",
+        description="One ratio per denoising step and action step, or one per chunk (far coarser: a single optimiser "
+        "step can then move it by a KL of 1).",
+    )
+    value_hidden: Annotated[PositiveInts, Field(min_length=1)] = Field(
+        (256, 256), description="Widths of the value network's hidden layers."
+    )
+    normalize_advantages: bool = Field(
+        True, description="Shift and scale the advantages of one update to mean 0 and deviation 1."
+    )

@@ -1,0 +1,63 @@
+"""The learner: where it listens, when it updates, what it keeps."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PlainValidator, PositiveInt, model_validator
+
+from robotlearn.config.address import BindAddress, is_loopback
+from robotlearn.config.section import Misfit, Section
+
+
+def _staleness(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if value == math.inf:
+            return math.inf
+        if value == int(value):
+            return int(value)
+    raise ValueError("a whole number of at least 0, or inf")
+
+
+class LearnerConfig(Section):
+    """The process that owns buffer, optimiser and the versions of the weights."""
+
+    bind: BindAddress = Field(
+        "tcp://127.0.0.1:*", description="Where it listens: tcp://HOST:PORT; port * takes any free one."
+    )
+    insecure_public: bool = Field(
+        False,
+        description="Listen beyond this machine without keys: whoever reaches the port can then feed the learner and "
+        "read its weights.",
+    )
+    threads: PositiveInt = Field(1, description="Threads of torch in the learner's process.")
+    episodes_per_update: PositiveInt = Field(256, description="B: finished episodes that one update learns from.")
+    max_staleness: Annotated[float, PlainValidator(_staleness)] = Field(
+        1,
+        description="Versions that a sample may lie behind: 0 is synchronous, inf never waits. An edge starts a new "
+        "episode only within the bound, and samples beyond it are skipped and counted, though stored.",
+    )
+    updates: PositiveInt = Field(60, description="The run ends after this many updates.")
+    stop_success: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="The run ends before that once the moving average of the training success reaches this."
+    )
+    checkpoint_every: PositiveInt = Field(5, description="Updates between checkpoints; the last is always kept.")
+    keep_checkpoints: PositiveInt = Field(3, description="Newest checkpoints that are kept.")
+    eval_every: PositiveInt | None = Field(
+        None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."
+    )
+    eval_episodes: PositiveInt = Field(100, description="Episodes of one such evaluation.")
+    max_frame_bytes: Annotated[int, Field(ge=65536, lt=2**31)] = Field(
+        64 * 2**20, description="Largest message that is accepted; edges are told, and reject larger ones themselves."
+    )
+
+    @model_validator(mode="after")
+    def _reachable_only_on_purpose(self) -> Self:
+        if not is_loopback(self.bind) and not self.insecure_public:
+            raise Misfit(
+                ("bind",),
+                f"'{self.bind}' can be reached from other machines, and without keys whoever reaches it can feed the "
+                "learner; expected a loopback address such as tcp://127.0.0.1:*, or insecure_public: true",
+            )
+        return self

@@ -1,0 +1,114 @@
+"""From a YAML file and overrides to a Config, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hal.data import data_path
+from robotlearn.config.complaint import complaint, nearest, shown
+from robotlearn.config.config import Config
+from robotlearn.config.document import KeyPath, dotted, parse, write
+from robotlearn.errors import ConfigError
+
+
+def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file, or of a shipped one by its name (`laptop`), with `overrides` laid over it.
+
+    An override is `key=value`: the key dotted, with the index of a list's item (`edges.0.arms=64`), the value as in
+    YAML (`3e-4`, `inf`, `null`, `[64, 64]`). A robot given as a relative path is looked for beside the file that names
+    it (an override: from the working directory) and is absolute in the result, so that `dump` means the same anywhere.
+
+    Raises ConfigError, one line with file, line, key, value and what was expected.
+    """
+    file = _find(path_or_name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{file}: can't be read: {reason}") from None
+    document = parse(text, str(file))
+    data = document.data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected keys and values such as 'seed: 0', not {shown(data)}")
+    _anchor_robot(data, file.parent)
+    overridden: dict[KeyPath, str] = {}
+    for override in overrides:
+        overridden[_apply(data, override)] = override
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        path, line = complaint(error, Config)
+        number = document.lines.get(path)
+        for key, override in reversed(overridden.items()):
+            made_it = number is None and key[: len(path)] == path  # a section that the file doesn't have
+            if made_it or path[: len(key)] == key:
+                raise ConfigError(f"override {override!r}: {line}") from None
+        raise ConfigError(f"{file}:{number}: {line}" if number else f"{file}: {line}") from None
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, defaults included; `load_config` of it gives an equal one."""
+    return write(_plain(config.model_dump()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, expected a YAML file or the name of a shipped config")
+    shipped = {file.stem: file for file in data_path("configs").glob("*.yaml")}
+    if path.name == str(path_or_name) and path.name in shipped:
+        return shipped[path.name]
+    hint = f"; '{path.stem}' alone is a shipped config" if path.stem in shipped else nearest(path.stem, shipped)
+    raise ConfigError(f"{path}: no such file and no shipped config{hint}")
+
+
+def _anchor_robot(data: dict[str, Any], folder: Path) -> None:
+    robot = data.get("robot")
+    if isinstance(robot, str) and (robot.endswith((".yaml", ".yml")) or "/" in robot):
+        data["robot"] = str((folder / robot).resolve())
+
+
+def _apply(data: dict[str, Any], override: str) -> KeyPath:
+    """Lay one override over the data, in place; sections that the file left out are made. Returns the key's path."""
+    source = f"override {override!r}"
+    dotted_key, equals, text = override.partition("=")
+    keys = dotted_key.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{source}: expected key=value, such as learner.updates=10 or edges.0.arms=64")
+    value = parse(text, source).data
+    path: KeyPath = ()
+    here: Any = data
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        part: str | int = key
+        if isinstance(here, list):
+            if not key.isdecimal() or int(key) >= len(here):
+                items = f"expected 0 to {len(here) - 1}" if here else "it is empty"
+                raise ConfigError(f"{source}: {dotted(path)}: has no item '{key}', {items}")
+            part = int(key)
+        elif not isinstance(here, dict):
+            raise ConfigError(f"{source}: {dotted(path)}: is {shown(here)}, which has no key '{key}'")
+        path = (*path, part)
+        if last:
+            here[part] = value
+        elif isinstance(here, dict):
+            here = here.setdefault(key, {})
+        else:
+            here = here[part]
+    if path == ("robot",):
+        _anchor_robot(data, Path.cwd())
+    return path

@@ -1,0 +1,27 @@
+"""The policy: its kind, its network and how it denoises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from robotlearn.config.section import PositiveInts, Section
+
+
+class PolicyConfig(Section):
+    """A flow-matching policy over chunks of actions."""
+
+    kind: Literal["flow_mlp"] = Field("flow_mlp", description="The network.")
+    horizon: PositiveInt = Field(4, description="H: environment steps that one chunk of actions covers.")
+    hidden: Annotated[PositiveInts, Field(min_length=1)] = Field(
+        (256, 256, 256), description="Widths of the hidden layers."
+    )
+    denoising_steps: PositiveInt = Field(2, description="N: steps from noise to a chunk.")
+    noise_level: PositiveFloat = Field(
+        0.5, description="Alpha of Flow-SDE: how much noise an exploring step adds, in normalised actions."
+    )
+    stochastic_steps: Literal["all", "one"] = Field(
+        "all",
+        description="Which denoising steps explore: all, or one at random per chunk (half the update's cost at N = 2).",
+    )

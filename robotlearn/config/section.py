@@ -1,0 +1,35 @@
+"""What every part of a config has in common: read-only, strict about types, no unknown key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
+
+
+class Section(BaseModel):
+    """One part of a config.
+
+    Frozen; an unknown key is refused; types are strict (an integer passes for a float, but text never passes for a
+    number nor a number for true or false), so that a slip of the pen is an error now and not a surprise an hour later.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class Misfit(ValueError):
+    """Raised when keys of a section don't fit each other; `key` is the path, in the section, of the one to blame."""
+
+    def __init__(self, key: tuple[str | int, ...], text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# YAML has lists, a frozen config has tuples: every sequence in a config takes both.
+ListAsTuple = BeforeValidator(_tuple)
+PositiveInts = Annotated[tuple[PositiveInt, ...], ListAsTuple]
+Interval = Annotated[tuple[float, float], ListAsTuple]

@@ -1,0 +1,77 @@
+"""Between what an edge could start and what it may: grants of the learner, or its own allowance while it is cut off."""
+
+import logging
+import time
+
+from robotlearn.buffer.spool import Spool, SpoolFull
+from robotlearn.wire.segment import Segment
+from robotlearn.wire.uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+
+class Gatekeeper:
+    """Counts the episodes of one edge against the learner's gate. Used by one thread.
+
+    A grant carries the version that its episodes need at least. While the learner can't be reached, `offline_episodes`
+    may start with the newest weights there are; the allowance is new after each connection.
+    """
+
+    def __init__(self, uplink: Uplink, spool: Spool, offline_episodes: int) -> None:
+        self._uplink, self._spool = uplink, spool
+        self._offline_episodes = self._offline_left = offline_episodes
+        self._granted = 0
+        self.needs = -1
+        """The version that the grants in hand wait for."""
+        self.refused = 0
+        """Segments that the spool had no room for."""
+
+    def may_start(self, idle: int, version: int) -> int:
+        """How many of `idle` arms may start an episode now with weights `version` (-1: none yet, so none may)."""
+        self._uplink.want(idle)
+        count, needs = self._uplink.take_grants(idle - self._granted)
+        if count:
+            self._granted += count
+            self.needs = max(self.needs, needs)
+        if version < 0:
+            return 0
+        connected = self._uplink.state == "connected"
+        if connected:
+            self._offline_left = self._offline_episodes
+        if self._granted and (version >= self.needs or not connected):
+            # Cut off with grants in hand whose version will not come: better old weights than an idle robot.
+            starting, self._granted = min(self._granted, idle), 0
+            return starting
+        if not connected and not self._granted:
+            starting = min(idle, self._offline_left)
+            self._offline_left -= starting
+            self._uplink.episode_started(starting)
+            return starting
+        return 0
+
+    def record(self, segment: Segment) -> None:
+        """Put a segment into the spool; without room it is refused, counted, and its episode counts as aborted."""
+        try:
+            self._spool.record(segment)
+        except SpoolFull as error:
+            self.refused += 1
+            if self.refused == 1:
+                log.error("recording stops while there is no room: %s", error)
+            if segment.last:
+                self._uplink.episode_aborted()
+
+    def waits_for(self, version: int) -> str:
+        """For whom an idle edge waits, in words."""
+        if self._uplink.state != "connected":
+            return f"learner {self._uplink.address} ({self._uplink.state}, last seen {self._uplink.seen})"
+        if version < 0:
+            return "the learner's first weights"
+        if self._granted and self.needs > version:
+            return f"weights of version {self.needs}"
+        return "the learner's gate (max_staleness)"
+
+    def flush(self, patience_s: float) -> None:
+        """Wait until the learner has answered for everything recorded, `patience_s` at most, if it can be reached."""
+        deadline = time.monotonic() + patience_s
+        while self._uplink.state == "connected" and self._spool.pending and time.monotonic() < deadline:
+            time.sleep(0.01)

@@ -1,0 +1,162 @@
+"""Messages between the processes of one workstation, over ZeroMQ's ipc transport: typed msgpack, never pickle.
+
+An arm process talks to its policy server (`ChunkRequest`, `ChunkAnswer`) and to its station (`Begin`, `Line`,
+`ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by `MAX_FRAME`; a malformed one raises WireError in `decode`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import zmq
+
+from robotlearn.errors import WireError
+
+MAX_FRAME = 64 << 20
+_DTYPES = Literal["float32", "float64", "uint8", "bool", "int32", "int64"]
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A NumPy array: dtype, shape, and its bytes in C order."""
+
+    dtype: _DTYPES
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "Tensor":
+        array = np.ascontiguousarray(array)
+        return cls(array.dtype.name, array.shape, array.tobytes())
+
+    def array(self) -> np.ndarray:
+        """A read-only view. Raises WireError when bytes and shape don't fit together."""
+        dtype = np.dtype(self.dtype)
+        if any(size < 0 for size in self.shape) or int(np.prod(self.shape)) * dtype.itemsize != len(self.data):
+            raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
+        return np.frombuffer(self.data, dtype).reshape(self.shape)
+
+
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {key: Tensor.of(value) for key, value in arrays.items()}
+
+
+def arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {key: value.array() for key, value in fields.items()}
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Any local message; the tag is the class name."""
+
+
+class ChunkRequest(Message):
+    """Arm to policy server: the observation from which chunk number `request` of this arm should start."""
+
+    robot: str
+    request: int
+    observations: dict[str, Tensor]
+
+
+class ChunkAnswer(Message):
+    """Policy server to arm: actions (H, D), and what the recorder keeps of the chunk."""
+
+    request: int
+    version: int
+    actions: Tensor
+    path: Tensor
+    stochastic: Tensor
+    log_prob: Tensor
+
+
+class Start(Message):
+    """Station to arm: the gate is open for one episode."""
+
+    episode: int
+
+
+class Begin(Message):
+    """Arm to station: an episode starts at these observations."""
+
+    episode: int
+    observations: dict[str, Tensor]
+
+
+class Line(Message):
+    """Arm to station: one control step, the observations after it, and the chunk that began with it, if one did.
+
+    `first` is the index of the action in that chunk, `lag` the steps since the observation that the chunk started from.
+    """
+
+    episode: int
+    step: int
+    observations: dict[str, Tensor]
+    proposed: Tensor
+    executed: Tensor
+    from_chunk: bool
+    held: bool
+    intervention: bool
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool
+    monotonic: float
+    wall: float
+    chunk: ChunkAnswer | None = None
+    first: int = 0
+    lag: int = 0
+
+
+ArmActivity = Literal["resting", "waiting for a chunk", "working", "stopped"]
+
+
+class ArmState(Message):
+    """Arm to station, twice a second and when it comes to rest: what it does and what went wrong.
+
+    `episode` is the last one that it was told to start, -1 before the first; all counts are since its start.
+    """
+
+    state: ArmActivity
+    episode: int
+    health: str
+    steps: int
+    starved: int
+    missed: int
+    clipped: int
+    dropped_answers: int
+    lost_lines: int
+
+
+class ServerState(Message):
+    """Policy server to station, a few times a second: the version it serves (-1: none yet) and what it has done."""
+
+    version: int
+    robots: int
+    requests: int
+    batches: int
+    latency_ms: float
+
+
+AnyMessage = ChunkRequest | ChunkAnswer | Start | Begin | Line | ArmState | ServerState
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: AnyMessage) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(frame: bytes) -> Any:
+    """Raises WireError for anything that is not one of the messages above."""
+    try:
+        return _decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"malformed local message of {len(frame)} bytes: {error}") from error
+
+
+def local_socket(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, *, queue: int = 1024) -> "zmq.Socket[bytes]":
+    """A socket for one workstation's processes, its options set before any bind or connect; nothing lingers at close."""
+    socket = context.socket(kind)
+    socket.linger = 0
+    socket.sndhwm = socket.rcvhwm = queue
+    socket.maxmsgsize = MAX_FRAME
+    return socket

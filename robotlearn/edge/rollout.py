@@ -1,0 +1,143 @@
+"""Many simulated arms and the policy in lockstep, chunk by chunk, recorded."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from envs import BatchArmEnv
+from hal.spec import RobotSpec
+from policies.base import Policy
+from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.wire.segment import Segment
+
+
+@dataclass
+class Counts:
+    """What the arms did since the start; `faults` are episodes that ended because their simulation diverged."""
+
+    steps: int = 0
+    episodes: int = 0
+    successes: int = 0
+    faults: int = 0
+    held: int = 0
+    clipped: int = 0
+
+
+class BatchRollout:
+    """`arms` simulated arms; each rests until `start` gives it an episode. Used by one thread.
+
+    The noise of arm i comes from a generator of its own, seeded by (seed, i), so what an arm does depends neither on how
+    many arms there are nor on when the others start.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        spec: RobotSpec,
+        task: str,
+        *,
+        edge: str,
+        arms: int,
+        threads: int,
+        segment_steps: int,
+        seed: int,
+        emit: Callable[[Segment], object],
+        explore: bool = True,
+        episode_steps: int | None = None,
+    ) -> None:
+        """`policy` is used as it is at each chunk: change its weights between two calls of `advance`."""
+        self.policy, self.explore, self.counts = policy, explore, Counts()
+        self.env = BatchArmEnv(
+            spec, task, arms, threads=threads, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED
+        )
+        self._rngs = [np.random.default_rng([seed, arm]) for arm in range(arms)]
+        spaces = self.env.single_observation_space.spaces  # type: ignore[attr-defined]
+        observations = {key: (space.shape, space.dtype) for key, space in spaces.items()}
+        self._recorder = Recorder(
+            arms,
+            Origin(edge, f"{edge}/sim", spec.embodiment, self.env.task.instruction),
+            Sizes(observations, policy.horizon, policy.denoising_steps, policy.action_dim),
+            segment_steps,
+            emit,
+        )
+        self._observations: dict[str, np.ndarray] = {}
+
+    @property
+    def idle(self) -> np.ndarray:
+        """Indices of the arms at rest."""
+        return np.flatnonzero(~self.env.running)
+
+    @property
+    def running(self) -> int:
+        """How many arms are in an episode."""
+        return int(self.env.running.sum())
+
+    def start(self, count: int) -> None:
+        """Begin an episode with `count` of the idle arms."""
+        ids = self.idle[:count]
+        mask = np.zeros(self.env.num_envs, bool)
+        mask[ids] = True
+        self._observations, _ = self.env.reset(options={"reset_mask": mask})
+        self._recorder.begin(ids, {key: value[ids] for key, value in self._observations.items()})
+
+    def advance(self, version: int) -> int:
+        """One chunk of every running arm under the policy's present weights, `version`; returns how many episodes ended."""
+        ids = np.flatnonzero(self.env.running)
+        if not len(ids):
+            return 0
+        noise = torch.cat([self.policy.noise(1, self._rngs[arm]) for arm in ids])
+        observations = {key: torch.from_numpy(value[ids]) for key, value in self._observations.items()}
+        chunk = self.policy.act(observations, noise, self.explore)
+        self._recorder.chunk(
+            ids,
+            version=version,
+            path=chunk.path.numpy(),
+            stochastic=chunk.stochastic.numpy(),
+            log_prob=chunk.log_prob.numpy(),
+        )
+        actions = np.zeros((self.env.num_envs, self.policy.horizon, self.policy.action_dim), np.float32)
+        actions[ids] = chunk.actions.numpy()
+        ended = 0
+        for h in range(self.policy.horizon):
+            now = np.flatnonzero(self.env.running)
+            if not len(now):
+                break
+            ended += self._step(now, actions[:, h])
+        return ended
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _step(self, ids: np.ndarray, actions: np.ndarray) -> int:
+        self._observations, reward, terminated, truncated, infos = self.env.step(actions)
+        # A diverged episode is worth nothing: its arm begins anew, and what was recorded of it since the last segment goes.
+        faulty = infos["fault"][ids]
+        kept = ids[~faulty]
+        self._recorder.step(
+            kept,
+            {key: value[kept] for key, value in self._observations.items()},
+            proposed=actions[kept],
+            executed=infos["executed"][kept],
+            from_chunk=np.ones(len(kept), bool),
+            monotonic=time.monotonic(),
+            wall=time.time(),
+            intervention=np.zeros(len(kept), bool),
+            held=infos["held"][kept],
+            reward=reward[kept],
+            terminated=terminated[kept],
+            truncated=truncated[kept],
+            success=infos["success"][kept],
+        )
+        ended = terminated[ids] | truncated[ids]
+        counts = self.counts
+        counts.steps += len(ids)
+        counts.episodes += int(ended.sum())
+        counts.successes += int(terminated[ids].sum())
+        counts.faults += int(faulty.sum())
+        counts.held += int(infos["held"][ids].sum())
+        counts.clipped += int(infos["clipped"][ids].sum())
+        return int(ended.sum())

@@ -1,0 +1,106 @@
+"""The policy server's process: the newest weights, served to every robot of the workstation."""
+
+import time
+from collections.abc import Sequence
+from threading import Event
+
+import numpy as np
+import torch
+import zmq
+
+from hal.spec import RobotSpec
+from robotlearn.config.config import Config
+from robotlearn.config.edge import EdgeConfig
+from robotlearn.contract import contract
+from robotlearn.edge import local
+from robotlearn.edge.policy_server import PolicyServer
+from robotlearn.learner.start import build_policy
+from robotlearn.weights import load_arrays
+from robotlearn.wire.weights import WeightsClient
+
+STATE_PERIOD_S = 0.2
+
+
+class Serving:
+    """A policy server whose weights follow the learner's, swapped between two batches; tells its station how it is."""
+
+    def __init__(
+        self,
+        config: Config,
+        edge: EdgeConfig,
+        spec: RobotSpec,
+        address: str,
+        *,
+        session: int,
+        server: str,
+        station: str,
+        explore: bool = True,
+    ) -> None:
+        """`session` is that of the station's spool; `server` and `station` are local endpoints."""
+        torch.set_num_threads(edge.threads)
+        self._policy = build_policy(config, spec)
+        self._client = WeightsClient(address, edge=edge.name, session=session, contract=contract(config, spec))
+        self._server = PolicyServer(server, self._infer)
+        self._context = zmq.Context()
+        self._station = local.local_socket(self._context, zmq.DEALER)
+        self._station.connect(station)
+        self._explore, self._seed = explore, (config.seed * 1_000_003 + session) % 2**63
+        self._rngs: dict[str, np.random.Generator] = {}
+        self._version = -1
+        self._latency_s = 0.0
+        self._told_at = 0.0
+        self._client.start()
+
+    def run(self, stop: Event) -> None:
+        """Serve until `stop`. Raises ContractError when the learner refuses this edge."""
+        self._server.serve(stop, self._between)
+
+    def close(self) -> None:
+        self._server.close()
+        self._client.close()
+        self._station.close()
+        self._context.term()
+
+    def _between(self) -> None:
+        self._client.check()
+        newest = self._client.newest()
+        if newest is not None and newest.version != self._version:
+            load_arrays(self._policy, newest.tensors)
+            self._version = newest.version
+            self._told_at = 0.0
+        now = time.monotonic()
+        if now - self._told_at > STATE_PERIOD_S:
+            self._told_at = now
+            counts = self._server.counts
+            state = local.ServerState(
+                self._version, self._server.robots, counts["requests"], counts["batches"], 1000 * self._latency_s
+            )
+            try:
+                self._station.send(local.encode(state), zmq.NOBLOCK)
+            except zmq.Again:
+                pass  # it repeats itself
+
+    def _infer(self, requests: Sequence[local.ChunkRequest]) -> list[local.ChunkAnswer]:
+        if self._version < 0:
+            return []
+        begun = time.perf_counter()
+        rows = [local.arrays(request.observations) for request in requests]
+        observations = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+        noise = torch.cat([self._policy.noise(1, self._rng(request.robot)) for request in requests])
+        chunk = self._policy.act(observations, noise, self._explore)
+        answers = [
+            local.ChunkAnswer(
+                request.request,
+                self._version,
+                *(local.Tensor.of(part[i].numpy()) for part in (chunk.actions, chunk.path, chunk.stochastic, chunk.log_prob)),
+            )
+            for i, request in enumerate(requests)
+        ]
+        self._latency_s += 0.1 * (time.perf_counter() - begun - self._latency_s)
+        return answers
+
+    def _rng(self, robot: str) -> np.random.Generator:
+        # Each robot has its own noise, whoever else is served.
+        if robot not in self._rngs:
+            self._rngs[robot] = np.random.default_rng([self._seed, *robot.encode()])
+        return self._rngs[robot]

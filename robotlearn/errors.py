@@ -1,0 +1,50 @@
+"""Every error that robotlearn raises on purpose.
+
+One tree: `except RobotlearnError` catches all of them. A message is one line that says what was wrong, where, and
+what to do; the command line prints it without a traceback and exits with status 2. What the HAL refuses is a
+`hal.errors.HalError`, a tree of its own.
+"""
+
+
+class RobotlearnError(Exception):
+    """Raised when robotlearn can't go on for a reason that its user can mend; the root of all the errors below."""
+
+
+class ConfigError(RobotlearnError):
+    """Raised when a config can't be read or holds a wrong key, type or value; names file, key, value, expectation."""
+
+
+class WireError(RobotlearnError):
+    """Raised when a message or a record is malformed, too large, of another schema, or fails its checksum."""
+
+
+class ContractError(RobotlearnError):
+    """Raised when edge and learner disagree on what both must hold alike (policy, features, ...); names the key."""
+
+
+class AddressError(RobotlearnError):
+    """Raised when an address is malformed, in use, or public without leave to be so; names the address."""
+
+
+class LogError(RobotlearnError):
+    """Raised when an append-only log can't be opened, read or written: damaged before its tail, or no space left."""
+
+
+class BufferEmptyError(RobotlearnError):
+    """Raised when a sample is asked of a buffer that holds nothing to sample from."""
+
+
+class CheckpointError(RobotlearnError):
+    """Raised when a checkpoint is missing, damaged, or was written by a run with another contract."""
+
+
+class RunFolderError(RobotlearnError):
+    """Raised when a run folder is missing, isn't a run, is in use, or exists where a new one was asked for."""
+
+
+class ProcessError(RobotlearnError):
+    """Raised when a child process can't be started or ends by itself; names the process and its exit status."""
+
+
+class StartError(RobotlearnError):
+    """Raised when no number of demonstrations gives a start inside the success band; names what was measured."""

@@ -1,0 +1,1 @@
+"""The learner: gate, episodes, update loop, checkpoints, metrics."""

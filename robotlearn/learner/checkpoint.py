@@ -1,0 +1,119 @@
+"""Checkpoints: a folder of safetensors and JSON that appears whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from robotlearn.errors import CheckpointError
+from robotlearn.run_folder import sync_directory
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a learner needs to go on, and what an evaluation needs to run the policy.
+
+    Attributes:
+        version: the version of these weights.
+        policy: the policy's state dict, statistics included.
+        algorithm: the algorithm's state dict (value network, optimisers, RNGs).
+        facts: plain JSON values (success at this version, environment steps so far, position in the log, ...).
+        contract: what a policy must agree on to load these weights.
+    """
+
+    version: int
+    policy: dict[str, torch.Tensor]
+    algorithm: dict[str, torch.Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    contract: dict[str, Any] = field(default_factory=dict)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(checkpoint: Checkpoint, directory: Path) -> Path:
+    """Write a checkpoint as `directory/VERSION`; durable and whole when this returns. Blocks for the disk."""
+    final = directory / f"{checkpoint.version:06d}"
+    temporary = directory / f".{final.name}.new"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, tensors in (("policy", checkpoint.policy), ("algorithm", checkpoint.algorithm)):
+        # A copy of each: safetensors refuses tensors that share memory.
+        save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
+    document = {
+        "format": FORMAT,
+        "version": checkpoint.version,
+        "facts": checkpoint.facts,
+        "contract": checkpoint.contract,
+        "sha256": {name: _digest(temporary / name) for name in ("policy.safetensors", "algorithm.safetensors")},
+    }
+    (temporary / "checkpoint.json").write_text(json.dumps(document))
+    for path in temporary.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    sync_directory(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    sync_directory(directory)
+    return final
+
+
+def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
+    """Read one checkpoint folder.
+
+    Raises CheckpointError when it is missing, damaged, of another format, or when its contract differs from `contract`
+    (naming the first key that does).
+    """
+    try:
+        document = json.loads((path / "checkpoint.json").read_bytes())
+        if document["format"] != FORMAT:
+            raise CheckpointError(f"{path}: checkpoint format {document['format']}; this robotlearn reads {FORMAT}")
+        for name, digest in document["sha256"].items():
+            if _digest(path / name) != digest:
+                raise CheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
+        policy = load_file(path / "policy.safetensors")
+        algorithm = load_file(path / "algorithm.safetensors")
+        checkpoint = Checkpoint(
+            int(document["version"]), policy, algorithm, dict(document["facts"]), dict(document["contract"])
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error.filename} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
+    if contract is not None:
+        for key in contract.keys() | checkpoint.contract.keys():
+            here, there = contract.get(key), checkpoint.contract.get(key)
+            if here != there:
+                raise CheckpointError(f"{path} belongs to another policy: {key} is {there!r} there and {here!r} here")
+    return checkpoint
+
+
+def list_versions(directory: Path) -> list[Path]:
+    """The whole checkpoints in `directory`, oldest first."""
+    return sorted(p for p in directory.glob("[0-9]*") if (p / "checkpoint.json").is_file())
+
+
+def newest(directory: Path) -> Path:
+    """The newest checkpoint in `directory`; raises CheckpointError when there is none."""
+    versions = list_versions(directory)
+    if not versions:
+        raise CheckpointError(f"no checkpoint in {directory}")
+    return versions[-1]
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints, and what an interrupted save left behind."""
+    for path in [*list_versions(directory)[:-keep], *directory.glob(".*.new")]:
+        shutil.rmtree(path)

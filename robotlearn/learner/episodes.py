@@ -1,0 +1,113 @@
+"""Episodes that wait to be learnt from, put together from the segments that the intake stored."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from robotlearn.algorithms.chunks import Episode, join
+from robotlearn.buffer.log import Position
+from robotlearn.wire.segment import Segment
+
+EpisodeKey = tuple[str, int]
+Stored = tuple[Segment, Position]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A complete episode; `oldest_version` is the lowest version among its chunks, `positions` those of its segments."""
+
+    episode: Episode
+    oldest_version: int
+    positions: tuple[Position, ...]
+
+
+@dataclass
+class _Parts:
+    stored: list[Stored]
+    touched: float
+
+    def complete(self) -> bool:
+        # Segments may arrive in any order: complete when the last one is here and all steps before it are.
+        last = [segment for segment, _ in self.stored if segment.last]
+        return bool(last) and sum(segment.steps for segment, _ in self.stored) == last[0].first_step + last[0].steps
+
+
+class EpisodePool:
+    """Holds what was stored and not yet used: parts of unfinished episodes, and complete episodes in order of arrival.
+
+    An episode is taken once. Too stale ones are skipped and counted; they stay stored in the log. Used by one thread.
+    """
+
+    def __init__(self, max_staleness: float, max_parts: int = 4096) -> None:
+        """`max_parts` bounds the unfinished episodes: beyond it the longest untouched is dropped and counted."""
+        self._max_staleness, self._max_parts = max_staleness, max_parts
+        self._parts: dict[EpisodeKey, _Parts] = {}
+        self._ready: list[Waiting] = []
+        self.completed = self.skipped_stale = self.dropped_unfinished = 0
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def add(self, stored: Iterable[Stored]) -> int:
+        """Sort stored segments in; returns how many episodes this completed."""
+        before = self.completed
+        for segment, position in stored:
+            key = (segment.edge, segment.episode)
+            parts = self._parts.pop(key, None) or _Parts([], 0.0)
+            parts.stored.append((segment, position))
+            parts.touched = time.monotonic()
+            self._parts[key] = parts
+            if parts.complete():
+                del self._parts[key]
+                segments = [segment for segment, _ in parts.stored]
+                versions = [int(s.chunk_version.min()) for s in segments if len(s.chunk_version)]
+                positions = tuple(position for _, position in parts.stored)
+                self._ready.append(Waiting(join(segments), min(versions, default=-1), positions))
+                self.completed += 1
+        return self.completed - before
+
+    def drop_unfinished(self, patience_s: float = 60.0) -> int:
+        """Give up on episodes whose end came and whose middle did not, for `patience_s`; and on the longest untouched
+        beyond the bound. Returns how many of them had ended: those the gate counts as waiting.
+        """
+        before = time.monotonic() - patience_s
+        ended = {key for key, parts in self._parts.items() if any(segment.last for segment, _ in parts.stored)}
+        late = [key for key in ended if self._parts[key].touched < before]
+        excess = list(self._parts)[: max(0, len(self._parts) - self._max_parts)]
+        dropped = {*late, *excess}
+        for key in dropped:
+            del self._parts[key]
+        self.dropped_unfinished += len(dropped)
+        return len(dropped & ended)
+
+    def drop_stale(self, version: int) -> int:
+        """Take out what is too stale for the weights `version`; returns how many episodes were skipped."""
+        fresh = [waiting for waiting in self._ready if version - waiting.oldest_version <= self._max_staleness]
+        return self._skip(fresh)
+
+    def take(self, count: int) -> tuple[list[Waiting], int]:
+        """Take `count` episodes, in order of arrival under a staleness bound, without one the newest.
+
+        Returns them and how many were skipped: without a bound those left over could only get staler. Raises ValueError
+        when fewer are ready.
+        """
+        if len(self._ready) < count:
+            raise ValueError(f"{count} episodes asked for, {len(self._ready)} are ready")
+        if math.isinf(self._max_staleness):
+            taken = self._ready[-count:]
+            self._ready = self._ready[:-count]
+            return taken, self._skip([])
+        taken, self._ready = self._ready[:count], self._ready[count:]
+        return taken, 0
+
+    def positions(self) -> list[Position]:
+        """Where in the log everything lies that is held here, in the log's order; for a checkpoint."""
+        found = [position for waiting in self._ready for position in waiting.positions]
+        return sorted(found + [position for parts in self._parts.values() for _, position in parts.stored])
+
+    def _skip(self, kept: list[Waiting]) -> int:
+        skipped = len(self._ready) - len(kept)
+        self._ready = kept
+        self.skipped_stale += skipped
+        return skipped

@@ -1,0 +1,349 @@
+"""The learner: takes stored segments, updates the policy, publishes its weights, keeps checkpoints and metrics."""
+
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from threading import Event
+
+import numpy as np
+import torch
+
+from hal.spec import RobotSpec, load_spec
+from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.buffer.log import Position
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.config.config import Config
+from robotlearn.contract import contract
+from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.learner import checkpoint
+from robotlearn.learner.checkpoint import Checkpoint
+from robotlearn.learner.display import Display, PeerLine, View
+from robotlearn.learner.episodes import EpisodePool, Waiting
+from robotlearn.learner.gate import StalenessGate
+from robotlearn.learner.metrics import MetricsLog, draw_curve
+from robotlearn.learner.start import build_policy, teach
+from robotlearn.run_folder import RunFolder, write_atomic
+from robotlearn.weights import to_arrays
+from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.server import LearnerServer
+
+log = logging.getLogger(__name__)
+
+MOVING_AVERAGE = 5
+UNBOUNDED_UPDATES = 4
+"""With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
+
+
+class _Stopped(Exception):
+    """Raised by the progress callback of a long computation when a stop was asked for."""
+
+
+class Learner:
+    """One run, from its start or from its newest checkpoint to its end. Used by one thread but for `view`."""
+
+    def __init__(self, config: Config, folder: RunFolder, *, resume: bool) -> None:
+        """Bind the address and open the log; `folder` must be held. Raises AddressError, LogError, CheckpointError."""
+        torch.set_num_threads(config.learner.threads)
+        self.config, self.folder = config, folder
+        self._spec: RobotSpec = load_spec(config.robot)
+        self._contract = contract(config, self._spec)
+        path = checkpoint.newest(folder.checkpoints) if resume else None
+        self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
+        settings = config.learner
+        batch = settings.episodes_per_update
+        self._pool = EpisodePool(settings.max_staleness)
+        unbounded = settings.max_staleness == math.inf
+        self._gate = StalenessGate(
+            batch, settings.max_staleness, max_pending=UNBOUNDED_UPDATES * batch if unbounded else None
+        )
+        self._store = SegmentStore(folder.segments)
+        self._publisher = Publisher()
+        self._server = LearnerServer(
+            settings.bind,
+            self._store,
+            self._gate,
+            self._publisher,
+            contract=self._contract,
+            run=folder.run_id,
+            max_frame_bytes=settings.max_frame_bytes,
+            insecure_public=settings.insecure_public,
+        )
+        self._metrics = MetricsLog(folder)
+        self._version, self._updates, self._env_steps = -1, 0, 0
+        self._seconds_before, self._training_since = 0.0, 0.0
+        self._phase, self._progress, self._waits_for = "starting", 0.0, ""
+        self._row: dict[str, float] = {}
+        self._rate_marks: deque[tuple[float, int]] = deque(maxlen=40)
+        self._recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
+        self._saved = -1
+
+    @property
+    def address(self) -> str:
+        """Where edges reach it."""
+        return self._server.address
+
+    def run(self, stop: Event, display: Display) -> None:
+        """Learn until the config's end or `stop`; whatever happens, what was learnt is saved."""
+        self._stop, self._display = stop, display
+        self._server.start()
+        write_atomic(self.folder.address, self.address.encode())
+        display.say(f"learner of run {self.folder.path} listens at {self.address}")
+        try:
+            if self._checkpoint is not None:
+                self._go_on(self._checkpoint)
+            else:
+                self._begin()
+            self._training_since = time.monotonic()
+            while not self._finished():
+                self._collect()
+                if len(self._pool) >= self.config.learner.episodes_per_update:
+                    self._update()
+            if not stop.is_set():
+                self._conclude()
+        except _Stopped:
+            display.say("stopped before the first version; nothing to save")
+        finally:
+            self._close()
+
+    # ---- start
+
+    def _begin(self) -> None:
+        taught = teach(self.config, self._spec, self._report)
+        self._policy = taught.policy
+        self._algorithm = make_algorithm(
+            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
+        )
+        self._publish()
+        self._save()
+        if taught.measured is not None:
+            self._display.say(
+                f"start: {taught.demonstrations} demonstrations give {_rate(taught.measured)} without exploration"
+            )
+            self._metrics.write(self._measured(taught.measured) | {"demonstrations": taught.demonstrations})
+        self._film()
+
+    def _go_on(self, saved: Checkpoint) -> None:
+        self._policy = build_policy(self.config, self._spec)
+        self._policy.load_state_dict(saved.policy)
+        self._algorithm = make_algorithm(
+            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
+        )
+        self._algorithm.load_state_dict(saved.algorithm)
+        self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
+        self._seconds_before = float(saved.facts["seconds"])
+        self._publish()
+        # What was stored and not used before the checkpoint, and everything that was stored after it.
+        for unused in saved.facts["unused"]:
+            position = Position(*unused)
+            self._pool.add([(self._store.read(position), position)])
+        self._pool.add((segment, position) for position, segment in self._store.scan(Position(*saved.facts["end"])))
+        self._pool.drop_stale(self._version)
+        self._gate.restore(len(self._pool))
+        self._display.say(
+            f"resumed from version {saved.version} as version {self._version}: {self._updates} updates done, "
+            f"{len(self._pool)} episodes wait in the log"
+        )
+
+    def _report(self, phase: str, progress: float) -> None:
+        self._phase, self._progress = phase, progress
+        if self._stop.is_set():
+            raise _Stopped
+
+    # ---- the loop
+
+    def _finished(self) -> bool:
+        settings = self.config.learner
+        reached = (
+            settings.stop_success is not None
+            and len(self._recent) == MOVING_AVERAGE
+            and statistics.fmean(self._recent) >= settings.stop_success
+        )
+        return self._stop.is_set() or self._updates >= settings.updates or reached
+
+    def _collect(self) -> None:
+        batch = self.config.learner.episodes_per_update
+        ready = len(self._pool)
+        self._phase = "collecting"
+        self._progress = self._updates / self.config.learner.updates
+        self._waits_for = f"episodes: {ready} of {batch}" if ready < batch else ""
+        for stored in self._server.take_stored(timeout=0.1):
+            self._env_steps += stored.segment.steps
+            self._pool.add([(stored.segment, stored.position)])
+        self._rate_marks.append((time.monotonic(), self._env_steps))
+        self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
+
+    def _update(self) -> None:
+        batch = self.config.learner.episodes_per_update
+        taken, skipped = self._pool.take(batch)
+        self._phase, self._waits_for = "updating", ""
+        begun = time.perf_counter()
+        metrics = self._algorithm.update([waiting.episode for waiting in taken], self._version)
+        seconds = time.perf_counter() - begun
+        self._updates += 1
+        row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
+        self._publish()
+        # Only now: with the new version out, what is granted from here on starts from it.
+        self._gate.consumed(batch)
+        self._gate.skipped(skipped)
+        settings = self.config.learner
+        if settings.eval_every is not None and self._updates % settings.eval_every == 0:
+            row |= self._measured(self._evaluate(settings.eval_episodes))
+        self._row = row
+        self._recent.append(row["success"])
+        self._metrics.write(row | {"version": self._version})
+        if self._updates % settings.checkpoint_every == 0:
+            self._save()
+
+    def _publish(self) -> None:
+        self._version = self.folder.highest_version + 1
+        self.folder.reserve_version(self._version)
+        self._publisher.publish(self._version, to_arrays(self._policy))
+
+    def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
+        staleness = np.concatenate([self._version - waiting.episode.version for waiting in taken])
+        counts = [edge.counts for edge in self._server.peers()]
+        total = {name: sum(count.get(name, 0) for count in counts) for name in ("recorded", "evicted", "rejected", "pending")}
+        stats = self._server.stats()
+        return {
+            "updates": self._updates,
+            "env_steps": self._env_steps,
+            "seconds": round(self._seconds(), 3),
+            "samples_per_s": round(self._rate(), 1),
+            "success": float(np.mean([waiting.episode.success[-1] for waiting in taken])),
+            "return": float(np.mean([waiting.episode.reward.sum() for waiting in taken])),
+            "episode_steps": float(np.mean([len(waiting.episode) for waiting in taken])),
+            "staleness_mean": float(staleness.mean()),
+            "staleness_max": int(staleness.max()),
+            "segments_recorded": total["recorded"],
+            "segments_stored": self._store.stored,
+            "segments_evicted": total["evicted"],
+            "segments_rejected": total["rejected"],
+            "segments_pending": total["pending"],
+            "segments_duplicate": stats["duplicates"],
+            "frames_bad": stats["bad_frames"],
+            "episodes_skipped_stale": self._pool.skipped_stale,
+            "episodes_dropped_unfinished": self._pool.dropped_unfinished,
+            **{name: round(value, 6) for name, value in metrics.items()},
+        }
+
+    def _evaluate(self, episodes: int) -> Evaluation:
+        return evaluate(
+            self._policy,
+            self._spec,
+            self.config.task,
+            episodes=episodes,
+            seed=self.config.seed + 1,
+            threads=self.config.learner.threads,
+            episode_steps=self.config.episode_steps,
+            progress=lambda done: self._report("measuring", done / episodes),
+        )
+
+    def _measured(self, measured: Evaluation) -> dict[str, float]:
+        return {
+            "version": self._version,
+            "env_steps": self._env_steps,
+            "seconds": round(self._seconds(), 3),
+            "eval_success": measured.success,
+            "eval_low": measured.low,
+            "eval_high": measured.high,
+            "eval_episodes": measured.episodes,
+        }
+
+    # ---- end
+
+    def _save(self) -> None:
+        facts = {
+            "updates": self._updates,
+            "env_steps": self._env_steps,
+            "seconds": self._seconds(),
+            "success": self._row.get("success"),
+            "unused": [list(position) for position in self._pool.positions()],
+            "end": list(self._store.end),
+        }
+        checkpoint.save(
+            Checkpoint(self._version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract)),
+            self.folder.checkpoints,
+        )
+        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints)
+        self._saved = self._version
+
+    def _conclude(self) -> None:
+        self._save()
+        measured = self._evaluate(self.config.learner.eval_episodes)
+        self._metrics.write(self._measured(measured))
+        self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
+        self._film()
+
+    def _film(self) -> None:
+        path = self.folder.videos / f"version-{self._version:06d}.mp4"
+        self._phase = "filming"
+        try:
+            evaluate(
+                self._policy, self._spec, self.config.task, episodes=4, seed=self.config.seed + 2, video=path,
+                episode_steps=self.config.episode_steps,
+            )  # fmt: skip
+        except (RuntimeError, AttributeError, ImportError, OSError) as error:
+            # No GL on this machine: learning goes on, the picture is missing and that is said.
+            log.warning("no video: the scene can't be rendered here (%s)", " ".join(str(error).split()))
+
+    def _close(self) -> None:
+        if self._version >= 0 and self._saved != self._version:
+            self._save()
+        self._server.close()
+        self._store.close()
+        self._metrics.close()
+        self.folder.address.unlink(missing_ok=True)
+        curve = draw_curve(self.folder, f"{self.config.task} with {self._spec.name}, seed {self.config.seed}")
+        if curve is not None:
+            self._display.say(f"curve: {curve}")
+
+    # ---- what is shown
+
+    def _seconds(self) -> float:
+        return self._seconds_before + (time.monotonic() - self._training_since if self._training_since else 0.0)
+
+    def _rate(self) -> float:
+        if len(self._rate_marks) < 2:
+            return 0.0
+        (t0, n0), (t1, n1) = self._rate_marks[0], self._rate_marks[-1]
+        return (n1 - n0) / max(t1 - t0, 1e-3)
+
+    def view(self) -> View:
+        """This moment, for the display; any thread may call it."""
+        row = self._row
+        peers = [
+            PeerLine(
+                edge.edge,
+                edge.state if edge.connected else f"lost, last seen {edge.last_seen_s:.0f} s ago",
+                edge.version,
+                int(edge.rates.get("episodes", 0)),
+                edge.rates.get("steps", 0.0) if edge.connected else 0.0,
+                edge.counts.get("pending", 0),
+                edge.waits_for if edge.connected else "",
+            )
+            for edge in self._server.peers()
+        ]
+        return View(
+            title=f"{self.config.task} with {self._spec.name}: {self.folder.path}",
+            phase=self._phase,
+            progress=self._progress,
+            waits_for=self._waits_for if peers or not self._waits_for else f"an edge at {self.address}",
+            version=self._version,
+            success=row.get("success"),
+            mean_return=row.get("return"),
+            staleness_mean=row.get("staleness_mean"),
+            staleness_max=row.get("staleness_max"),
+            rate=self._rate(),
+            env_steps=self._env_steps,
+            seconds=self._seconds(),
+            peers=peers,
+        )
+
+
+def _rate(measured: Evaluation) -> str:
+    return f"{measured.success:.1%} success [{measured.low:.1%}, {measured.high:.1%}] in {measured.episodes} episodes"
+
+

@@ -1,0 +1,126 @@
+"""A run folder: everything one training run leaves behind, and the lock that keeps a second learner out."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from robotlearn.errors import RunFolderError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` with `data` so that a crash leaves either the old or the new content, durable on return."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunFolder:
+    """The layout of a run folder.
+
+    config.yaml, run.json (id and highest version ever published), metrics.jsonl, tensorboard/, checkpoints/,
+    segments/ (the learner's log), edges/NAME/ (spools of edges started by `train`), logs/, videos/, curve.png.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.segments = path / "segments"
+        self.edges = path / "edges"
+        self.logs = path / "logs"
+        self.videos = path / "videos"
+        self.curve = path / "curve.png"
+        self.address = path / "address"
+        self._state = path / "run.json"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str, run_id: str) -> "RunFolder":
+        """Make a new run folder; raises RunFolderError when `path` already holds a run."""
+        folder = cls(path)
+        if folder.config.exists():
+            raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
+        try:
+            for directory in (path, folder.checkpoints, folder.segments, folder.edges, folder.logs, folder.videos):
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"can't make the run folder {path}: {error.strerror}") from error
+        folder._write_state({"run": run_id, "highest_version": -1})
+        # The config comes last: a folder with one is a whole run folder.
+        write_atomic(folder.config, config_yaml.encode())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run folder; raises RunFolderError when `path` holds none."""
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise RunFolderError(f"{path} is not a run folder (no config.yaml in it)")
+        return folder
+
+    def __enter__(self) -> "RunFolder":
+        """Take the run for one learner; raises RunFolderError when another process holds it."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise RunFolderError(
+                f"{self.path} is in use by another learner (process {holder or 'unknown'}); stop it first"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._lock = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def run_id(self) -> str:
+        return str(self._read_state()["run"])
+
+    @property
+    def highest_version(self) -> int:
+        """The highest version that was ever announced, -1 before the first."""
+        return int(str(self._read_state()["highest_version"]))
+
+    def reserve_version(self, version: int) -> None:
+        """Note, durably, that `version` is about to be announced.
+
+        After a crash the learner goes on with a higher one, so that a version never names two sets of weights.
+        """
+        self._write_state({**self._read_state(), "highest_version": version})
+
+    def _read_state(self) -> dict[str, object]:
+        try:
+            state = json.loads(self._state.read_bytes())
+            state["run"], state["highest_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{self._state} is missing or damaged: {error}") from error
+        return dict(state)
+
+    def _write_state(self, state: dict[str, object]) -> None:
+        write_atomic(self._state, json.dumps(state).encode())

@@ -1,0 +1,96 @@
+"""`robotlearn train`: learner and edges on this machine as child processes, kept alive, ended together."""
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from robotlearn.config.config import Config
+from robotlearn.errors import RunFolderError
+from robotlearn.processes import Child, Keeper, stop_all, stop_on_signals
+from robotlearn.run_folder import RunFolder
+
+LEARNER_PATIENCE = 3
+"""A learner that ended by itself so often without a new checkpoint is not started again."""
+REFUSED = 2
+"""Exit status of what its user must mend: starting it again would not help."""
+
+
+class Training:
+    """Starts the learner, which draws the display on this terminal, and the edges, whose output goes to RUN/logs."""
+
+    def __init__(self, source: str, config: Config, overrides: Sequence[str], path: Path, *, resume: bool) -> None:
+        """`source` and `overrides` are what `config` was loaded from. Raises RunFolderError."""
+        self._source, self._config, self._overrides = source, config, list(overrides)
+        self._folder = RunFolder(path)
+        self._resume = resume
+        if resume:
+            RunFolder.open(path)
+        elif self._folder.config.exists():
+            raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
+
+    def run(self) -> int:
+        """Block until the run ends or a signal comes; returns the exit status."""
+        stop = stop_on_signals()
+        self._folder.address.unlink(missing_ok=True)
+        learner = self._start_learner()
+        edges: dict[str, Keeper] = {}
+        address, failures, checkpoint = "", 0, self._newest()
+        try:
+            while not stop.wait(0.1):
+                status = learner.status
+                if status is not None:
+                    if status == 0 or status == REFUSED:
+                        return status
+                    failures = 1 if self._newest() != checkpoint else failures + 1
+                    checkpoint = self._newest()
+                    if checkpoint is None or failures > LEARNER_PATIENCE:
+                        self._say(f"the learner ended with status {status}; see above")
+                        return 1
+                    self._say(f"the learner ended with status {status}; it goes on from {checkpoint}")
+                    learner.kill()
+                    self._resume = True
+                    learner = self._start_learner(f"learner.bind={address}" if address else None)
+                if not address and self._folder.address.exists():
+                    address = self._folder.address.read_text()
+                    for edge in self._config.edges:
+                        edges[edge.name] = Keeper(partial(self._start_edge, edge.name, address))
+                for name, keeper in edges.items():
+                    ended = keeper.tend()
+                    if ended == REFUSED:
+                        self._say(f"edge {name} can't work: {self._last_line(name)}")
+                        return REFUSED
+                    if ended is not None:
+                        self._say(f"edge {name} ended with status {ended} and is started again; see {self._log(name)}")
+            self._say("stopping")
+            return 0
+        finally:
+            # Edges first: they still get answers for what they recorded.
+            stop_all([keeper.child for keeper in edges.values()], patience_s=5.0)
+            stop_all([learner], patience_s=8.0)
+
+    def _start_learner(self, *more: str | None) -> Child:
+        resume = ["--resume"] if self._resume else []
+        overrides = [*self._overrides, *(text for text in more if text)]
+        return Child("learner", ["learner", self._source, *overrides, "--run", str(self._folder.path), *resume])
+
+    def _start_edge(self, name: str, address: str) -> Child:
+        state = self._folder.edges / name
+        arguments = ["edge", str(self._folder.config), "--learner", address, "--name", name, "--state", str(state)]
+        return Child(f"edge {name}", arguments, self._log(name))
+
+    def _log(self, name: str) -> Path:
+        return self._folder.logs / f"edge-{name}.log"
+
+    def _last_line(self, name: str) -> str:
+        lines = self._log(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("robotlearn: ") if lines else "no reason given"
+
+    def _newest(self) -> Path | None:
+        versions = sorted(self._folder.checkpoints.glob("[0-9]*/checkpoint.json"))
+        return versions[-1].parent if versions else None
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

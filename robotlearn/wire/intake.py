@@ -1,0 +1,197 @@
+"""The learner's intake: checks, stores and syncs what the edges send, in batches, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Buffer, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from robotlearn.buffer.log import LogFull, Position
+from robotlearn.buffer.store import Outcome, SegmentStore
+from robotlearn.errors import LogError
+from robotlearn.wire import record
+from robotlearn.wire.record import RecordHeader
+from robotlearn.wire.segment import Segment
+
+logger = logging.getLogger("robotlearn.wire")
+
+_BATCH_BYTES = 32 << 20
+_BATCH_RECORDS = 2048
+_RETRY_S = 1.0
+
+
+@dataclass(eq=False)
+class StoredSegment:
+    """A segment that has just been stored, for the training loop.
+
+    Attributes:
+        position: where the store can read it again, in this run or a later one.
+        header: what can be known without its arrays.
+        segment: the arrays, decoded (and read from the store where need be) when first asked for.
+    """
+
+    position: Position
+    header: RecordHeader
+    _store: SegmentStore
+    _record: Buffer | None = None
+
+    @property
+    def edge(self) -> str:
+        """Name of the edge that recorded it."""
+        return self.header.edge
+
+    @cached_property
+    def segment(self) -> Segment:
+        """The arrays. Raises LogError when the store doesn't have it any more."""
+        if self._record is None:
+            return self._store.read(self.position)
+        data, self._record = self._record, None
+        return record.decode(data, verify=False)
+
+
+class Arrival(NamedTuple):
+    """A record as it came."""
+
+    identity: bytes
+    data: memoryview
+
+
+class Intake:
+    """Takes records in, and tells what became of each (`answer`, called on its thread once per batch).
+
+    Its inbox is bounded by the server, which counts each peer's unanswered bytes. What is stored waits for `take`, at
+    most `max_waiting` segments; when nobody takes them, the intake waits, the edges are not answered, and their spools
+    grow. When the disk is full it tries again, and nothing is answered meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: SegmentStore,
+        answer: Callable[[list[tuple[Arrival, Outcome]]], None],
+        *,
+        max_waiting: int,
+        keep_bytes: int,
+    ) -> None:
+        self.waiting_bytes = 0
+        self.failure: BaseException | None = None
+        self.full_since: float | None = None  # when the training loop stopped taking, None while it does
+        self._store = store
+        self._answer = answer
+        self._max_waiting = max_waiting
+        self._keep_bytes = keep_bytes
+        self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._waiting: deque[StoredSegment] = deque()
+        self._kept_bytes = 0
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="robotlearn-intake", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread, leaving what is in the inbox unanswered. Idempotent."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def put(self, arrival: Arrival) -> None:
+        """Hand in a record; never blocks."""
+        self._inbox.put(arrival)
+
+    def take(self, timeout: float, limit: int | None = None) -> list[StoredSegment]:
+        """What was stored since the last call, in the order of storing; waits up to `timeout` seconds for the first."""
+        with self._condition:
+            if not self._waiting and timeout > 0:
+                self._condition.wait_for(lambda: self._waiting or self._stopping, timeout)
+            count = len(self._waiting) if limit is None else min(limit, len(self._waiting))
+            taken = [self._waiting.popleft() for _ in range(count)]
+            self._kept_bytes -= sum(item.position.length for item in taken if item._record is not None)
+            self._condition.notify_all()
+        return taken
+
+    @property
+    def waiting(self) -> int:
+        """Segments that are stored and not taken."""
+        return len(self._waiting)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                batch = self._next_batch()
+                if batch:
+                    self._process(batch)
+        except BaseException as error:
+            if not isinstance(error, LogError):
+                logger.exception("the intake ends")
+            self.failure = error
+            with self._condition:
+                self._condition.notify_all()
+
+    def _next_batch(self) -> list[Arrival]:
+        batch: list[Arrival] = []
+        size = 0
+        first = self._inbox.get()
+        while first is not None:
+            batch.append(first)
+            size += len(first.data)
+            if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
+                break
+            try:
+                first = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+        return batch
+
+    def _process(self, batch: list[Arrival]) -> None:
+        while not self._stopping:
+            self._wait_for_room(len(batch))
+            if self._stopping:
+                return
+            try:
+                outcomes = self._store.append([arrival.data for arrival in batch])
+                break
+            except LogFull as error:
+                logger.error("the learner can't store segments and answers none: %s", error)
+                with self._condition:
+                    self._condition.wait(_RETRY_S)
+        else:
+            return
+        answers = list(zip(batch, outcomes, strict=True))
+        with self._condition:
+            for arrival, outcome in answers:
+                if outcome.kind == "stored" and outcome.position is not None and outcome.header is not None:
+                    keep = self._kept_bytes + outcome.position.length <= self._keep_bytes
+                    self._kept_bytes += keep * outcome.position.length
+                    self._waiting.append(
+                        StoredSegment(
+                            outcome.position, outcome.header, self._store, arrival.data if keep else None
+                        )
+                    )
+            self._condition.notify_all()
+        self._answer(answers)
+
+    def _wait_for_room(self, count: int) -> None:
+        with self._condition:
+            if len(self._waiting) + count <= self._max_waiting or not self._waiting:
+                return
+            self.full_since = time.monotonic()
+            while self._waiting and len(self._waiting) + count > self._max_waiting and not self._stopping:
+                if not self._condition.wait(5.0):
+                    logger.warning(
+                        "%d segments wait for the training loop; the intake waits for it since %.0f s",
+                        len(self._waiting), time.monotonic() - self.full_since,
+                    )
+            self.full_since = None

@@ -1,0 +1,128 @@
+"""The tensor table of a record: names, dtypes, shapes and encodings, checked once per distinct table and cached.
+
+Segments of one run repeat a few tables over and over. So a table is parsed and checked the first time its bytes are
+seen; afterwards it costs one lookup. The cache is bounded: a peer that sends ever new tables only slows itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from robotlearn.errors import WireError
+from robotlearn.wire.segment import ARRAYS, Dimensions, check_arrays
+
+ALIGNMENT = 64
+MAX_TENSORS = 256
+MAX_CACHED = 1024
+MAX_CACHED_BYTES = 64 << 10  # a larger table is parsed each time, so that the cache stays small whatever comes
+DTYPES = frozenset(("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"))
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Shape = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**40)], ...], Meta(max_length=8)]
+
+
+class TensorEntry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """One tensor as the header of a record describes it."""
+
+    name: Name
+    dtype: Annotated[str, Meta(max_length=8)]
+    shape: Shape
+    encoding: Annotated[str, Meta(max_length=16)]  # "raw"; "zstd" and "jpeg" have their place here
+    nbytes: Annotated[int, Meta(ge=0, lt=2**40)]  # as stored, without the padding to the alignment
+
+
+_TABLE = msgspec.msgpack.Decoder(Annotated[list[TensorEntry], Meta(max_length=MAX_TENSORS)])
+
+
+class Tensor(NamedTuple):
+    """Where one tensor lies: `offset` counts from the start of the body."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class Layout:
+    """A checked table: the tensors of one segment, where each lies in the body, and the sizes they agree on."""
+
+    __slots__ = ("arrays", "body_length", "bools", "dims", "floats", "observations", "table", "where")
+
+    def __init__(self, entries: list[TensorEntry]) -> None:
+        """Raises WireError naming the tensor at fault."""
+        arrays: dict[str, Tensor] = {}
+        observations: dict[str, Tensor] = {}
+        offset = 0
+        for entry in entries:
+            if entry.dtype not in DTYPES:
+                raise WireError(f"tensor {entry.name!r} has dtype {entry.dtype!r}, which a record can't hold")
+            if entry.encoding != "raw":
+                raise WireError(f"tensor {entry.name!r} is encoded as {entry.encoding!r}, unknown to this version")
+            dtype = np.dtype(entry.dtype)
+            if math.prod(entry.shape) * dtype.itemsize != entry.nbytes:
+                raise WireError(f"tensor {entry.name!r} of shape {entry.shape} has {entry.nbytes} bytes")
+            tensor = Tensor(entry.name, dtype, entry.shape, offset, entry.nbytes)
+            if entry.name in arrays or entry.name in observations:
+                raise WireError(f"tensor {entry.name!r} is there twice")
+            (arrays if entry.name in ARRAYS else observations)[entry.name] = tensor
+            offset += padded(entry.nbytes)
+        self.dims: Dimensions = check_arrays(
+            {name: (tensor.dtype.str, tensor.shape) for name, tensor in arrays.items()},
+            {name: (tensor.dtype.str, tensor.shape) for name, tensor in observations.items()},
+        )
+        self.arrays = tuple(arrays.values())
+        self.observations = tuple(observations.values())
+        self.where = {name: tensor.offset for name, tensor in arrays.items()}
+        self.body_length = offset
+        self.table = msgspec.Raw(msgspec.msgpack.encode(entries))
+        in_order = sorted((*self.arrays, *self.observations), key=lambda tensor: tensor.offset)
+        self.floats = tuple(_spans(in_order, "f"))
+        self.bools = tuple(_spans(in_order, "b"))
+
+
+def _spans(tensors: list[Tensor], kind: str) -> Iterator[tuple[np.dtype[Any], int, int]]:
+    """Runs of neighbouring tensors of one dtype, as (dtype, offset, bytes): each can be looked at in one go.
+
+    A run includes the padding between its tensors (zeros), not the one after it.
+    """
+    run: tuple[np.dtype[Any], int, int] | None = None
+    for tensor in tensors:
+        if run is not None and tensor.dtype == run[0]:
+            run = (run[0], run[1], tensor.offset + tensor.nbytes - run[1])
+            continue
+        if run is not None:
+            yield run
+        run = (tensor.dtype, tensor.offset, tensor.nbytes) if tensor.dtype.kind == kind else None
+    if run is not None:
+        yield run
+
+
+def padded(nbytes: int) -> int:
+    """`nbytes` rounded up to the alignment."""
+    return -nbytes % ALIGNMENT + nbytes
+
+
+_cache: dict[bytes, Layout] = {}
+
+
+def parse(table: bytes) -> Layout:
+    """The layout that the bytes of a table describe; raises WireError when they describe none. Any thread."""
+    layout = _cache.get(table)
+    if layout is None:
+        try:
+            entries = _TABLE.decode(table)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise WireError(f"tensor table is malformed: {error}") from None
+        layout = Layout(entries)
+        if len(table) <= MAX_CACHED_BYTES:
+            if len(_cache) >= MAX_CACHED:
+                _cache.clear()
+            _cache[table] = layout
+    return layout

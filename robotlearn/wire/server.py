@@ -1,0 +1,418 @@
+"""The learner's end of the wire: one ROUTER, one thread for the sockets, one for the intake."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+
+from robotlearn.buffer.store import Outcome, SegmentStore
+from robotlearn.errors import RobotlearnError, WireError
+from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire import messages, record, sockets
+from robotlearn.wire.intake import Arrival, Intake, StoredSegment
+from robotlearn.wire.messages import Ack, Grant, Have, Hello, Message, Pull, Refuse, Reject, Status, Want, Welcome
+from robotlearn.wire.peers import Edge, EdgeView, Peer, first_difference
+from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.sockets import Limits, Monitor, Wakeup
+
+__all__ = ["EdgeView", "LearnerServer", "StoredSegment"]
+logger = logging.getLogger("robotlearn.wire")
+_COUNTERS = {"stored": "stored", "duplicate": "duplicates", "invalid": "rejected", "damaged": "damaged"}
+_FRAMES = 512  # taken in at most between two looks at everything else
+
+
+class LearnerServer:
+    """Binds one address; takes segments in, answers for them, grants episodes, serves weights.
+
+    What bounds it: `max_peers` connections, each with at most `window_bytes` (and one frame) unanswered; frames beyond
+    `max_frame_bytes` cost their sender the connection. What an edge sends beyond its window is dropped and counted; it
+    is sent again. Malformed and unknown frames are counted, logged once per peer and dropped. The public methods may be
+    called from any thread.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        store: SegmentStore,
+        gate: StalenessGate,
+        publisher: Publisher,
+        *,
+        contract: Mapping[str, Any],
+        run: str,
+        max_frame_bytes: int = 64 << 20,
+        window_bytes: int = 16 << 20,
+        max_peers: int = 256,
+        max_waiting: int = 16384,
+        limits: Limits | None = None,
+        insecure_public: bool = False,
+    ) -> None:
+        """Binds at once. Raises AddressError (malformed, in use, public without `insecure_public`)."""
+        self.limits = limits or Limits(max_frame_bytes=max_frame_bytes)
+        self.window_bytes = window_bytes
+        self.max_peers = max_peers
+        self.contract = dict(contract)
+        self.run = run
+        self.incarnation = secrets.randbits(62)
+        self.counters = dict.fromkeys(
+            ("stored", "duplicates", "rejected", "damaged", "bad_frames", "over_window", "unsent", "refused", "dead"), 0
+        )
+        self._store, self._gate, self._publisher = store, gate, publisher
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._socket = sockets.router(self._context, self.limits)
+        self._monitor = Monitor(self._socket)
+        try:
+            self.address = sockets.bind(self._socket, bind, insecure_public=insecure_public)
+        except BaseException:
+            self._monitor.close()
+            self._context.destroy(linger=0)
+            raise
+        self._wakeup = Wakeup()
+        self._lock = threading.Lock()  # of the tables below, which other threads read
+        self._peers: dict[bytes, Peer] = {}
+        self._edges: dict[str, Edge] = {}
+        self._outbox: deque[list[tuple[Arrival, Outcome]]] = deque()
+        self._announced_uid = 0
+        self._grants_due = True
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._intake = Intake(store, self._answer, max_waiting=max_waiting, keep_bytes=4 * window_bytes)
+        self._thread = threading.Thread(target=self._loop, name="robotlearn-server", daemon=True)
+        gate.changed = self._gate_changed
+        publisher.announced = self._wakeup.set
+
+    def start(self) -> None:
+        """Start both threads."""
+        self._intake.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop both threads and wait for them; what was not answered is sent again to the next learner. Idempotent."""
+        self._gate.changed = self._publisher.announced = None
+        self._intake.close()
+        self._stop.set()
+        self._wakeup.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        elif not self._context.closed:
+            self._release()
+
+    def check(self) -> None:
+        """Raise what ended one of the threads, if anything did."""
+        for failure in (self._failure, self._intake.failure):
+            if failure is not None:
+                raise failure
+
+    def take_stored(self, timeout: float = 0.0, limit: int | None = None) -> list[StoredSegment]:
+        """The segments stored since the last call, each once; waits up to `timeout` seconds for the first.
+
+        Only what is stored now comes here: after a restart, read the earlier ones from the store by their positions.
+        """
+        taken = self._intake.take(timeout, limit)
+        if not taken:
+            self.check()
+        return taken
+
+    def peers(self) -> list[EdgeView]:
+        """All edges that have ever come, by name."""
+        now = time.monotonic()
+        with self._lock:
+            edges = sorted(self._edges.values(), key=lambda edge: edge.name)
+            return [self._view(edge, now) for edge in edges]
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start, `disconnects` among them (those for size too: libzmq does not tell why)."""
+        return {
+            **self.counters,
+            "disconnects": self._monitor.disconnects,
+            "peers": len(self._peers),
+            "waiting": self._intake.waiting,
+            "corrupt": self._store.corrupt,
+            **{f"weights_{name}": value for name, value in self._publisher.stats().items()},
+        }
+
+    # ---- the sockets' thread
+
+    def _gate_changed(self) -> None:
+        self._grants_due = True
+        self._wakeup.set()
+
+    def _answer(self, answers: list[tuple[Arrival, Outcome]]) -> None:
+        self._outbox.append(answers)
+        self._wakeup.set()
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._socket, self._monitor.events, self._wakeup.fileno()):
+            poller.register(source, zmq.POLLIN)
+        swept = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                poller.poll(250)
+                self._wakeup.clear()
+                self._receive()
+                while self._outbox:
+                    self._send_answers(self._outbox.popleft())
+                self._announce()
+                if self._grants_due:
+                    self._grants_due = False
+                    self._send_grants()
+                now = time.monotonic()
+                if now - swept > 0.25:
+                    swept = now
+                    self._monitor.read()
+                    self._bury(now)
+        except BaseException as error:
+            if not isinstance(error, RobotlearnError):
+                logger.exception("the learner's server ends")
+            self._failure = error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._monitor.close()
+        self._context.destroy(linger=0)
+        self._wakeup.close()
+
+    def _receive(self) -> None:
+        receive = self._socket.recv_multipart
+        for _ in range(_FRAMES):
+            try:
+                parts = receive(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            identity = parts[0].bytes
+            peer = self._peers.get(identity)
+            if peer is not None:
+                peer.last_seen = time.monotonic()
+            try:
+                if len(parts) != 2:
+                    raise WireError(f"message of {len(parts) - 1} parts, expected one frame")
+                self._take_in(identity, peer, parts[1])
+            except WireError as error:
+                self._bad_frame(identity, peer, error)
+
+    def _take_in(self, identity: bytes, peer: Peer | None, frame: zmq.Frame) -> None:
+        data = frame.buffer
+        kind = messages.kind_of(data)
+        if kind == "unknown":
+            raise WireError("frame is neither a record nor a message")
+        if kind == "record":
+            if peer is None or peer.hello.role != "data":
+                self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
+                raise WireError("record before HELLO")
+            bound = self.window_bytes + self.limits.max_frame_bytes
+            if peer.unanswered_bytes and peer.unanswered_bytes + len(data) > bound:
+                self.counters["over_window"] += 1
+                return
+            peer.unanswered_bytes += len(data)
+            self._intake.put(Arrival(identity, data))
+            return
+        message, _ = messages.decode(data)
+        if isinstance(message, Hello):
+            self._on_hello(identity, message, str(frame.get("Peer-Address")))
+        elif peer is None:
+            self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
+        elif peer.superseded:
+            self._refuse_superseded(peer)
+        else:
+            self._on_message(peer, message)
+
+    def _on_message(self, peer: Peer, message: Message) -> None:
+        hello = peer.hello
+        match message:
+            case Status() if hello.role == "data":
+                with self._lock:
+                    self._edges[hello.edge].status = message
+                if message.aborted > peer.aborted:
+                    self._gate.ended(hello.edge, hello.session, message.aborted - peer.aborted)
+                    peer.aborted = message.aborted
+                for session, floor in message.floors:
+                    self._store.settle_below(hello.edge, session, floor)
+            case Want() if hello.role == "data":
+                on_the_way = peer.granted - message.received
+                self._gate.want(hello.edge, hello.session, max(0, message.episodes - max(0, on_the_way)))
+            case Have() if hello.role == "weights":
+                if message.uid != self._publisher.uid:
+                    self._announce_to(peer)
+            case Pull() if hello.role == "weights":
+                frame, _ = self._publisher.pull(message)
+                self._send_frame(peer.identity, frame)
+            case _:
+                raise WireError(f"{type(message).__name__} does not belong on a {hello.role} connection")
+
+    # ---- handshake, life and death
+
+    def _on_hello(self, identity: bytes, hello: Hello, address: str) -> None:
+        refusal = self._refusal(identity, hello)
+        if refusal is not None:
+            self.counters["refused"] += 1
+            logger.warning("edge %s at %s is refused: %s: %s", hello.edge, address, refusal.key, refusal.reason)
+            self._send(identity, refusal)
+            return
+        peer = Peer(identity, hello, address)
+        with self._lock:
+            self._peers[identity] = peer
+            if hello.role == "data":
+                edge = self._edges.setdefault(hello.edge, Edge(hello.edge))
+                before, edge.data = edge.data, peer
+                edge.address, edge.session = address, hello.session
+        if hello.role == "data":
+            if before is not None and before.identity != identity:
+                # The same session again: a new connection of the same edge. Another one: its successor takes over.
+                if before.hello.session == hello.session:
+                    self._peers.pop(before.identity, None)
+                elif before.identity in self._peers:
+                    logger.warning("edge %s came anew from %s; its former session is over", hello.edge, address)
+                    before.superseded = True
+                    self._refuse_superseded(before)
+            self._gate.running(hello.edge, hello.session, hello.running)
+        self._send(
+            identity,
+            Welcome(
+                self.run, self.incarnation, self.limits.max_frame_bytes, self.window_bytes, self._publisher.version
+            ),
+        )
+        if hello.role == "weights":
+            self._announce_to(peer)
+
+    def _refusal(self, identity: bytes, hello: Hello) -> Refuse | None:
+        if hello.schema != record.SCHEMA:
+            return Refuse("schema", f"the learner reads schema {record.SCHEMA}, the edge writes {hello.schema}")
+        difference = first_difference(self.contract, hello.contract)
+        if difference is not None:
+            return Refuse(*difference)
+        if identity not in self._peers and len(self._peers) >= self.max_peers:
+            return Refuse("peers", f"the learner has {len(self._peers)} connections, which is its limit")
+        return None
+
+    def _refuse_superseded(self, peer: Peer) -> None:
+        self._send(peer.identity, Refuse("session", f"another edge took over the name {peer.hello.edge!r}; rename one"))
+
+    def _bury(self, now: float) -> None:
+        """Forget the peers from which nothing came for too long; what a dead edge was running is freed."""
+        for peer in [p for p in self._peers.values() if now - p.last_seen > self.limits.dead_after_s]:
+            with self._lock:
+                del self._peers[peer.identity]
+                edge = self._edges.get(peer.hello.edge)
+                if edge is None or edge.data is not peer:
+                    continue
+                edge.data, edge.last_seen = None, peer.last_seen
+            self.counters["dead"] += 1
+            freed = self._gate.freed(peer.hello.edge)
+            logger.warning(
+                "edge %s (%s) is silent for %.0f s and counts as dead; %d running episodes are freed",
+                peer.hello.edge, peer.address, now - peer.last_seen, freed,
+            )
+
+    def _bad_frame(self, identity: bytes, peer: Peer | None, error: WireError) -> None:
+        self.counters["bad_frames"] += 1
+        if peer is None:
+            if self.counters["bad_frames"] == 1:
+                logger.warning("a frame of an unknown peer is dropped: %s", error)
+            return
+        with self._lock:
+            edge = self._edges.get(peer.hello.edge)
+            if edge is not None:
+                edge.bad_frames += 1
+        if not peer.complained:
+            peer.complained = True
+            logger.warning("a frame of edge %s (%s) is dropped: %s", peer.hello.edge, peer.address, error)
+
+    # ---- sending
+
+    def _send(self, identity: bytes, message: Message) -> bool:
+        return self._send_frame(identity, messages.encode(message))
+
+    def _send_frame(self, identity: bytes, frame: bytes | zmq.Frame) -> bool:
+        """Whether it went out; False (counted) when the peer is gone, or takes nothing in."""
+        try:
+            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(frame, zmq.NOBLOCK, copy=isinstance(frame, bytes))
+            return True
+        except (zmq.Again, zmq.ZMQError) as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self.counters["unsent"] += 1
+            return False
+
+    def _send_answers(self, answers: list[tuple[Arrival, Outcome]]) -> None:
+        ranges: dict[bytes, list[list[int]]] = {}
+        for arrival, outcome in answers:
+            peer = self._peers.get(arrival.identity)
+            if peer is not None:
+                peer.unanswered_bytes -= len(arrival.data)
+            self._count(peer, outcome)
+            header = outcome.header
+            if header is None:
+                continue  # not to be trusted: the edge sees that it is passed over, and sends it again
+            if outcome.kind == "invalid":
+                self._send(arrival.identity, Reject(header.session, header.sequence, outcome.reason[:1024]))
+                continue
+            known = ranges.setdefault(arrival.identity, [])
+            if known and known[-1][0] == header.session and sum(known[-1][1:]) == header.sequence:
+                known[-1][2] += 1
+            else:
+                known.append([header.session, header.sequence, 1])
+        for identity, found in ranges.items():
+            self._send(identity, Ack([(session, first, count) for session, first, count in found]))
+
+    def _count(self, peer: Peer | None, outcome: Outcome) -> None:
+        name = _COUNTERS[outcome.kind]
+        self.counters[name] += 1
+        header = outcome.header
+        edge = self._edges.get(header.edge if header is not None else peer.hello.edge if peer is not None else "")
+        if edge is not None:
+            setattr(edge, name, getattr(edge, name) + 1)
+        if outcome.kind == "stored" and header is not None and header.last:
+            # Accepted before ended, so that for no moment the gate sees one fewer than there are.
+            self._gate.accepted()
+            live = edge.data.hello if edge is not None and edge.data is not None else None
+            if live is not None and live.session == header.session and header.sequence >= live.next_sequence:
+                self._gate.ended(header.edge, header.session)
+
+    def _send_grants(self) -> None:
+        for grant in self._gate.poll(self._publisher.version):
+            edge = self._edges.get(grant.edge)
+            peer = edge.data if edge is not None else None
+            known = peer is not None and peer.hello.session == grant.session
+            if known and peer is not None and self._send(peer.identity, Grant(grant.episodes, grant.version)):
+                peer.granted += grant.episodes
+            else:
+                self._gate.ended(grant.edge, grant.session, grant.episodes)
+
+    def _announce(self) -> None:
+        uid = self._publisher.uid
+        if uid == self._announced_uid:
+            return
+        self._announced_uid = uid
+        for peer in list(self._peers.values()):
+            if peer.hello.role == "weights":
+                self._announce_to(peer)
+
+    def _announce_to(self, peer: Peer) -> None:
+        newest = self._publisher.announcement()
+        if newest is None:
+            return
+        announce, layout = newest
+        if peer.told_layout != layout.hash and self._send(peer.identity, layout):
+            peer.told_layout = layout.hash
+        # One that can't be told now asks by itself (HAVE).
+        self._send(peer.identity, announce)
+
+    def _view(self, edge: Edge, now: float) -> EdgeView:
+        seen = edge.data.last_seen if edge.data is not None else edge.last_seen
+        status = edge.status
+        return EdgeView(
+            edge.name, edge.session, edge.address, edge.data is not None, now - seen,
+            self._gate.running_at(edge.name), self._gate.wanted_by(edge.name),
+            edge.stored, edge.duplicates, edge.rejected, edge.damaged, edge.bad_frames,
+            status.version if status else -1, status.state if status else "", status.waits_for if status else "",
+            dict(status.counts) if status else {}, dict(status.rates) if status else {},
+        )  # fmt: skip

@@ -1,0 +1,262 @@
+"""What a user may write in a config and on the command line, and the one line that each mistake gets."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hal.data import data_path
+from robotlearn.config import BatchEdgeConfig, Config, PacedEdgeConfig, dump, load_config
+from robotlearn.errors import ConfigError
+
+MINIMAL = """\
+seed: 3
+robot: panda
+task: reach
+learner:
+  updates: 7
+edges:
+  - name: left
+    kind: batch
+    arms: 8
+  - name: station
+    kind: paced
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(MINIMAL, encoding="utf-8")
+    return file
+
+
+def test_what_the_file_leaves_out_has_defaults(minimal: Path) -> None:
+    config = load_config(minimal)
+    assert (config.seed, config.robot, config.task, config.learner.updates) == (3, "panda", "reach", 7)
+    assert config.learner.max_staleness == 1
+    left, station = config.edges
+    assert isinstance(left, BatchEdgeConfig) and left.arms == 8
+    assert isinstance(station, PacedEdgeConfig) and station.ahead == 2
+    assert config.edge("station") is station
+    assert config.edge("nobody") is None
+
+
+def test_a_config_is_read_only(minimal: Path) -> None:
+    config = load_config(minimal)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        pytest.param("seed=11", lambda c: c.seed == 11, id="whole-number"),
+        pytest.param("sft.lr=3e-4", lambda c: c.sft.lr == 3e-4, id="number-without-a-dot"),
+        pytest.param("sft.lr=1", lambda c: c.sft.lr == 1.0, id="whole-number-for-a-number"),
+        pytest.param("edges.0.arms=64", lambda c: c.edges[0].arms == 64, id="item-of-a-list"),
+        pytest.param("learner.max_staleness=inf", lambda c: c.learner.max_staleness == math.inf, id="inf"),
+        pytest.param("learner.max_staleness=.inf", lambda c: c.learner.max_staleness == math.inf, id="yaml-inf"),
+        pytest.param("learner.max_staleness=0", lambda c: c.learner.max_staleness == 0, id="synchronous"),
+        pytest.param("policy.hidden=[64, 32]", lambda c: c.policy.hidden == (64, 32), id="a-list"),
+        pytest.param("start.success_band=null", lambda c: c.start.success_band is None, id="null"),
+        pytest.param("start.episodes=5", lambda c: c.start.episodes == 5, id="section-that-the-file-lacks"),
+        pytest.param("learner.bind=localhost:5555", lambda c: c.learner.bind == "tcp://localhost:5555", id="address"),
+        pytest.param("learner.insecure_public=true", lambda c: c.learner.insecure_public, id="true"),
+        pytest.param("edges.1.spool={sync: power}", lambda c: c.edges[1].spool.sync == "power", id="a-section"),
+    ],
+)
+def test_override(minimal: Path, override: str, read) -> None:
+    assert read(load_config(minimal, [override]))
+
+
+def test_the_last_of_two_overrides_counts(minimal: Path) -> None:
+    assert load_config(minimal, ["seed=5", "seed=6"]).seed == 6
+
+
+MISTAKES = [
+    ("updates: 7", "updtes: 7", ":5: learner.updtes: unknown key, nearest is 'updates'"),
+    ("learner:", "lerner:", ":4: lerner: unknown key, nearest is 'learner'"),
+    ("arms: 8", "qqq: 8", ":9: edges.0.qqq: unknown key, known are arms, kind, name, offline_episodes, "),
+    ("    kind: paced", "    kind: paced\n    arms: 2", ":12: edges.1.arms: unknown key"),
+    ("updates: 7", "updates: ten", ":5: learner.updates: 'ten' is not valid, expected a whole number"),
+    ("updates: 7", "updates: 7.5", ":5: learner.updates: 7.5 is not valid, expected a whole number"),
+    ("updates: 7", "updates: true", ":5: learner.updates: true is not valid, expected a whole number"),
+    ("updates: 7", "updates: '7'", ":5: learner.updates: '7' is not valid, expected a whole number"),
+    ("updates: 7", "updates: 0", ":5: learner.updates: 0 is not valid, expected more than 0"),
+    ("updates: 7", "stop_success: 1.5", ":5: learner.stop_success: 1.5 is not valid, expected at most 1"),
+    ("updates: 7", "max_staleness: -1", ":5: learner.max_staleness: -1 is not valid, expected a whole number of at"),
+    ("updates: 7", "max_staleness: 0.5", ":5: learner.max_staleness: 0.5 is not valid, expected a whole number of at"),
+    ("updates: 7", "bind: nowhere", ":5: learner.bind: 'nowhere' is not valid, expected an address tcp://HOST:PORT"),
+    ("updates: 7", "bind: tcp://127.0.0.1:70000", "expected an address tcp://HOST:PORT with a port from 1 to 65535"),
+    ("updates: 7", "bind: tcp://*:5555", ":5: learner.bind: 'tcp://*:5555' can be reached from other machines"),
+    ("seed: 3", "seed: -3", ":1: seed: -3 is not valid, expected at least 0"),
+    ("seed: 3\n", "", ": seed: missing (Every random number of the run follows from it)"),
+    ("task: reach", "task: ''", ":3: task: '' is not valid, expected text that isn't empty"),
+    (
+        "task: reach",
+        "task: reach\npolicy: {stochastic_steps: two}",
+        ":4: policy.stochastic_steps: 'two' is not valid, expected 'all'",
+    ),
+    (
+        "task: reach",
+        "task: reach\npolicy: {hidden: []}",
+        ":4: policy.hidden: [] is not valid, expected at least 1 in the list",
+    ),
+    ("task: reach", "task: reach\nsft: {lr: .inf}", ":4: sft.lr: inf is not valid, expected a finite number"),
+    ("task: reach", "task: reach\nsft: {lr: .nan}", ":4: sft.lr: nan is not valid, expected"),
+    ("task: reach", "task: reach\nsft: null", ":4: sft: null is not valid, expected a section of keys"),
+    (
+        "task: reach",
+        "task: reach\nstart: {success_band: [0.6, 0.3]}",
+        ":4: start.success_band: [0.6, 0.3] is not valid",
+    ),
+    ("task: reach", "task: reach\nstart: {success_band: [0.6]}", "expected at least 2 in the list"),
+    ("kind: batch", "kind: btch", ":8: edges.0.kind: 'btch' is not valid, expected one of 'batch', 'paced'"),
+    ("    kind: batch\n", "", ": edges.0.kind: missing (batch: many simulated arms"),
+    ("name: station", "name: left", ":10: edges.1.name: 'left' is the name of edges.0 too"),
+    ("name: station", "name: a/b", ":10: edges.1.name: 'a/b' is not valid, expected text that matches"),
+    ("arms: 8", "segment_steps: 2", ":9: edges.0.segment_steps: 2 is not valid, expected at least policy.horizon (4)"),
+    (
+        "kind: paced",
+        "kind: paced\n    ahead: 4",
+        ":12: edges.1.ahead: 4 is not valid, expected less than policy.horizon",
+    ),
+    ("seed: 3", "seed: 3\nseed: 4", ":2: seed: stands twice, first on line 1"),
+    ("arms: 8", "arms: 8\n    arms: 9", ":10: edges.0.arms: stands twice, first on line 9"),
+    ("seed: 3", "seed: [3", ": not YAML: "),
+    ("seed: 3", "3: seed", ":1: a key must be text, not 3"),
+    ("seed: 3", "seed: !!python/object/apply:os.getpid []", ": not YAML: could not determine a constructor"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), MISTAKES, ids=[wrong or right for right, wrong, _ in MISTAKES])
+def test_a_mistake_in_the_file_is_one_line_with_file_key_value_and_expectation(
+    minimal: Path, right: str, wrong: str, said: str
+) -> None:
+    assert right in MINIMAL
+    minimal.write_text(MINIMAL.replace(right, wrong, 1), encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_config(minimal)
+    line = str(raised.value)
+    assert line.startswith(str(minimal)) and said in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        pytest.param("learner.updtes=3", "learner.updtes: unknown key, nearest is 'updates'", id="unknown-key"),
+        pytest.param("lerner.updates=3", "lerner: unknown key, nearest is 'learner'", id="unknown-section"),
+        pytest.param("learner.updates=x", "learner.updates: 'x' is not valid, expected a whole number", id="type"),
+        pytest.param("edges.0.arms=0", "edges.0.arms: 0 is not valid, expected more than 0", id="value"),
+        pytest.param("edges.2.arms=1", "edges: has no item '2', expected 0 to 1", id="index"),
+        pytest.param("edges.left.arms=1", "edges: has no item 'left', expected 0 to 1", id="name-for-an-index"),
+        pytest.param("seed.x=1", "seed: is 3, which has no key 'x'", id="key-of-a-number"),
+        pytest.param("seed", "expected key=value", id="no-value"),
+        pytest.param("=3", "expected key=value", id="no-key"),
+        pytest.param("seed={", "not YAML", id="not-yaml"),
+        pytest.param("seed=", "seed: null is not valid, expected a whole number", id="empty"),
+    ],
+)
+def test_a_mistake_in_an_override_names_the_override(minimal: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(minimal, ["edges.1.ahead=1", override])
+    line = str(raised.value)
+    assert line.startswith(f"override '{override}'") and said in line and "\n" not in line
+
+
+def test_several_mistakes_are_counted_and_the_unknown_key_is_told(minimal: Path) -> None:
+    minimal.write_text(MINIMAL.replace("seed:", "sed:").replace("arms: 8", "arms: x"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r":1: sed: unknown key, nearest is 'seed' \(and 2 more mistakes\)$"):
+        load_config(minimal)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("laptp", "no such file and no shipped config, nearest is 'laptop'", id="near"),
+        pytest.param("zzz", "known are laptop, smoke", id="not-near"),
+        pytest.param("elsewhere/laptop.yaml", "'laptop' alone is a shipped config", id="wrong-folder"),
+        pytest.param(".", "is a folder", id="folder"),
+    ],
+)
+def test_a_config_that_is_not_there(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(b"", "expected keys and values", id="empty"),
+        pytest.param(b"- 1\n", "expected keys and values", id="list"),
+        pytest.param(b"\xff\xfe\x00", "not UTF-8", id="binary"),
+        pytest.param(b"a: \x00\n", "not YAML", id="control-characters"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        load_config(file)
+
+
+def test_a_relative_robot_is_found_from_the_file_and_an_overridden_one_from_the_working_directory(
+    minimal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minimal.write_text(MINIMAL.replace("robot: panda", "robot: arms/mine.yaml"), encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load_config(minimal).robot == str(tmp_path / "arms" / "mine.yaml")
+    assert load_config(minimal, ["robot=./other.yaml"]).robot == str(elsewhere / "other.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in data_path("configs").glob("*.yaml")))
+def test_a_shipped_config_loads_by_name_and_its_dump_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_config(name, ["learner.max_staleness=inf"])
+    copy = tmp_path / "config.yaml"
+    copy.write_text(dump(config), encoding="utf-8")
+    assert load_config(copy) == config
+
+
+def test_text_that_looks_like_a_number_survives_a_dump(minimal: Path, tmp_path: Path) -> None:
+    config = load_config(minimal, ["task='3e-4'", "robot='inf'", "edges.0.name='012'"])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump(config), encoding="utf-8")
+    assert load_config(copy) == config
+
+
+def test_the_contract_names_keys_of_the_config(minimal: Path) -> None:
+    config = load_config(minimal)
+    for key, value in config.contract().items():
+        here: object = config
+        for part in key.split("."):
+            here = getattr(here, part)
+        assert value == ("x".join(map(str, here)) if isinstance(here, tuple) else here), key
+    assert load_config(minimal, ["policy.noise_level=0.4"]).contract() != config.contract()
+    assert load_config(minimal, ["robot=other", "edges.0.arms=4"]).contract() == config.contract()
+
+
+def test_every_key_is_described() -> None:
+    def models(schema: dict) -> list[dict]:
+        return [schema, *schema.get("$defs", {}).values()]
+
+    undescribed = [
+        f"{model['title']}.{key}"
+        for model in models(Config.model_json_schema())
+        for key, field in model["properties"].items()
+        if not field.get("description", "").endswith(".")
+    ]
+    assert undescribed == []
+
+
+def test_loading_a_config_imports_no_torch() -> None:
+    code = "import sys; from robotlearn.config import load_config; load_config('laptop'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,85 @@
+"""One arm: Gymnasium's own checker, the same physics as the batch, and the wall clock."""
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from envs import ArmEnv, BatchArmEnv, EnvError, Expert
+from envs.scene import build_scene
+from envs.tasks import make_task
+from hal import RealTime, Robot, load_spec
+from hal.drivers.mujoco import MujocoRobot
+
+SPEC = load_spec("panda")
+
+
+def simulated(task: str) -> Robot:
+    return MujocoRobot(SPEC, build_scene(SPEC, make_task(task, SPEC)))
+
+
+@pytest.mark.parametrize("task", ["reach", "lift"])
+def test_gymnasiums_checker_passes(task: str) -> None:
+    env = ArmEnv(simulated(task), task)
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+def test_the_expert_lifts_the_cube() -> None:
+    env = ArmEnv(simulated("lift"), "lift")
+    expert = Expert(SPEC, env.task)
+    env.reset(seed=0)
+    terminated = truncated = False
+    while not (terminated or truncated):
+        _, reward, terminated, truncated, info = env.step(expert.act(env.scene_state())[0])
+    assert terminated and reward == 1.0 and info["success"]
+    env.close()
+
+
+def test_one_arm_and_a_batch_move_alike() -> None:
+    env, batch = ArmEnv(simulated("lift"), "lift"), BatchArmEnv(SPEC, "lift", 1, seed=0)
+    env.reset(seed=1)
+    batch.reset()
+    # The same start: the batch's, put into the single arm.
+    state = batch.scene_state()
+    env._scene.set_state(state.position[0], {"cube": state.objects["cube"][0]})
+    env._control.reset(np.zeros(1, int), state.position)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        action = rng.uniform(batch.control.low, batch.control.high).astype(np.float32)
+        one, *_ = env.step(action)
+        many, *_ = batch.step(action[None])
+        for key, value in one.items():
+            np.testing.assert_allclose(value, many[key][0], atol=1e-5)
+    env.close()
+
+
+def test_a_robot_with_its_own_time_is_waited_for() -> None:
+    env = ArmEnv(RealTime(simulated("reach")), "reach")
+    env.reset(seed=0)
+    stamps = []
+    for _ in range(4):
+        env.step(env.rest_action())
+        stamps.append(env.reading.monotonic)
+    # Never early: a tick is waited for. (How late is the machine's business.)
+    assert (np.diff(stamps) > 0.5 * SPEC.dt).all()
+    env.close()
+
+
+def test_late_ticks_are_counted() -> None:
+    env = ArmEnv(RealTime(simulated("reach")), "reach")
+    env.reset(seed=0)
+    env.step(env.rest_action())
+    assert env._next_tick is not None
+    env._next_tick -= 10 * SPEC.dt
+    env.step(env.rest_action())
+    assert env.missed_ticks == 1
+    env.close()
+
+
+def test_a_robot_that_sees_no_objects_is_refused() -> None:
+    class Blind(MujocoRobot):
+        def capability(self, kind: type) -> None:
+            return None
+
+    with pytest.raises(EnvError, match="needs to know where its objects are"):
+        ArmEnv(Blind(SPEC), "reach")
