@@ -47,6 +47,7 @@ def make_segment(images: int = 0, seed: int = 0) -> Segment:
         chunk_start=np.arange(CHUNKS, dtype=np.int32) * HORIZON,
         chunk_first=np.zeros(CHUNKS, np.int32),
         chunk_executed=np.full(CHUNKS, HORIZON, np.int32),
+        chunk_lag=np.zeros(CHUNKS, np.int32),
         chunk_path=floats(CHUNKS, DENOISING + 1, HORIZON, ACTION),
         chunk_stochastic=np.ones((CHUNKS, DENOISING), bool),
         chunk_log_prob=floats(CHUNKS, DENOISING, HORIZON),

@@ -1,4 +1,4 @@
-"""The command line. Every command imports what it needs when it runs, so that `--help` is quick and an arm stays light."""
+"""The command line. A command imports what it needs when it runs, so that `--help` is quick and an arm stays light."""
 
 import json
 import logging
@@ -40,7 +40,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     logging.basicConfig(
@@ -51,7 +53,9 @@ def _main(
 
 
 @app.command()
-def train(config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False) -> None:
+def train(
+    config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False
+) -> None:
     """Learner and edges on this machine, as child processes; ends with all of them."""
     from robotlearn.config.load import load_config
     from robotlearn.train import Training
@@ -61,7 +65,9 @@ def train(config: ConfigArgument, overrides: Overrides = None, run: RunOption = 
 
 
 @app.command()
-def learner(config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False) -> None:
+def learner(
+    config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False
+) -> None:
     """The learner alone; edges on this or other machines come to its address (learner.bind)."""
     import secrets
 
@@ -76,7 +82,12 @@ def learner(config: ConfigArgument, overrides: Overrides = None, run: RunOption 
     path = _run_path(config, run, resume)
     folder = RunFolder.open(path) if resume else RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
-        learning = Learner(loaded, folder, resume=resume)
+        try:
+            learning = Learner(loaded, folder, resume=resume)
+        except Exception:
+            if not resume:
+                folder.discard()
+            raise
         write_atomic(folder.config, dump(loaded).encode())
         with Display(learning.view) as display:
             learning.run(stop, display)
@@ -140,6 +151,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Success rate of a run's newest policy, without exploration, with its 95 % Wilson interval."""
+    if video is not None and video.suffix not in (".mp4", ".gif"):
+        raise typer.BadParameter(f"{video} is neither an .mp4 nor a .gif", param_hint="--video")
+    if video is not None and not gl.choose():
+        raise typer.BadParameter("nothing to draw with: neither EGL nor OSMesa is installed", param_hint="--video")
     from robotlearn.evaluate_run import evaluate_run
 
     measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
@@ -156,7 +171,9 @@ def evaluate(
 
 
 @app.command()
-def robots(config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None) -> None:
+def robots(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None,
+) -> None:
     """The robots: of the shipped specs, or of a config's edges."""
     from robotlearn.robots import show_robots
 
@@ -229,7 +246,7 @@ def main() -> None:
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    """The error trees of the packages. What was never imported has raised nothing, and importing it now would cost torch."""
+    """The error trees of the packages. What was never imported has raised nothing; importing it now costs torch."""
     trees = {"robotlearn.errors": "RobotlearnError", "hal.errors": "HalError", "envs.errors": "EnvError",
              "policies.errors": "PolicyError"}  # fmt: skip
     return tuple(getattr(sys.modules[module], name) for module, name in trees.items() if module in sys.modules)

@@ -49,8 +49,8 @@ def collect(
 ) -> Demonstrations:
     """Let the expert do the task until `episodes` succeeded; failures are left out.
 
-    `noise`: standard deviation, in rad, of what is added to the joint deltas that are executed but not to those that are
-    recorded, so that the demonstrations show how to come back (DART, arXiv:1703.09327). Raises StartError when the
+    `noise`: standard deviation, in rad, of what is added to the joint deltas that are executed but not to those that
+    are recorded, so that the demonstrations show how to come back (DART, arXiv:1703.09327). Raises StartError when the
     expert fails more than nine times in ten.
     """
     n = min(episodes, 64)

@@ -44,7 +44,7 @@ def evaluate(
     video: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Run `episodes` episodes, each with the policy's plain ODE from seeded noise; the same arguments give the same result.
+    """Run `episodes` episodes, each with the policy's plain ODE from seeded noise; equal arguments give equal results.
 
     `video`: an mp4 or gif of the first four arms' first episodes, by the file's suffix. Chunks run open loop, H steps.
     """
@@ -61,7 +61,9 @@ def evaluate(
             total, length, won = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
             film = video is not None and not success
             while env.running.any():
-                chunk = policy.act({k: torch.from_numpy(v) for k, v in observations.items()}, policy.noise(n, rng), False)
+                chunk = policy.act(
+                    {k: torch.from_numpy(v) for k, v in observations.items()}, policy.noise(n, rng), False
+                )
                 actions = chunk.actions.numpy()
                 for h in range(policy.horizon):
                     if film:

@@ -96,7 +96,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], patience_s: float = 8.0) -> None:
-    """Ask every child to end, wait together for at most `patience_s`, then kill what is left. Returns with all reaped."""
+    """Ask every child to end, wait together for at most `patience_s`, kill what is left. Returns with all reaped."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + patience_s
@@ -110,7 +110,9 @@ def stop_all(children: Sequence[Child], patience_s: float = 8.0) -> None:
 class Keeper:
     """Keeps one child alive: starts it again after it ended by itself, waiting longer after each early end."""
 
-    def __init__(self, start: Callable[[], Child], *, first_delay_s: float = 0.5, longest_delay_s: float = 30.0) -> None:
+    def __init__(
+        self, start: Callable[[], Child], *, first_delay_s: float = 0.5, longest_delay_s: float = 30.0
+    ) -> None:
         self._start = start
         self._first, self._longest = first_delay_s, longest_delay_s
         self._delay = first_delay_s

@@ -60,12 +60,16 @@ class RunFolder:
         try:
             for directory in (path, folder.checkpoints, folder.segments, folder.edges, folder.logs, folder.videos):
                 directory.mkdir(parents=True, exist_ok=True)
+            folder._write_state({"run": run_id, "highest_version": -1})
+            # The config comes last: a folder with one is a whole run folder.
+            write_atomic(folder.config, config_yaml.encode())
         except OSError as error:
             raise RunFolderError(f"can't make the run folder {path}: {error.strerror}") from error
-        folder._write_state({"run": run_id, "highest_version": -1})
-        # The config comes last: a folder with one is a whole run folder.
-        write_atomic(folder.config, config_yaml.encode())
         return folder
+
+    def discard(self) -> None:
+        """Make it a folder without a run again, for a run that could not begin; its place may then be used anew."""
+        self.config.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -25,6 +25,8 @@ class Training:
         self._source, self._config, self._overrides = source, config, list(overrides)
         self._folder = RunFolder(path)
         self._resume = resume
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is not a folder; choose another --run")
         if resume:
             RunFolder.open(path)
         elif self._folder.config.exists():

@@ -19,12 +19,16 @@ def to_arrays(policy: Policy) -> dict[str, NDArray[Any]]:
 def load_arrays(policy: Policy, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Copy arrays into a policy, all or nothing. Raises WireError naming the first one that does not fit."""
     state = policy.state_dict()
-    for name in state.keys() | arrays.keys():
-        here = tuple(state[name].shape) if name in state else None
-        there = arrays[name].shape if name in arrays else None
+    for name in sorted(state.keys() | arrays.keys()):
+        here = _kind(state[name].numpy()) if name in state else "missing"
+        there = _kind(arrays[name]) if name in arrays else "missing"
         if here != there:
-            raise WireError(f"weights do not fit this policy: {name} has shape {there} there and {here} here")
+            raise WireError(f"weights do not fit this policy: {name} is {there} there and {here} here")
     with torch.no_grad():
         for name, tensor in state.items():
             # from_numpy warns of read-only memory; what arrives is read-only, and only copied from here.
             tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return f"{array.dtype.name} {array.shape}"

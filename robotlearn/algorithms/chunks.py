@@ -28,8 +28,8 @@ class Episode:
     """One episode, or the part of it that is known. Indices count from its first known step. T steps, C chunks.
 
     observations: {key: (T+1, ...)}; action_executed (T, D); the other step fields (T,).
-    version, start, first, executed, lag: (C,), as `chunk_*` of a segment: `start` is the step of the first action of the
-    chunk that was executed, `first` its index in the chunk; the chunk's observation is that of step `start - lag`.
+    version, start, first, executed, lag: (C,), as `chunk_*` of a segment: `start` is the step of the first action
+    of the chunk that was executed, `first` its index in the chunk; the chunk was observed at step `start - lag`.
     path (C, N+1, H, D), stochastic (C, N), log_prob (C, N, H).
     """
 

@@ -91,10 +91,16 @@ class SFT:
         self.steps += 1
         return {"loss/sft": loss.item(), "grad_norm/sft": norm}
 
-    def fit(self, demonstrations: Windows, progress: Progress | None = None) -> dict[str, float]:
-        """All the steps of the config that are left, on batches drawn with replacement; metrics are of the last 100."""
+    def fit(
+        self, demonstrations: Windows, progress: Progress | None = None, until: int | None = None
+    ) -> dict[str, float]:
+        """The config's steps that are left, or those up to step `until`, on batches drawn with replacement.
+
+        Metrics are of the last 100.
+        """
         data, losses = demonstrations.to(self.device), []
-        while self.steps < self.config.steps:
+        end = self.config.steps if until is None else min(until, self.config.steps)
+        while self.steps < end:
             rows = torch.randint(len(data), (self.config.batch_size,), generator=self.generator, device=self.device)
             losses.append(self.step(data[rows])["loss/sft"])
             if progress is not None:

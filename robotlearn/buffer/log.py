@@ -92,8 +92,25 @@ class RecordLog:
 
     # ---- writing
 
-    def append(self, record: Buffer) -> Position:
+    def append(self, record: bytes | bytearray | memoryview) -> Position:
         """Append one record, which must be whole and undamaged (it is not checked). See `append_many`."""
+        length = len(record)
+        with self._append_lock:
+            if not self._broken_tail and 0 < self._end <= self._file_bytes - length and self._descriptor >= 0:
+                # The common case, without the lists.
+                try:
+                    complete = self._files.write(self._descriptor, (record,)) == length
+                except OSError as error:
+                    self._undo((self._last, self._end))
+                    raise self._failure(error) from error
+                if complete:
+                    position = Position(self._last, self._end, length)
+                    self._end += length
+                    self._sizes[self._last] = self._end
+                    self._dirty = True
+                    self.bytes += length
+                    return position
+                self._undo((self._last, self._end))
         return self.append_many((record,))[0]
 
     def append_many(self, batch: Sequence[Buffer]) -> list[Position]:
@@ -124,8 +141,7 @@ class RecordLog:
                     written += len(group)
             except OSError as error:
                 self._undo(start)
-                kind = LogFull if error.errno in _NO_SPACE else LogError
-                raise kind(f"log {self.path}: a record could not be written: {error.strerror or error}") from error
+                raise self._failure(error) from error
             self._sizes[self._last] = self._end
             self._dirty = True
             self.bytes += sum(position.length for position in positions)
@@ -343,6 +359,10 @@ class RecordLog:
             self._files.truncate(self._descriptor, self._end)
         except OSError:
             self._broken_tail = True  # tried again before the next write
+
+    def _failure(self, error: OSError) -> LogError:
+        kind = LogFull if error.errno in _NO_SPACE else LogError
+        return kind(f"log {self.path}: a record could not be written: {error.strerror or error}")
 
     def _close_finished(self) -> None:
         with self._append_lock:

@@ -130,7 +130,7 @@ class Spool:
             sequence = self._sequence
             data = records.encode(segment, session=self.session, sequence=sequence)
             try:
-                if self.bytes + len(data) > self.max_bytes:
+                if self._log.bytes + self._ledger.bytes + len(data) > self.max_bytes:
                     self._make_room(len(data))
                 position = self._log.append(data)
             except LogFull as error:
@@ -285,13 +285,14 @@ class Spool:
     def _load(self) -> None:
         found: dict[Key, _Entry] = {}
         for position, view in self._log.scan(verify=False):
-            self._live.setdefault(position.file, 0)
+            if position.file not in self._live:
+                self._live[position.file], self._in_file[position.file] = 0, set()
             try:
                 header = records.peek(view)
             except WireError as error:
                 logger.error("spool %s: record at %s can't be read: %s", self.path, position, error)
                 continue
-            self._in_file.setdefault(position.file, set()).add(header.session)
+            self._in_file[position.file].add(header.session)
             session = self._ledger.session(header.session)
             session.recorded = max(session.recorded, header.sequence + 1)
             if header.sequence not in session.settled:
@@ -313,8 +314,10 @@ class Spool:
     def _add(self, key: Key, entry: _Entry) -> None:
         self._pending[key] = entry
         file = entry.position.file
-        self._live[file] = self._live.get(file, 0) + 1
-        self._in_file.setdefault(file, set()).add(key[0])
+        if file not in self._live:
+            self._live[file], self._in_file[file] = 0, set()
+        self._live[file] += 1
+        self._in_file[file].add(key[0])
 
     def _remember(self, key: Key, data: bytearray) -> None:
         """Keep the newest records in memory, so that in the common case they are sent without being read again."""

@@ -183,19 +183,17 @@ class SegmentStore:
     # ---- inside
 
     def _look_at(self, data: Buffer, new: set[tuple[str, int, int]]) -> Outcome:
+        view = memoryview(data).cast("B")
         try:
-            fixed = records.check(data)
+            fixed = records.check(view)
+            header = records.header_of(view, fixed)
         except WireError as error:
             return Outcome("damaged", None, None, str(error))
-        try:
-            header = records.peek(data)
-        except WireError as error:
-            return Outcome("damaged", None, None, f"kind {fixed.kind}: {error}")
         key = (header.edge, header.session, header.sequence)
         if key in new or self.seen(*key):
             return Outcome("duplicate", header)
         try:
-            records.verify_checked(data, header)
+            records.verify_checked(view, fixed, header)
         except WireError as error:
             return Outcome("invalid", header, None, str(error))
         new.add(key)

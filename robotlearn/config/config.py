@@ -16,7 +16,7 @@ from robotlearn.config.section import Interval, ListAsTuple, Misfit, Section
 class DemonstrationsConfig(Section):
     """Episodes of the task's scripted expert, from which the policy is taught before any reinforcement."""
 
-    episodes: PositiveInt = Field(6, description="Demonstrations; with a `start.success_band`, the first number tried.")
+    episodes: PositiveInt = Field(16, description="Demonstrations.")
     noise: NonNegativeFloat | None = Field(
         None, description="Deviation of the noise on the expert's actions, in their own units; null: the task's."
     )
@@ -27,11 +27,10 @@ class StartConfig(Section):
 
     success_band: Interval | None = Field(
         (0.30, 0.65),
-        description="The number of demonstrations is adapted until the taught policy's success lies in here; null "
-        "takes the policy as it is.",
+        description="Imitation goes on until the policy's measured success lies in here; null: for all of sft.steps.",
     )
     episodes: PositiveInt = Field(200, description="Episodes of each measurement, without exploration noise.")
-    max_tries: PositiveInt = Field(6, description="Policies taught and measured before the run gives up.")
+    every: PositiveInt = Field(50, description="Steps of imitation between two measurements.")
 
     @model_validator(mode="after")
     def _band_is_an_interval(self) -> Self:

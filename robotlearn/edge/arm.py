@@ -48,6 +48,7 @@ class ArmLoop:
         """Connect to the endpoints of the policy server and the station; either may start later or come again."""
         self._env, self._robot = env, robot
         self._executor: ChunkExecutor[Received] = ChunkExecutor(horizon, ahead)
+        self._chunk_shape = (horizon, *(env.action_space.shape or ()))
         self._context = zmq.Context()
         self._server = local.local_socket(self._context, zmq.DEALER)
         # A request to a server that is not there is asked anew, never queued: an old observation is worthless.
@@ -166,13 +167,17 @@ class ArmLoop:
         while True:
             try:
                 answer = local.decode(self._server.recv(zmq.NOBLOCK))
+                if not isinstance(answer, local.ChunkAnswer):
+                    raise WireError("the policy server sent something else than a chunk")
+                actions = answer.actions.array()
+                if actions.shape != self._chunk_shape:
+                    raise WireError(f"a chunk has shape {actions.shape}, expected {self._chunk_shape}")
             except zmq.Again:
                 return
             except WireError as error:
                 log.warning("%s: %s", self._robot, error)
                 continue
-            if isinstance(answer, local.ChunkAnswer):
-                self._executor.offer(answer.request, answer.actions.array(), Received(answer, self._asked_step))
+            self._executor.offer(answer.request, actions, Received(answer, self._asked_step))
 
     def _send(self, message: local.AnyMessage) -> None:
         try:

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 
-C = TypeVar("C")
-
 
 @dataclass(frozen=True)
-class Taken(Generic[C]):
+class Taken[C]:
     """What `ChunkExecutor.take` chose: an action (D,), and the chunk when this is the first action from it."""
 
     action: np.ndarray
@@ -18,13 +15,13 @@ class Taken(Generic[C]):
     first: int
 
 
-class ChunkExecutor(Generic[C]):
+class ChunkExecutor[C]:
     """Executes chunks of H actions without ever waiting for one.
 
-    A request for the next chunk is due `ahead` actions before the running chunk ends, so that inference has that long; as
-    many actions of the new chunk as were executed since its observation are skipped. When no action is left, `take`
+    A request for the next chunk is due `ahead` actions before the running chunk ends, so that inference has that long;
+    as many actions of the new chunk as were executed since its observation are skipped. When no action is left, `take`
     returns None: the arm holds and the tick counts as starved (a held arm does not move on, so nothing is skipped).
-    Answers are known by their request; an answer to any but the open request is dropped and counted. Used by one thread.
+    Answers are known by their request; one to any but the open request is dropped and counted. Used by one thread.
     """
 
     def __init__(self, horizon: int, ahead: int) -> None:
@@ -58,7 +55,9 @@ class ChunkExecutor(Generic[C]):
         return self._request
 
     def offer(self, request: int, actions: np.ndarray, tag: C) -> bool:
-        """An answer arrived: (H, D) actions, counted from the observation of its request. False: dropped, not the open one."""
+        """An answer arrived: (H, D) actions, counted from its request's observation. False: dropped, it is not the open
+        one's.
+        """
         if request != self._request or self._asked_at is None:
             self.dropped += 1
             return False

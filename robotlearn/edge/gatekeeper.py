@@ -29,10 +29,11 @@ class Gatekeeper:
     def may_start(self, idle: int, version: int) -> int:
         """How many of `idle` arms may start an episode now with weights `version` (-1: none yet, so none may)."""
         self._uplink.want(idle)
-        count, needs = self._uplink.take_grants(idle - self._granted)
+        count, needs = self._uplink.take_grants(max(0, idle - self._granted))
         if count:
             self._granted += count
-            self.needs = max(self.needs, needs)
+            # That of the newest grant: never lower, but where another run's learner took over, which counts from 0.
+            self.needs = needs
         if version < 0:
             return 0
         connected = self._uplink.state == "connected"

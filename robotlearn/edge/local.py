@@ -1,9 +1,11 @@
 """Messages between the processes of one workstation, over ZeroMQ's ipc transport: typed msgpack, never pickle.
 
 An arm process talks to its policy server (`ChunkRequest`, `ChunkAnswer`) and to its station (`Begin`, `Line`,
-`ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by `MAX_FRAME`; a malformed one raises WireError in `decode`.
+`ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by `MAX_FRAME`;
+a malformed one raises WireError in `decode`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     def array(self) -> np.ndarray:
         """A read-only view. Raises WireError when bytes and shape don't fit together."""
         dtype = np.dtype(self.dtype)
-        if any(size < 0 for size in self.shape) or int(np.prod(self.shape)) * dtype.itemsize != len(self.data):
+        if any(size < 0 for size in self.shape) or math.prod(self.shape) * dtype.itemsize != len(self.data):
             raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
         return np.frombuffer(self.data, dtype).reshape(self.shape)
 
@@ -154,7 +156,7 @@ def decode(frame: bytes) -> Any:
 
 
 def local_socket(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, *, queue: int = 1024) -> "zmq.Socket[bytes]":
-    """A socket for one workstation's processes, its options set before any bind or connect; nothing lingers at close."""
+    """A socket for one workstation's processes, options set before any bind or connect; nothing lingers at close."""
     socket = context.socket(kind)
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = queue

@@ -18,6 +18,10 @@ Infer = Callable[[Sequence[local.ChunkRequest]], Sequence[local.ChunkAnswer]]
 again). Another robot's request in the batch never changes an answer."""
 
 
+Check = Callable[[local.ChunkRequest], None]
+"""Raises WireError for a request that `Infer` could not answer; it is counted and dropped, and harms no other robot."""
+
+
 class PolicyServer:
     """A ROUTER that gathers the requests of the robots it knows and answers them from one call of `infer`.
 
@@ -25,10 +29,19 @@ class PolicyServer:
     another's chunk. A robot that asks anew before its answer replaces its old request. Runs on the caller's thread.
     """
 
-    def __init__(self, endpoint: str, infer: Infer, *, gather_s: float = 0.002, max_batch: int = 64) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        infer: Infer,
+        check: Check = lambda request: None,
+        *,
+        gather_s: float = 0.002,
+        max_batch: int = 64,
+    ) -> None:
         """Bind `endpoint`. A batch is run once every robot that asked within the last second has asked again, after
         `gather_s` at the latest, or when `max_batch` requests wait.
         """
+        self._check = check
         self._infer, self._gather_s, self._max_batch = infer, gather_s, max_batch
         self._context = zmq.Context()
         self._socket = local.local_socket(self._context, zmq.ROUTER)
@@ -77,6 +90,7 @@ class PolicyServer:
                 request = local.decode(frames[0]) if len(frames) == 1 else None
                 if not isinstance(request, local.ChunkRequest):
                     raise WireError("not a chunk request")
+                self._check(request)
             except WireError as error:
                 self.counts["malformed"] += 1
                 if self.counts["malformed"] == 1:

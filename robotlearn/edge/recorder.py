@@ -57,8 +57,10 @@ class Recorder:
     def __init__(
         self, n: int, origin: Origin, sizes: Sizes, segment_steps: int, emit: Callable[[Segment], object]
     ) -> None:
-        if segment_steps < 1:
-            raise ValueError(f"segment_steps must be at least 1, not {segment_steps}")
+        if segment_steps < sizes.horizon:
+            raise ValueError(
+                f"segment_steps must be at least the horizon, {sizes.horizon}, or a chunk is cut; it is {segment_steps}"
+            )
         self._origin, self._emit, self._segment_steps = origin, emit, segment_steps
         self._capacity = capacity = 2 * segment_steps
         h, k, d = sizes.horizon, sizes.denoising_steps, sizes.action_dim
@@ -78,7 +80,6 @@ class Recorder:
             "stochastic": np.zeros((n, capacity, k), np.bool_),
             "log_prob": np.zeros((n, capacity, k, h), np.float32),
         }
-        self._horizon = h
         self._t = np.zeros(n, np.int64)
         self._c = np.zeros(n, np.int64)
         self._first_step = np.zeros(n, np.int64)

@@ -30,8 +30,8 @@ class Counts:
 class BatchRollout:
     """`arms` simulated arms; each rests until `start` gives it an episode. Used by one thread.
 
-    The noise of arm i comes from a generator of its own, seeded by (seed, i), so what an arm does depends neither on how
-    many arms there are nor on when the others start.
+    The noise of arm i comes from a generator of its own, seeded by (seed, i), so what an arm does depends neither on
+    how many arms there are nor on when the others start.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BatchRollout:
         self._recorder.begin(ids, {key: value[ids] for key, value in self._observations.items()})
 
     def advance(self, version: int) -> int:
-        """One chunk of every running arm under the policy's present weights, `version`; returns how many episodes ended."""
+        """One chunk of every running arm under the present weights, `version`; returns how many episodes ended."""
         ids = np.flatnonzero(self.env.running)
         if not len(ids):
             return 0
@@ -114,7 +114,7 @@ class BatchRollout:
 
     def _step(self, ids: np.ndarray, actions: np.ndarray) -> int:
         self._observations, reward, terminated, truncated, infos = self.env.step(actions)
-        # A diverged episode is worth nothing: its arm begins anew, and what was recorded of it since the last segment goes.
+        # A diverged episode is worth nothing: its arm begins anew; what was recorded since its last segment goes.
         faulty = infos["fault"][ids]
         kept = ids[~faulty]
         self._recorder.step(

@@ -1,5 +1,7 @@
 """The policy server's process: the newest weights, served to every robot of the workstation."""
 
+import contextlib
+import secrets
 import time
 from collections.abc import Sequence
 from threading import Event
@@ -14,6 +16,7 @@ from robotlearn.config.edge import EdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.policy_server import PolicyServer
+from robotlearn.errors import WireError
 from robotlearn.learner.start import build_policy
 from robotlearn.weights import load_arrays
 from robotlearn.wire.weights import WeightsClient
@@ -40,11 +43,12 @@ class Serving:
         torch.set_num_threads(edge.threads)
         self._policy = build_policy(config, spec)
         self._client = WeightsClient(address, edge=edge.name, session=session, contract=contract(config, spec))
-        self._server = PolicyServer(server, self._infer)
+        self._server = PolicyServer(server, self._infer, self._check)
         self._context = zmq.Context()
         self._station = local.local_socket(self._context, zmq.DEALER)
         self._station.connect(station)
-        self._explore, self._seed = explore, (config.seed * 1_000_003 + session) % 2**63
+        # Random too, so that a restarted policy server does not draw the same noise again.
+        self._explore, self._seed = explore, [config.seed, session, secrets.randbits(63)]
         self._rngs: dict[str, np.random.Generator] = {}
         self._version = -1
         self._latency_s = 0.0
@@ -75,24 +79,35 @@ class Serving:
             state = local.ServerState(
                 self._version, self._server.robots, counts["requests"], counts["batches"], 1000 * self._latency_s
             )
-            try:
+            with contextlib.suppress(zmq.Again):  # it repeats itself
                 self._station.send(local.encode(state), zmq.NOBLOCK)
-            except zmq.Again:
-                pass  # it repeats itself
+
+    def _check(self, request: local.ChunkRequest) -> None:
+        for key, shape in self._policy.features.items():
+            tensor = request.observations.get(key)
+            if tensor is None:
+                raise WireError(f"robot {request.robot} sent no {key}")
+            if tensor.array().shape != shape:
+                raise WireError(f"robot {request.robot} sent {key} of shape {tensor.shape}, expected {shape}")
 
     def _infer(self, requests: Sequence[local.ChunkRequest]) -> list[local.ChunkAnswer]:
         if self._version < 0:
             return []
         begun = time.perf_counter()
-        rows = [local.arrays(request.observations) for request in requests]
-        observations = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+        observations = {
+            key: torch.from_numpy(np.stack([request.observations[key].array() for request in requests])).float()
+            for key in self._policy.features
+        }
         noise = torch.cat([self._policy.noise(1, self._rng(request.robot)) for request in requests])
         chunk = self._policy.act(observations, noise, self._explore)
         answers = [
             local.ChunkAnswer(
                 request.request,
                 self._version,
-                *(local.Tensor.of(part[i].numpy()) for part in (chunk.actions, chunk.path, chunk.stochastic, chunk.log_prob)),
+                *(
+                    local.Tensor.of(part[i].numpy())
+                    for part in (chunk.actions, chunk.path, chunk.stochastic, chunk.log_prob)
+                ),
             )
             for i, request in enumerate(requests)
         ]
@@ -102,5 +117,5 @@ class Serving:
     def _rng(self, robot: str) -> np.random.Generator:
         # Each robot has its own noise, whoever else is served.
         if robot not in self._rngs:
-            self._rngs[robot] = np.random.default_rng([self._seed, *robot.encode()])
+            self._rngs[robot] = np.random.default_rng([*self._seed, *robot.encode()])
         return self._rngs[robot]

@@ -1,4 +1,4 @@
-"""A paced edge: an arm process and a policy server under one roof, with recorder, spool and uplink. Imports no torch."""
+"""A paced edge: arm process and policy server under one roof, with recorder, spool and uplink. Imports no torch."""
 
 import logging
 import shutil
@@ -146,25 +146,28 @@ class Station:
         while True:
             try:
                 _, frame = self._socket.recv_multipart(zmq.NOBLOCK)
-                message = local.decode(frame)
+                self._take(local.decode(frame))
             except zmq.Again:
                 return
-            except (WireError, ValueError) as error:
+            except (WireError, ValueError, KeyError) as error:
+                # Half of it may be recorded: what follows of this episode can't be trusted.
+                self._recording = False
                 log.warning("%s: dropped a malformed local message: %s", self._name, error)
-                continue
-            match message:
-                case local.Line():
-                    self._take_line(message)
-                case local.Begin() if message.episode == self._active:
-                    self._recording, self._next_step = True, 0
-                    self._recorder.begin(_ARM, {k: v[None] for k, v in local.arrays(message.observations).items()})
-                case local.ArmState():
-                    self._arm = message
-                    if message.state == "resting" and message.episode == self._active:
-                        # At rest again without a last line: it was stopped in mid-episode, or the line was lost.
-                        self._abort()
-                case local.ServerState():
-                    self._server = message
+
+    def _take(self, message: local.AnyMessage) -> None:
+        match message:
+            case local.Line():
+                self._take_line(message)
+            case local.Begin() if message.episode == self._active:
+                self._recorder.begin(_ARM, {k: v[None] for k, v in local.arrays(message.observations).items()})
+                self._recording, self._next_step = True, 0
+            case local.ArmState():
+                self._arm = message
+                if message.state == "resting" and message.episode == self._active:
+                    # At rest again without a last line: it was stopped in mid-episode, or the line was lost.
+                    self._abort()
+            case local.ServerState():
+                self._server = message
 
     def _take_line(self, line: local.Line) -> None:
         if line.episode != self._active or not self._recording:

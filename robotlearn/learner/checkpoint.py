@@ -50,7 +50,9 @@ def save(checkpoint: Checkpoint, directory: Path) -> Path:
     temporary.mkdir(parents=True)
     for name, tensors in (("policy", checkpoint.policy), ("algorithm", checkpoint.algorithm)):
         # A copy of each: safetensors refuses tensors that share memory.
-        save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors"
+        )
     document = {
         "format": FORMAT,
         "version": checkpoint.version,
@@ -93,7 +95,7 @@ def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
     if contract is not None:
-        for key in contract.keys() | checkpoint.contract.keys():
+        for key in sorted(contract.keys() | checkpoint.contract.keys()):
             here, there = contract.get(key), checkpoint.contract.get(key)
             if here != there:
                 raise CheckpointError(f"{path} belongs to another policy: {key} is {there!r} there and {here!r} here")
@@ -102,7 +104,8 @@ def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
 
 def list_versions(directory: Path) -> list[Path]:
     """The whole checkpoints in `directory`, oldest first."""
-    return sorted(p for p in directory.glob("[0-9]*") if (p / "checkpoint.json").is_file())
+    found = (p for p in directory.glob("[0-9]*") if p.name.isdecimal() and (p / "checkpoint.json").is_file())
+    return sorted(found, key=lambda p: int(p.name))
 
 
 def newest(directory: Path) -> Path:

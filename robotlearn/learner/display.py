@@ -66,7 +66,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _run(self) -> None:
         if self._console.is_terminal:
@@ -76,7 +76,7 @@ class Display:
         shown, spoken = "", -LINE_PERIOD_S
         while not self._done.wait(0.2):
             view = self._view()
-            # A new version is worth a line at once, though never more than one a second; silence is broken now and then.
+            # A new version is worth a line at once, though never more than one a second; no silence lasts long.
             text = line(view)
             elapsed = time.monotonic() - spoken
             if (view.version >= 0 and text.split(" | ")[0] != shown and elapsed > 1) or elapsed > LINE_PERIOD_S:
@@ -126,16 +126,18 @@ def page(view: View) -> Group:
     bar.add_row(ProgressBar(total=1.0, completed=view.progress, width=40), f"{view.progress:.0%}", view.phase)
     edges = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2))
     for column in ("edge", "state", "version", "episodes", "steps/s", "in its log", "waits for"):
-        edges.add_column(column, justify="right" if column in ("version", "episodes", "steps/s", "in its log") else "left")
+        edges.add_column(
+            column, justify="right" if column in ("version", "episodes", "steps/s", "in its log") else "left"
+        )
     for peer in view.peers:
         edges.add_row(
-            peer.name,
-            peer.state,
+            Text(peer.name),
+            Text(peer.state),  # as the edge says it: not to be read as markup
             str(peer.version) if peer.version >= 0 else "-",
             str(peer.episodes),
             f"{peer.rate:.0f}",
             str(peer.pending),
-            peer.waits_for or "-",
+            Text(peer.waits_for or "-"),
         )
     parts: list[object] = [Text(view.title, style="bold"), bar, head, edges]
     if view.waits_for:

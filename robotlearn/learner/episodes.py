@@ -1,13 +1,17 @@
 """Episodes that wait to be learnt from, put together from the segments that the intake stored."""
 
+import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robotlearn.algorithms.chunks import Episode, join
+from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.buffer.log import Position
 from robotlearn.wire.segment import Segment
+
+log = logging.getLogger(__name__)
 
 EpisodeKey = tuple[str, int]
 Stored = tuple[Segment, Position]
@@ -15,10 +19,11 @@ Stored = tuple[Segment, Position]
 
 @dataclass(frozen=True)
 class Waiting:
-    """A complete episode; `oldest_version` is the lowest version among its chunks, `positions` those of its segments."""
+    """A complete episode; `oldest_version` and `newest_version` of its chunks, `positions` of its segments."""
 
     episode: Episode
     oldest_version: int
+    newest_version: int
     positions: tuple[Position, ...]
 
 
@@ -44,6 +49,7 @@ class EpisodePool:
         self._max_staleness, self._max_parts = max_staleness, max_parts
         self._parts: dict[EpisodeKey, _Parts] = {}
         self._ready: list[Waiting] = []
+        self._unfit = 0
         self.completed = self.skipped_stale = self.dropped_unfinished = 0
 
     def __len__(self) -> int:
@@ -60,17 +66,29 @@ class EpisodePool:
             self._parts[key] = parts
             if parts.complete():
                 del self._parts[key]
-                segments = [segment for segment, _ in parts.stored]
-                versions = [int(s.chunk_version.min()) for s in segments if len(s.chunk_version)]
-                positions = tuple(position for _, position in parts.stored)
-                self._ready.append(Waiting(join(segments), min(versions, default=-1), positions))
-                self.completed += 1
+                self._complete(parts.stored)
         return self.completed - before
+
+    def _complete(self, stored: Sequence[Stored]) -> None:
+        try:
+            episode = join([segment for segment, _ in stored])
+        except EpisodeError as error:
+            # A faulty edge must not end the learner.
+            log.warning("an episode of edge %s is dropped: %s", stored[0][0].edge, error)
+            self._unfit += 1
+            self.dropped_unfinished += 1
+            return
+        versions = episode.version.tolist()
+        positions = tuple(position for _, position in stored)
+        self._ready.append(Waiting(episode, min(versions, default=-1), max(versions, default=-1), positions))
+        self.completed += 1
 
     def drop_unfinished(self, patience_s: float = 60.0) -> int:
         """Give up on episodes whose end came and whose middle did not, for `patience_s`; and on the longest untouched
-        beyond the bound. Returns how many of them had ended: those the gate counts as waiting.
+        beyond the bound. Returns how many of them had ended (those the gate counts as waiting), and with them those
+        whose segments did not fit together since the last call.
         """
+        unfit, self._unfit = self._unfit, 0
         before = time.monotonic() - patience_s
         ended = {key for key, parts in self._parts.items() if any(segment.last for segment, _ in parts.stored)}
         late = [key for key in ended if self._parts[key].touched < before]
@@ -79,12 +97,19 @@ class EpisodePool:
         for key in dropped:
             del self._parts[key]
         self.dropped_unfinished += len(dropped)
-        return len(dropped & ended)
+        return len(dropped & ended) + unfit
 
     def drop_stale(self, version: int) -> int:
-        """Take out what is too stale for the weights `version`; returns how many episodes were skipped."""
-        fresh = [waiting for waiting in self._ready if version - waiting.oldest_version <= self._max_staleness]
-        return self._skip(fresh)
+        """Take out what is too stale for the weights `version`, or newer than they are: the work of another run's
+        weights, from an edge that was cut off. Returns how many episodes were skipped.
+        """
+        return self._skip(
+            [
+                waiting
+                for waiting in self._ready
+                if version - waiting.oldest_version <= self._max_staleness and waiting.newest_version <= version
+            ]
+        )
 
     def take(self, count: int) -> tuple[list[Waiting], int]:
         """Take `count` episodes, in order of arrival under a staleness bound, without one the newest.

@@ -60,6 +60,8 @@ class Learner:
             batch, settings.max_staleness, max_pending=UNBOUNDED_UPDATES * batch if unbounded else None
         )
         self._store = SegmentStore(folder.segments)
+        self._read_to = self._store.end
+        """What is stored from here on is not in the pool yet."""
         self._publisher = Publisher()
         self._server = LearnerServer(
             settings.bind,
@@ -88,13 +90,15 @@ class Learner:
     def run(self, stop: Event, display: Display) -> None:
         """Learn until the config's end or `stop`; whatever happens, what was learnt is saved."""
         self._stop, self._display = stop, display
-        self._server.start()
-        write_atomic(self.folder.address, self.address.encode())
-        display.say(f"learner of run {self.folder.path} listens at {self.address}")
         try:
             if self._checkpoint is not None:
+                # Before the server takes anything in: what the log holds now is read here, what comes later is taken
+                # from the server, and nothing twice.
                 self._go_on(self._checkpoint)
-            else:
+            self._server.start()
+            write_atomic(self.folder.address, self.address.encode())
+            display.say(f"learner of run {self.folder.path} listens at {self.address}")
+            if self._checkpoint is None:
                 self._begin()
             self._training_since = time.monotonic()
             while not self._finished():
@@ -104,7 +108,8 @@ class Learner:
             if not stop.is_set():
                 self._conclude()
         except _Stopped:
-            display.say("stopped before the first version; nothing to save")
+            if self._version < 0:
+                display.say("stopped before the first version; nothing to save")
         finally:
             self._close()
 
@@ -120,9 +125,10 @@ class Learner:
         self._save()
         if taught.measured is not None:
             self._display.say(
-                f"start: {taught.demonstrations} demonstrations give {_rate(taught.measured)} without exploration"
+                f"start: {taught.steps} steps of imitating {taught.demonstrations} demonstrations give "
+                f"{_rate(taught.measured)} without exploration"
             )
-            self._metrics.write(self._measured(taught.measured) | {"demonstrations": taught.demonstrations})
+            self._metrics.write(self._measured(taught.measured) | {"sft_steps": taught.steps})
         self._film()
 
     def _go_on(self, saved: Checkpoint) -> None:
@@ -134,12 +140,15 @@ class Learner:
         self._algorithm.load_state_dict(saved.algorithm)
         self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
         self._seconds_before = float(saved.facts["seconds"])
-        self._publish()
         # What was stored and not used before the checkpoint, and everything that was stored after it.
         for unused in saved.facts["unused"]:
             position = Position(*unused)
             self._pool.add([(self._store.read(position), position)])
-        self._pool.add((segment, position) for position, segment in self._store.scan(Position(*saved.facts["end"])))
+        for position, segment in self._store.scan(Position(*saved.facts["end"])):
+            self._env_steps += segment.steps
+            self._pool.add([(segment, position)])
+        # Published last: a failure above must not leave a checkpoint that lacks what was not read.
+        self._publish()
         self._pool.drop_stale(self._version)
         self._gate.restore(len(self._pool))
         self._display.say(
@@ -172,6 +181,7 @@ class Learner:
         for stored in self._server.take_stored(timeout=0.1):
             self._env_steps += stored.segment.steps
             self._pool.add([(stored.segment, stored.position)])
+            self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
         self._rate_marks.append((time.monotonic(), self._env_steps))
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
@@ -189,11 +199,11 @@ class Learner:
         self._gate.consumed(batch)
         self._gate.skipped(skipped)
         settings = self.config.learner
-        if settings.eval_every is not None and self._updates % settings.eval_every == 0:
-            row |= self._measured(self._evaluate(settings.eval_episodes))
         self._row = row
         self._recent.append(row["success"])
         self._metrics.write(row | {"version": self._version})
+        if settings.eval_every is not None and self._updates % settings.eval_every == 0:
+            self._metrics.write(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
             self._save()
 
@@ -205,7 +215,9 @@ class Learner:
     def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
         staleness = np.concatenate([self._version - waiting.episode.version for waiting in taken])
         counts = [edge.counts for edge in self._server.peers()]
-        total = {name: sum(count.get(name, 0) for count in counts) for name in ("recorded", "evicted", "rejected", "pending")}
+        total = {
+            name: sum(count.get(name, 0) for count in counts) for name in ("recorded", "evicted", "rejected", "pending")
+        }
         stats = self._server.stats()
         return {
             "updates": self._updates,
@@ -261,17 +273,20 @@ class Learner:
             "seconds": self._seconds(),
             "success": self._row.get("success"),
             "unused": [list(position) for position in self._pool.positions()],
-            "end": list(self._store.end),
+            "end": list(self._read_to),
         }
         checkpoint.save(
-            Checkpoint(self._version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract)),
+            Checkpoint(
+                self._version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract)
+            ),
             self.folder.checkpoints,
         )
         checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints)
         self._saved = self._version
 
     def _conclude(self) -> None:
-        self._save()
+        if self._saved != self._version:
+            self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
         self._metrics.write(self._measured(measured))
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
@@ -345,5 +360,3 @@ class Learner:
 
 def _rate(measured: Evaluation) -> str:
     return f"{measured.success:.1%} success [{measured.low:.1%}, {measured.high:.1%}] in {measured.episodes} episodes"
-
-

@@ -1,6 +1,7 @@
 """A run's figures: one JSON object per line, the same as TensorBoard scalars, and the picture of the curve."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,20 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._stream = folder.metrics.open("a", encoding="utf-8")
+        if not _ends_a_line(folder.metrics):
+            self._stream.write("\n")  # after what a crash cut short, which would take the next row with it
         self._board = SummaryWriter(str(folder.tensorboard))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row; it must hold `version`. `time` (seconds since the epoch) is added."""
+        """Write one row; it must hold `version`. `time` (seconds since the epoch) is added.
+
+        JSON knows no infinite number and no NaN: they are written as null.
+        """
         row = {"time": round(time.time(), 3), **row}
-        self._stream.write(json.dumps(row) + "\n")
+        row = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
         for key, value in row.items():
             if key not in ("time", "version") and isinstance(value, int | float):
@@ -31,6 +40,13 @@ class MetricsLog:
     def close(self) -> None:
         self._stream.close()
         self._board.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 1))
+        return size == 0 or stream.read() == b"\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from envs import make_task
@@ -19,19 +18,17 @@ from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
 
-POOL = 48
-"""Demonstrations collected once, of which each try takes the first few."""
-
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
 
 
 @dataclass(frozen=True)
 class Taught:
-    """A policy after imitation, how many demonstrations it saw, and its measured success (None: not measured)."""
+    """A policy after `steps` of imitation of so many demonstrations, and its success (None: not measured)."""
 
     policy: Policy
     demonstrations: int
+    steps: int
     measured: Evaluation | None
 
 
@@ -48,68 +45,73 @@ def build_policy(config: Config, spec: RobotSpec) -> Policy:
 
 
 def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:
-    """Imitate the expert. With a success band the number of demonstrations is searched for; see `StartConfig`.
+    """Imitate the expert; with `start.success_band`, just so long that the policy's measured success lies in the band.
 
-    More demonstrations when the success measured is below the band, fewer when above; where two neighbouring numbers lie
-    on both sides, another training seed. `report` is called often and may raise to break off. Raises StartError when
-    `max_tries` policies all missed the band, naming each.
+    It is measured every `start.every` steps; where a stretch jumps over the band it is done again in shorter ones.
+    `report` is called often and may raise to break off. Raises StartError when the band is not met.
     """
-    noise = EXPERT_NOISE if config.demonstrations.noise is None else config.demonstrations.noise
-    band = config.start.success_band
-    count = config.demonstrations.episodes
-    pool = collect(
-        spec,
-        config.task,
-        max(POOL, count) if band else count,
-        config.seed,
-        noise=noise,
-        episode_steps=config.episode_steps,
-        progress=lambda done: report("collecting demonstrations", done / max(POOL, count)),
-    )
-    below, above, tried = 0, len(pool.episode_ends) + 1, []
-    for attempt in range(config.start.max_tries if band else 1):
-        policy = _imitate(config, spec, pool.first(count), attempt, report)
-        if band is None:
-            return Taught(policy, count, None)
-        report(f"measuring the policy taught by {count} demonstrations", 0.0)
-        measured = evaluate(
-            policy,
-            spec,
-            config.task,
-            episodes=config.start.episodes,
-            seed=config.seed + 1,
-            threads=config.learner.threads,
-            episode_steps=config.episode_steps,
-            progress=lambda done: report("measuring", done / config.start.episodes),
-        )
-        tried.append(f"{count} demonstrations: {measured.success:.0%}")
-        if band[0] <= measured.success <= band[1]:
-            return Taught(policy, count, measured)
-        if measured.success < band[0]:
-            below = max(below, count)
-            count = min(count + max(1, count // 3), above - 1) if above - below > 1 else above
-        else:
-            above = min(above, count)
-            count = max(count - max(1, count // 4), below + 1) if above - below > 1 else above
-        count = min(max(count, 1), len(pool.episode_ends))
-    raise StartError(
-        f"no start within {band[0]:.0%} to {band[1]:.0%} success after {len(tried)} tries ({'; '.join(tried)}); widen "
-        "start.success_band, raise start.max_tries, or set the band to null"
-    )
-
-
-def _imitate(
-    config: Config, spec: RobotSpec, demonstrations: Demonstrations, attempt: int, report: Report
-) -> Policy:
+    demonstrations = _collect(config, spec, report)
     policy = build_policy(config, spec)
     policy.set_statistics(statistics(demonstrations.observations, demonstrations.actions))
     data = windows(demonstrations.observations, demonstrations.actions, demonstrations.episode_ends, policy.horizon)
-    text = f"imitating {len(demonstrations.episode_ends)} demonstrations"
+    count = len(demonstrations.episode_ends)
+    trainer = SFT(policy, config.sft, config.seed)
 
     def progress(step: int, loss: float) -> None:
         if step % 20 == 0:
-            report(text, step / config.sft.steps)
+            report(f"imitating {count} demonstrations", step / config.sft.steps)
 
-    seed = int(np.random.SeedSequence([config.seed, 3, attempt]).generate_state(1)[0])
-    SFT(policy, config.sft, seed).fit(data, progress)
-    return policy
+    band = config.start.success_band
+    if band is None:
+        trainer.fit(data, progress)
+        return Taught(policy, count, trainer.steps, None)
+    stretch, measured = config.start.every, None
+    before = _snapshot(policy, trainer)
+    while trainer.steps < config.sft.steps:
+        trainer.fit(data, progress, until=trainer.steps + stretch)
+        measured = _measure(config, spec, policy, report)
+        if band[0] <= measured.success <= band[1]:
+            return Taught(policy, count, trainer.steps, measured)
+        if measured.success < band[0]:
+            before = _snapshot(policy, trainer)
+        elif stretch > 1:
+            policy.load_state_dict(before[0])
+            trainer.load_state_dict(before[1])
+            stretch = max(1, stretch // 4)
+        else:
+            break
+    found = "nothing was measured" if measured is None else f"the last measurement was {measured.success:.0%}"
+    raise StartError(
+        f"{count} demonstrations and {trainer.steps} steps of imitation gave no start within {band[0]:.0%} to {band[1]:.0%} "
+        f"success ({found}); change demonstrations.episodes, sft.steps or start.success_band, or set the band to null"
+    )
+
+
+def _collect(config: Config, spec: RobotSpec, report: Report) -> Demonstrations:
+    wanted = config.demonstrations
+    return collect(
+        spec,
+        config.task,
+        wanted.episodes,
+        config.seed,
+        noise=EXPERT_NOISE if wanted.noise is None else wanted.noise,
+        episode_steps=config.episode_steps,
+        progress=lambda done: report("collecting demonstrations", done / wanted.episodes),
+    )
+
+
+def _measure(config: Config, spec: RobotSpec, policy: Policy, report: Report) -> Evaluation:
+    return evaluate(
+        policy,
+        spec,
+        config.task,
+        episodes=config.start.episodes,
+        seed=config.seed + 1,
+        threads=config.learner.threads,
+        episode_steps=config.episode_steps,
+        progress=lambda done: report("measuring what imitation gave", done / config.start.episodes),
+    )
+
+
+def _snapshot(policy: Policy, trainer: SFT) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    return {key: value.clone() for key, value in policy.state_dict().items()}, trainer.state_dict()

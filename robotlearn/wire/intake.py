@@ -7,9 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Buffer, Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from typing import NamedTuple
 
 from robotlearn.buffer.log import LogFull, Position
@@ -26,33 +24,42 @@ _BATCH_RECORDS = 2048
 _RETRY_S = 1.0
 
 
-@dataclass(eq=False)
 class StoredSegment:
     """A segment that has just been stored, for the training loop.
 
     Attributes:
         position: where the store can read it again, in this run or a later one.
         header: what can be known without its arrays.
-        segment: the arrays, decoded (and read from the store where need be) when first asked for.
     """
 
-    position: Position
-    header: RecordHeader
-    _store: SegmentStore
-    _record: Buffer | None = None
+    __slots__ = ("_record", "_segment", "_store", "header", "position")
+
+    def __init__(
+        self, position: Position, header: RecordHeader, store: SegmentStore, record: memoryview | None = None
+    ) -> None:
+        self.position = position
+        self.header = header
+        self._store = store
+        self._record = record
+        self._segment: Segment | None = None
 
     @property
     def edge(self) -> str:
         """Name of the edge that recorded it."""
         return self.header.edge
 
-    @cached_property
+    @property
+    def kept(self) -> bool:
+        """Whether its bytes are still in memory, so that decoding needs no reading."""
+        return self._record is not None
+
+    @property
     def segment(self) -> Segment:
-        """The arrays. Raises LogError when the store doesn't have it any more."""
-        if self._record is None:
-            return self._store.read(self.position)
-        data, self._record = self._record, None
-        return record.decode(data, verify=False)
+        """The arrays, decoded when first asked for. Raises LogError when the store doesn't have it any more."""
+        if self._segment is None:
+            data, self._record = self._record, None
+            self._segment = self._store.read(self.position) if data is None else record.decode(data, verify=False)
+        return self._segment
 
 
 class Arrival(NamedTuple):
@@ -73,7 +80,7 @@ class Intake:
     def __init__(
         self,
         store: SegmentStore,
-        answer: Callable[[list[tuple[Arrival, Outcome]]], None],
+        answer: Callable[[list[Arrival], list[Outcome]], None],
         *,
         max_waiting: int,
         keep_bytes: int,
@@ -116,7 +123,7 @@ class Intake:
                 self._condition.wait_for(lambda: self._waiting or self._stopping, timeout)
             count = len(self._waiting) if limit is None else min(limit, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(count)]
-            self._kept_bytes -= sum(item.position.length for item in taken if item._record is not None)
+            self._kept_bytes -= sum(item.position.length for item in taken if item.kept)
             self._condition.notify_all()
         return taken
 
@@ -169,19 +176,17 @@ class Intake:
                     self._condition.wait(_RETRY_S)
         else:
             return
-        answers = list(zip(batch, outcomes, strict=True))
         with self._condition:
-            for arrival, outcome in answers:
-                if outcome.kind == "stored" and outcome.position is not None and outcome.header is not None:
-                    keep = self._kept_bytes + outcome.position.length <= self._keep_bytes
-                    self._kept_bytes += keep * outcome.position.length
-                    self._waiting.append(
-                        StoredSegment(
-                            outcome.position, outcome.header, self._store, arrival.data if keep else None
-                        )
-                    )
+            for arrival, outcome in zip(batch, outcomes, strict=True):
+                position, header = outcome.position, outcome.header
+                if position is None or header is None:
+                    continue
+                keep = self._kept_bytes + position.length <= self._keep_bytes
+                if keep:
+                    self._kept_bytes += position.length
+                self._waiting.append(StoredSegment(position, header, self._store, arrival.data if keep else None))
             self._condition.notify_all()
-        self._answer(answers)
+        self._answer(batch, outcomes)
 
     def _wait_for_room(self, count: int) -> None:
         with self._condition:

@@ -7,6 +7,7 @@ seen; afterwards it costs one lookup. The cache is bounded: a peer that sends ev
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from robotlearn.wire.segment import ARRAYS, Dimensions, check_arrays
 
 ALIGNMENT = 64
 MAX_TENSORS = 256
-MAX_CACHED = 1024
+MAX_CACHED = 256
 MAX_CACHED_BYTES = 64 << 10  # a larger table is parsed each time, so that the cache stays small whatever comes
 DTYPES = frozenset(("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"))
 
@@ -53,7 +54,10 @@ class Tensor(NamedTuple):
 class Layout:
     """A checked table: the tensors of one segment, where each lies in the body, and the sizes they agree on."""
 
-    __slots__ = ("arrays", "body_length", "bools", "dims", "floats", "observations", "table", "where")
+    __slots__ = (
+        "arrays", "body_length", "bools", "dims", "flags_known", "floats", "indices", "indices_known",
+        "observations", "pads", "table", "versions", "where",
+    )  # fmt: skip
 
     def __init__(self, entries: list[TensorEntry]) -> None:
         """Raises WireError naming the tensor at fault."""
@@ -83,8 +87,15 @@ class Layout:
         self.body_length = offset
         self.table = msgspec.Raw(msgspec.msgpack.encode(entries))
         in_order = sorted((*self.arrays, *self.observations), key=lambda tensor: tensor.offset)
+        # The body in parts, with room for each tensor before its padding.
+        self.pads = [part for tensor in in_order for part in (b"", bytes(-tensor.nbytes % ALIGNMENT))]
         self.floats = tuple(_spans(in_order, "f"))
         self.bools = tuple(_spans(in_order, "b"))
+        self.indices = struct.Struct(f"<{self.dims.chunks}i")
+        self.versions = struct.Struct(f"<{self.dims.chunks}q")
+        # Bytes of the boolean and of the index arrays that were found good: most segments repeat earlier ones.
+        self.flags_known: dict[bytes, tuple[bool, bool, bool]] = {}  # to (last, success, starred)
+        self.indices_known: set[bytes] = set()
 
 
 def _spans(tensors: list[Tensor], kind: str) -> Iterator[tuple[np.dtype[Any], int, int]]:

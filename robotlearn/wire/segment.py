@@ -126,7 +126,8 @@ class Segment:
         for name in ("terminated", "truncated"):
             if getattr(self, name)[:-1].any():
                 raise WireError(f"segment: {name} is set before the last step; a segment is a piece of one episode")
-        check_chunks(*(getattr(self, name).tolist() for name in CHUNK_INDICES), dims)
+        start, first, executed, lag = (getattr(self, name).tolist() for name in CHUNK_INDICES)
+        check_chunks(start, first, executed, lag, dims)
 
 
 def check_arrays(

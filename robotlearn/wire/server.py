@@ -77,7 +77,7 @@ class LearnerServer:
         self._lock = threading.Lock()  # of the tables below, which other threads read
         self._peers: dict[bytes, Peer] = {}
         self._edges: dict[str, Edge] = {}
-        self._outbox: deque[list[tuple[Arrival, Outcome]]] = deque()
+        self._outbox: deque[tuple[list[Arrival], list[Outcome]]] = deque()
         self._announced_uid = 0
         self._grants_due = True
         self._stop = threading.Event()
@@ -143,8 +143,8 @@ class LearnerServer:
         self._grants_due = True
         self._wakeup.set()
 
-    def _answer(self, answers: list[tuple[Arrival, Outcome]]) -> None:
-        self._outbox.append(answers)
+    def _answer(self, batch: list[Arrival], outcomes: list[Outcome]) -> None:
+        self._outbox.append((batch, outcomes))
         self._wakeup.set()
 
     def _loop(self) -> None:
@@ -158,7 +158,7 @@ class LearnerServer:
                 self._wakeup.clear()
                 self._receive()
                 while self._outbox:
-                    self._send_answers(self._outbox.popleft())
+                    self._send_answers(*self._outbox.popleft())
                 self._announce()
                 if self._grants_due:
                     self._grants_due = False
@@ -181,22 +181,30 @@ class LearnerServer:
         self._wakeup.close()
 
     def _receive(self) -> None:
-        receive = self._socket.recv_multipart
+        receive, peers = self._socket.recv, self._peers
+        now = time.monotonic()
         for _ in range(_FRAMES):
             try:
-                parts = receive(zmq.NOBLOCK, copy=False)
+                identity = receive(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            identity = parts[0].bytes
-            peer = self._peers.get(identity)
+            # The ROUTER puts the sender's identity in front, and hands over the parts of a message together or not at
+            # all; so this never waits.
+            frame = receive(zmq.NOBLOCK, copy=False)
+            peer = peers.get(identity)
             if peer is not None:
-                peer.last_seen = time.monotonic()
+                peer.last_seen = now
             try:
-                if len(parts) != 2:
-                    raise WireError(f"message of {len(parts) - 1} parts, expected one frame")
-                self._take_in(identity, peer, parts[1])
+                if frame.more:
+                    self._skip_parts()
+                    raise WireError("message of several parts, expected one frame")
+                self._take_in(identity, peer, frame)
             except WireError as error:
                 self._bad_frame(identity, peer, error)
+
+    def _skip_parts(self) -> None:
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv(zmq.NOBLOCK, copy=False)
 
     def _take_in(self, identity: bytes, peer: Peer | None, frame: zmq.Frame) -> None:
         data = frame.buffer
@@ -342,38 +350,42 @@ class LearnerServer:
             self.counters["unsent"] += 1
             return False
 
-    def _send_answers(self, answers: list[tuple[Arrival, Outcome]]) -> None:
+    def _send_answers(self, batch: list[Arrival], outcomes: list[Outcome]) -> None:
         ranges: dict[bytes, list[list[int]]] = {}
-        for arrival, outcome in answers:
-            peer = self._peers.get(arrival.identity)
+        for (identity, data), outcome in zip(batch, outcomes, strict=True):
+            peer = self._peers.get(identity)
             if peer is not None:
-                peer.unanswered_bytes -= len(arrival.data)
+                peer.unanswered_bytes -= len(data)
             self._count(peer, outcome)
             header = outcome.header
             if header is None:
                 continue  # not to be trusted: the edge sees that it is passed over, and sends it again
             if outcome.kind == "invalid":
-                self._send(arrival.identity, Reject(header.session, header.sequence, outcome.reason[:1024]))
+                self._send(identity, Reject(header.session, header.sequence, outcome.reason[:1024]))
                 continue
-            known = ranges.setdefault(arrival.identity, [])
-            if known and known[-1][0] == header.session and sum(known[-1][1:]) == header.sequence:
-                known[-1][2] += 1
+            known = ranges.get(identity)
+            if known is None:
+                ranges[identity] = [[header.session, header.sequence, 1]]
+                continue
+            last = known[-1]
+            if last[1] + last[2] == header.sequence and last[0] == header.session:
+                last[2] += 1
             else:
                 known.append([header.session, header.sequence, 1])
         for identity, found in ranges.items():
             self._send(identity, Ack([(session, first, count) for session, first, count in found]))
 
     def _count(self, peer: Peer | None, outcome: Outcome) -> None:
-        name = _COUNTERS[outcome.kind]
-        self.counters[name] += 1
-        header = outcome.header
+        kind, header = outcome.kind, outcome.header
+        self.counters[_COUNTERS[kind]] += 1
         edge = self._edges.get(header.edge if header is not None else peer.hello.edge if peer is not None else "")
-        if edge is not None:
-            setattr(edge, name, getattr(edge, name) + 1)
-        if outcome.kind == "stored" and header is not None and header.last:
+        if edge is None:
+            return
+        edge.answers[kind] += 1
+        if kind == "stored" and header is not None and header.last:
             # Accepted before ended, so that for no moment the gate sees one fewer than there are.
             self._gate.accepted()
-            live = edge.data.hello if edge is not None and edge.data is not None else None
+            live = edge.data.hello if edge.data is not None else None
             if live is not None and live.session == header.session and header.sequence >= live.next_sequence:
                 self._gate.ended(header.edge, header.session)
 
@@ -408,11 +420,11 @@ class LearnerServer:
 
     def _view(self, edge: Edge, now: float) -> EdgeView:
         seen = edge.data.last_seen if edge.data is not None else edge.last_seen
-        status = edge.status
+        status, answers = edge.status, edge.answers
         return EdgeView(
             edge.name, edge.session, edge.address, edge.data is not None, now - seen,
             self._gate.running_at(edge.name), self._gate.wanted_by(edge.name),
-            edge.stored, edge.duplicates, edge.rejected, edge.damaged, edge.bad_frames,
+            answers["stored"], answers["duplicate"], answers["invalid"], answers["damaged"], edge.bad_frames,
             status.version if status else -1, status.state if status else "", status.waits_for if status else "",
             dict(status.counts) if status else {}, dict(status.rates) if status else {},
         )  # fmt: skip

@@ -45,8 +45,8 @@ def record(policy: FlowMLP) -> Record:
     ) -> list[Segment]:
         """One episode, cut into segments before the steps `cuts`. Chunks begin at `starts` (default: every H steps).
 
-        A chunk that a cut falls into is in both segments, with the part of it that was executed in each. `lags`, how many
-        steps before its start a chunk was observed, are `firsts` unless given.
+        A chunk that a cut falls into is in both segments, with the part of it that was executed in each.
+        `lags`, how many steps before its start a chunk was observed, are `firsts` unless given.
         """
         rng = np.random.default_rng(seed)
         starts = list(range(0, steps, policy.horizon)) if starts is None else list(starts)

@@ -125,7 +125,7 @@ def test_episodes_do_not_touch_each_other(record) -> None:
 
 
 def test_a_chunk_without_its_observation_is_dropped_and_counted(record) -> None:
-    parts = record(12, starts=[0, 5, 8], firsts=[0, 2, 0], cuts=[5])
+    parts = record(12, starts=[0, 5, 8], lags=[0, 2, 0], cuts=[5])
     late = join(parts[1:])  # the first segment is lost; the chunk at step 5 was observed at step 3
     full = join(record(4, seed=1))
     batch = chunk_batch([late, full], 0.9)
