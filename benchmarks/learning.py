@@ -1,7 +1,7 @@
 """The main job, measured: learner and edges over the wire beside one process that does the same, and staleness bounds.
 
-`python -m benchmarks learning` takes about half an hour on two cores. Each run is `configs/laptop.yaml`; what differs is
-said in its row. Success is measured without exploration, 200 episodes, seeds that training never saw.
+`python -m benchmarks learning` takes about half an hour on two cores. Each run is `configs/laptop.yaml`; what differs
+is said in its row. Success is measured without exploration, 200 episodes, seeds that training never saw.
 """
 
 import json
@@ -29,6 +29,7 @@ from robotlearn.learner.start import teach
 SEEDS = (0, 1, 2, 3, 4)
 STALENESS = ("0", "4", "inf")
 EPISODES, EVAL_SEED = 200, 1000
+ROBOTLEARN = (sys.executable, "-m", "robotlearn")
 
 
 def over_the_wire(*overrides: str) -> dict[str, Any]:
@@ -36,11 +37,11 @@ def over_the_wire(*overrides: str) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
     run = folder / "run"
     try:
-        command = [sys.executable, "-m", "robotlearn", "train", "laptop", "--run", str(run), *overrides]
+        command = [*ROBOTLEARN, "train", "laptop", "--run", str(run), *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows = read_metrics(run / "metrics.jsonl")
         measured = subprocess.run(
-            [sys.executable, "-m", "robotlearn", "eval", str(run), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"],
+            [*ROBOTLEARN, "eval", str(run), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
     finally:
@@ -68,7 +69,15 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
     arms = config.learner.episodes_per_update
     recorded: list[Any] = []
     rollout = BatchRollout(
-        taught.policy, spec, config.task, edge="one", arms=arms, threads=2, segment_steps=32, seed=seed, emit=recorded.append
+        taught.policy,
+        spec,
+        config.task,
+        edge="one",
+        arms=arms,
+        threads=2,
+        segment_steps=32,
+        seed=seed,
+        emit=recorded.append,
     )
     pool, begun, collecting, next_eval = EpisodePool(0), time.perf_counter(), 0.0, config.learner.eval_every
     evaluating = 0.0
@@ -87,7 +96,12 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
             evaluating += time.perf_counter() - started
     seconds = time.perf_counter() - begun
     after = evaluate(taught.policy, spec, config.task, episodes=EPISODES, seed=EVAL_SEED, threads=2).success
-    return {"seconds": seconds, "after": after, "samples_per_s": rollout.counts.steps / seconds, "collecting": collecting / seconds}
+    return {
+        "seconds": seconds,
+        "after": after,
+        "samples_per_s": rollout.counts.steps / seconds,
+        "collecting": collecting / seconds,
+    }
 
 
 def run() -> None:

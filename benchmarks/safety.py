@@ -33,5 +33,9 @@ def run() -> None:
             simulation.step(nstep=round(spec.dt / model.opt.timestep))
             physics.append(time.perf_counter() - begun)
         report(
-            f"safety.{arms}", 1e3 * statistics.median(ours), "ms/step", "bare simulation", 1e3 * statistics.median(physics)
+            f"safety.{arms}",
+            1e3 * statistics.median(ours),
+            "ms/step",
+            "bare simulation",
+            1e3 * statistics.median(physics),
         )

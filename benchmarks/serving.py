@@ -34,7 +34,8 @@ def _infer(requests: Sequence[local.ChunkRequest]) -> list[local.ChunkAnswer]:
         for shape, dtype in (((3, 4, 8), np.float32), ((2,), bool), ((2, 4), np.float32))
     )
     return [
-        local.ChunkAnswer(r.request, 0, local.Tensor.of(np.zeros((4, 8), np.float32)), path, flags, probs) for r in requests
+        local.ChunkAnswer(r.request, 0, local.Tensor.of(np.zeros((4, 8), np.float32)), path, flags, probs)
+        for r in requests
     ]
 
 
@@ -46,7 +47,9 @@ def _robot(endpoint: str, name: str, gate: "threading.Barrier", latencies: list[
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = local.local_socket(context, zmq.DEALER)
     socket.connect(endpoint)
-    observations = local.tensors({"observation.state": np.zeros(8, np.float32), "observation.environment_state": np.zeros(15, np.float32)})
+    observations = local.tensors(
+        {"observation.state": np.zeros(8, np.float32), "observation.environment_state": np.zeros(15, np.float32)}
+    )
     gate.wait()
     for number in range(REQUESTS):
         begun = time.perf_counter()
@@ -69,7 +72,8 @@ def run() -> None:
             for robots in (1, 2, 4, 8):
                 gate, latencies = threading.Barrier(robots), [[] for _ in range(robots)]
                 threads = [
-                    threading.Thread(target=_robot, args=(endpoint, f"robot-{i}", gate, latencies[i])) for i in range(robots)
+                    threading.Thread(target=_robot, args=(endpoint, f"robot-{i}", gate, latencies[i]))
+                    for i in range(robots)
                 ]
                 for thread in threads:
                     thread.start()

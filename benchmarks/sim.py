@@ -50,7 +50,10 @@ def run() -> None:
         bare.bind("ctrl")[:] = env._ctrl
         bare.bind("qpos")[:] = env._qpos
         substeps = max(1, round(spec.dt / env.model.opt.timestep))
-        peers = {n: gymnasium.vector.AsyncVectorEnv([make_one] * n, shared_memory=True) for n in ((2, 4, 8) if arms == 64 else ())}
+        peers = {
+            n: gymnasium.vector.AsyncVectorEnv([make_one] * n, shared_memory=True)
+            for n in ((2, 4, 8) if arms == 64 else ())
+        }
         for n, peer in peers.items():
             peer.reset(seed=0)
             peer.step(actions[:n])
@@ -65,5 +68,13 @@ def run() -> None:
         if asynchronous:
             best_async = max(statistics.median(rates) for rates in asynchronous.values())
         value = statistics.median(ours)
-        report(f"sim.reach.{arms}.vs_async", value, "env-steps/s", "gymnasium.AsyncVectorEnv, best of 2, 4, 8 workers", best_async)
-        report(f"sim.reach.{arms}.vs_limit", value, "env-steps/s", "bare mujoco.batch stepping", statistics.median(limit))
+        report(
+            f"sim.reach.{arms}.vs_async",
+            value,
+            "env-steps/s",
+            "gymnasium.AsyncVectorEnv, best of 2, 4, 8 workers",
+            best_async,
+        )
+        report(
+            f"sim.reach.{arms}.vs_limit", value, "env-steps/s", "bare mujoco.batch stepping", statistics.median(limit)
+        )

@@ -22,16 +22,16 @@ Observations = dict[str, np.ndarray]
 class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     """Observations, actions and reward are those of `BatchArmEnv`, for one arm; every action passes the safety layer.
 
-    A steppable robot is stepped by one control period per `step`. Any other runs by itself: `step` writes, waits for the
-    next tick of an absolute clock, then reads; a tick that comes more than one period late is counted in `missed_ticks`
-    and the clock starts anew from it. The task's objects are read through the robot's `Scene`.
+    A steppable robot is stepped by one control period per `step`. Any other runs by itself: `step` writes, waits for
+    the next tick of an absolute clock, then reads; a tick that comes more than one period late is counted in
+    `missed_ticks` and the clock starts anew from it. The task's objects are read through the robot's `Scene`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
 
     def __init__(self, robot: Robot, task: str | Task, *, episode_steps: int | None = None) -> None:
-        """Connects the robot. Raises TaskError as the task, EnvError when the robot can't tell where the objects are."""
+        """Connects the robot. Raises TaskError as the task, EnvError when the robot can't tell where objects are."""
         self.robot = robot
         spec = robot.spec
         self.task = make_task(task, spec) if isinstance(task, str) else task
@@ -72,7 +72,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._next_tick = None
 
     def step(self, action: np.ndarray) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
-        """One control step; `info` holds executed, held, clipped, success; `reading` is then what the robot measured."""
+        """One control step; `info` holds executed, held, clipped, success; `reading` is what the robot measured."""
         applied = self._control.apply(_ONE, np.asarray(action, np.float32)[None])
         self.robot.write(Command(applied.set_point[0]))
         if self._steppable is not None:

@@ -50,7 +50,7 @@ class BatchArmEnv(VectorEnv):
         episode_steps: int | None = None,
         autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     ) -> None:
-        """Raises EnvError without `mujoco.batch`, for a bad count, or for another autoreset mode; TaskError as the task."""
+        """Raises EnvError without `mujoco.batch`, for a bad count, or another autoreset mode; TaskError as the task."""
         try:
             from mujoco import batch
         except ImportError as error:
@@ -61,7 +61,11 @@ class BatchArmEnv(VectorEnv):
             raise EnvError(f"autoreset {autoreset.value} is not offered; use SAME_STEP or DISABLED")
         self.robot, self.num_envs = spec, num_envs
         self.task = make_task(task, spec) if isinstance(task, str) else task
-        self.metadata = {"autoreset_mode": autoreset, "render_fps": round(spec.control_hz), "render_modes": ["rgb_array"]}
+        self.metadata = {
+            "autoreset_mode": autoreset,
+            "render_fps": round(spec.control_hz),
+            "render_modes": ["rgb_array"],
+        }
         self.model = build_scene(spec, self.task)
         self._binding = Binding.of(spec, self.model)
         self._objects = object_slots(self.model)
@@ -89,7 +93,9 @@ class BatchArmEnv(VectorEnv):
     ) -> tuple[Observations, dict[str, Any]]:
         """Start new episodes: of all arms, or of those in `options["reset_mask"]` (n,) bool."""
         super().reset(seed=seed)
-        mask = np.ones(self.num_envs, bool) if options is None else options.get("reset_mask", np.ones(self.num_envs, bool))
+        mask = (
+            np.ones(self.num_envs, bool) if options is None else options.get("reset_mask", np.ones(self.num_envs, bool))
+        )
         self._restart(np.flatnonzero(mask))
         self._observations = self._observe(self.scene_state())
         return self._observations, {}
@@ -104,7 +110,11 @@ class BatchArmEnv(VectorEnv):
         if not len(ids):
             return self._observations, reward, terminated, truncated, infos
         applied = self.control.apply(ids, np.asarray(actions, np.float32)[ids])
-        infos["executed"][ids], infos["held"][ids], infos["clipped"][ids] = applied.executed, applied.held, applied.clipped
+        infos["executed"][ids], infos["held"][ids], infos["clipped"][ids] = (
+            applied.executed,
+            applied.held,
+            applied.clipped,
+        )
         self._write(self._binding.write_ctrl, applied.set_point, self._ctrl, ids)
         self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
         state = self.scene_state()
@@ -134,7 +144,7 @@ class BatchArmEnv(VectorEnv):
         )
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """Pictures of the first four arms from the camera `front`, uint8 (240, 320, 3) each. Takes milliseconds each."""
+        """Pictures of the first four arms from the camera `front`, uint8 (240, 320, 3); milliseconds each."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, 240, 320)
         frames = []
@@ -202,4 +212,3 @@ class BatchArmEnv(VectorEnv):
         # MuJoCo resets a diverged simulation by itself and goes on: only its warning counters tell.
         finite = np.logical_and.reduce([np.isfinite(value).all(-1) for value in self._observations.values()])
         return (self._warnings() > self._bad_before) | ~finite
-

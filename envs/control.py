@@ -31,8 +31,8 @@ class Applied:
 class JointDeltaControl:
     """The control mode of every environment here, for n arms at once.
 
-    Action, (D,) with D = the spec's `dim`: joint deltas in rad relative to the last set-point, within +-`MAX_DELTA`, and
-    the gripper's absolute width in m. Relative to the set-point, not to the measured joints, an arm that sags or is
+    Action, (D,) with D = the spec's `dim`: joint deltas in rad relative to the last set-point, within +-`MAX_DELTA`,
+    and the gripper's absolute width in m. Relative to the set-point, not to the measured joints, an arm that sags or is
     pushed does not drift, and an open-loop chunk means the same motion whenever it runs.
     """
 

@@ -17,7 +17,7 @@ EXPERT_DELTA = 0.08
 
 
 class Expert:
-    """Actions for n arms from their state alone (no memory): a Cartesian goal per arm, tracked by damped least squares."""
+    """Actions for n arms from their state alone (no memory): a Cartesian goal each, tracked by damped least squares."""
 
     def __init__(self, spec: RobotSpec, task: Task) -> None:
         """Raises TaskError when there is no script for `task`."""
@@ -33,7 +33,9 @@ class Expert:
         joints = state.position[:, : self._joints]
         action = np.zeros((len(joints), self._spec.dim), np.float32)
         delta = damped_step(self._chain.jacobian(joints), error)
-        action[:, : self._joints] = GAIN * delta / np.maximum(GAIN * np.abs(delta).max(-1, keepdims=True) / EXPERT_DELTA, 1.0)
+        action[:, : self._joints] = (
+            GAIN * delta / np.maximum(GAIN * np.abs(delta).max(-1, keepdims=True) / EXPERT_DELTA, 1.0)
+        )
         action[:, self._joints :] = width[:, None]
         return action
 

@@ -69,7 +69,7 @@ class Task(ABC):
 
 
 class Referee:
-    """Counts the steps of n episodes of one task and calls success, end and reward; the same for simulated and real arms."""
+    """Counts the steps of n episodes of one task and calls success, end and reward, for simulated and real arms."""
 
     def __init__(self, task: Task, n: int, episode_steps: int | None = None) -> None:
         self.task = task
@@ -85,8 +85,8 @@ class Referee:
     def judge(self, state: SceneState, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """After one step of the arms in the mask `running`: (reward f32, success, truncated), each (n,).
 
-        The reward is sparse: 1 at the step where success is declared, which also terminates the episode, else 0. Rows of
-        arms that don't run mean nothing.
+        The reward is sparse: 1 at the step where success is declared, which also terminates the episode, else 0. Rows
+        of arms that don't run mean nothing.
         """
         self.steps += running
         self._held = np.where(self.task.achieved(state), self._held + 1, 0)

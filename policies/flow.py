@@ -145,12 +145,15 @@ class Denoising:
         """Log-probability of stored paths (B, N+1, H, D), stochastic (B, N) -> (B, N, H), with gradient.
 
         One unit per denoising step and action step, summed over the real dims, 0 where the step was not stochastic.
-        All N steps go through the network in one pass.
+        All steps go through the network in one pass; a last step that never is stochastic has no density and is left
+        out.
         """
-        a, b, std = self._coefficients(stochastic, path)
-        z = path[:, :-1]
-        v = velocity(z, self.times(path)).to(path.dtype)
-        return _log_density(path[:, 1:], a * z - b * v, std, stochastic, dims)
+        count = self.steps - self.deterministic_last
+        a, b, std = (part[:, :count] for part in self._coefficients(stochastic, path))
+        z, z_next = path[:, :count], path[:, 1 : count + 1]
+        v = velocity(z, self.times(path)[:count]).to(path.dtype)
+        density = _log_density(z_next, a * z - b * v, std, stochastic[:, :count], dims)
+        return torch.nn.functional.pad(density, (0, 0, 0, self.steps - count))
 
     def _coefficients(self, stochastic: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, b, std, each (B, N, 1, 1), of every step of every sample."""

@@ -155,7 +155,11 @@ class Ledger:
             dict(self.folded),
             [SessionState(n, list(s.settled), dict(s.counts), s.sent_below) for n, s in self.sessions.items()],
         )
-        start = self._log.rotate()
+        try:
+            start = self._log.rotate()
+        except LogError as error:  # no space: later then
+            logger.warning("ledger %s is not compacted: %s", self._log.path, error)
+            return
         self._write(snapshot)
         if self.sync():
             self._log.drop_files_before(start)

@@ -101,5 +101,6 @@ class Config(Section):
             "policy.denoising_steps": self.policy.denoising_steps,
             "policy.noise_level": self.policy.noise_level,
             "policy.stochastic_steps": self.policy.stochastic_steps,
+            "policy.deterministic_last": int(self.policy.deterministic_last),
             "algorithm.gamma": self.algorithm.gamma,
         }

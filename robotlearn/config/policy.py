@@ -25,3 +25,8 @@ class PolicyConfig(Section):
         "all",
         description="Which denoising steps explore: all, or one at random per chunk (half the update's cost at N = 2).",
     )
+    deterministic_last: bool = Field(
+        False,
+        description="The last denoising step adds no noise: exploration then passes through the policy once more, which "
+        "keeps it near what the policy would do.",
+    )

@@ -108,8 +108,8 @@ class ArmLoop:
         done = False
         while not done:
             self._report("working")
-            self._ask(observations)
             self._take_answers()
+            self._ask(observations)
             taken = self._executor.take()
             action = self._env.rest_action() if taken is None else taken.action
             observations, reward, terminated, truncated, info = self._env.step(action)

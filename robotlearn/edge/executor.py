@@ -47,6 +47,7 @@ class ChunkExecutor[C]:
 
     def due(self) -> int | None:
         """The number of a new request, when one should be sent with the newest observation; else None."""
+        self._begin_next()
         left = self._began_at + len(self._actions) - self._done
         if self._asked_at is not None or self._next is not None or left > self._ahead:
             return None
@@ -75,9 +76,7 @@ class ChunkExecutor[C]:
 
     def take(self) -> Taken[C] | None:
         """The action of this tick. None: starved, hold."""
-        if self._next is not None and self._done >= self._began_at + len(self._actions):
-            self._actions, self._tag, self._began_at = self._next
-            self._next, self._fresh = None, True
+        self._begin_next()
         index = self._done - self._began_at
         if index >= len(self._actions):
             self.starved += 1
@@ -86,3 +85,9 @@ class ChunkExecutor[C]:
         began = self._tag if self._fresh else None
         self._fresh = False
         return Taken(self._actions[index], began, index)
+
+    def _begin_next(self) -> None:
+        """Go over to the chunk that waits, once the running one is done: what is `due` then counts from its end."""
+        if self._next is not None and self._done >= self._began_at + len(self._actions):
+            self._actions, self._tag, self._began_at = self._next
+            self._next, self._fresh = None, True

@@ -16,6 +16,7 @@ import zmq
 from robotlearn.errors import WireError
 
 MAX_FRAME = 64 << 20
+MAX_DIMS = 8
 _DTYPES = Literal["float32", "float64", "uint8", "bool", "int32", "int64"]
 
 
@@ -34,7 +35,8 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     def array(self) -> np.ndarray:
         """A read-only view. Raises WireError when bytes and shape don't fit together."""
         dtype = np.dtype(self.dtype)
-        if any(size < 0 for size in self.shape) or math.prod(self.shape) * dtype.itemsize != len(self.data):
+        sound = all(0 <= size <= MAX_FRAME for size in self.shape) and len(self.shape) <= MAX_DIMS
+        if not sound or math.prod(self.shape) * dtype.itemsize != len(self.data):
             raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
         return np.frombuffer(self.data, dtype).reshape(self.shape)
 

@@ -82,8 +82,9 @@ def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:
             break
     found = "nothing was measured" if measured is None else f"the last measurement was {measured.success:.0%}"
     raise StartError(
-        f"{count} demonstrations and {trainer.steps} steps of imitation gave no start within {band[0]:.0%} to {band[1]:.0%} "
-        f"success ({found}); change demonstrations.episodes, sft.steps or start.success_band, or set the band to null"
+        f"{count} demonstrations and {trainer.steps} steps of imitation gave no start within {band[0]:.0%} to "
+        f"{band[1]:.0%} success ({found}); change demonstrations.episodes, sft.steps or start.success_band, or set the "
+        "band to null"
     )
 
 

@@ -1,0 +1,100 @@
+"""A layer of system calls that ends the process, or fails, at a chosen one of them."""
+
+import errno
+import os
+import signal
+from collections.abc import Buffer, Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from robotlearn.buffer.files import Files
+
+When = Literal["before", "half", "after"]
+
+
+class KillingFiles(Files):
+    """Kills its process with SIGKILL at the call number `at` (from 0): before it, after it, or half-way through a write."""
+
+    def __init__(self, at: int, when: When) -> None:
+        self.at, self.when, self.calls = at, when, 0
+
+    def _now(self, when: When) -> None:
+        if self.calls == self.at and self.when == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def create(self, path: Path) -> int:
+        self._now("before")
+        result = super().create(path)
+        self._done()
+        return result
+
+    def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        self._now("before")
+        if self.calls == self.at and self.when == "half":
+            data = b"".join(buffers)
+            os.write(descriptor, data[: len(data) // 2])
+            self._now("half")
+        result = super().write(descriptor, buffers)
+        self._done()
+        return result
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._now("before")
+        super().truncate(descriptor, length)
+        self._done()
+
+    def sync(self, descriptor: int) -> None:
+        self._now("before")
+        super().sync(descriptor)
+        self._done()
+
+    def sync_directory(self, path: Path) -> None:
+        self._now("before")
+        super().sync_directory(path)
+        self._done()
+
+    def remove(self, path: Path) -> None:
+        self._now("before")
+        super().remove(path)
+        self._done()
+
+    def _done(self) -> None:
+        self._now("after")
+        self.calls += 1
+
+
+class FullFiles(Files):
+    """A disk with room for `room` more bytes; a write that goes beyond is cut short, the next one fails."""
+
+    def __init__(self, room: int = 1 << 40) -> None:
+        self.room = room
+
+    def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        data = b"".join(buffers)
+        if self.room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.write(descriptor, data[: self.room])
+        self.room -= written
+        return written
+
+
+def run_until_killed(work: Callable[[int], None]) -> tuple[bytes, bool]:
+    """Run `work(descriptor)` in a forked child; returns what it wrote to the descriptor, and whether it was killed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        status = 1
+        try:
+            work(writing)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        told = stream.read()
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if not killed and status != 0:
+        raise AssertionError(f"the child failed with status {status}")
+    return told, killed
