@@ -149,7 +149,11 @@ class BatchArmEnv(VectorEnv):
             self._renderer = mujoco.Renderer(self.model, 240, 320)
         frames = []
         for arm in range(min(4, self.num_envs)):
-            self._renderer.update_scene(self._batch.get_data(arm), camera="front")
+            data = self._batch.get_data(arm)
+            # The batch keeps states only: where bodies and cameras are follows from them.
+            mujoco.mj_kinematics(self.model, data)
+            mujoco.mj_camlight(self.model, data)
+            self._renderer.update_scene(data, camera="front")
             frames.append(self._renderer.render())
         return tuple(frames)
 

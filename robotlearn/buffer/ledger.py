@@ -27,8 +27,7 @@ logger = logging.getLogger("robotlearn.buffer")
 
 Fate = Literal["acknowledged", "evicted", "rejected"]
 Range = tuple[int, int]  # [start, end) of sequences
-_COMPACT_BYTES = 1 << 20
-_RESERVE_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -87,12 +86,13 @@ class Session:
 class Ledger:
     """The sessions of a spool and the log of entries that they are rebuilt from.
 
-    Not safe for use by two threads at once. When the disk is full, a reserve of 1 MiB is given up so that records can
-    still be settled, which is what frees space.
+    Not safe for use by two threads at once. When the disk is full, a reserve is given up so that records can still be
+    settled, which is what frees space. Entries and reserve have about `max_bytes` each.
     """
 
-    def __init__(self, path: Path, *, sync: Sync, files: Files | None = None) -> None:
-        self._log = RecordLog(path / "ledger", sync=sync, file_bytes=4 * _COMPACT_BYTES, files=files)
+    def __init__(self, path: Path, *, sync: Sync, max_bytes: int = _MAX_BYTES, files: Files | None = None) -> None:
+        self._max_bytes = min(max_bytes, _MAX_BYTES)
+        self._log = RecordLog(path / "ledger", sync=sync, file_bytes=4 * self._max_bytes, files=files)
         self._reserve = path / "reserve"
         self._has_reserve = False
         self._unwritten: list[bytearray] = []  # entries for which the disk had no space
@@ -105,7 +105,7 @@ class Ledger:
     @property
     def bytes(self) -> int:
         """On disk, the reserve included."""
-        return self._log.bytes + _RESERVE_BYTES * self._has_reserve
+        return self._log.bytes + self._max_bytes * self._has_reserve
 
     def session(self, number: int) -> Session:
         """The session of that number, made if need be."""
@@ -145,7 +145,7 @@ class Ledger:
         Sessions whose records are all settled and that have no record left in any file (not `on_disk`) are folded into
         plain counts.
         """
-        if self._log.bytes < _COMPACT_BYTES and not force:
+        if self._log.bytes < self._max_bytes and not force:
             return
         keep = set(on_disk)
         for number in [n for n, s in self.sessions.items() if n not in keep and s.settled.count == s.recorded]:
@@ -218,7 +218,7 @@ class Ledger:
             return
         descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._has_reserve = os.write(descriptor, bytes(_RESERVE_BYTES)) == _RESERVE_BYTES
+            self._has_reserve = os.write(descriptor, bytes(self._max_bytes)) == self._max_bytes
         except OSError:
             self._has_reserve = False
         finally:

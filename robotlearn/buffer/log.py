@@ -341,9 +341,10 @@ class RecordLog:
             group = [group[0][count:], *group[1:]]
 
     def _rotate(self) -> None:
-        descriptor = self._descriptor
-        self._create(self._last + 1)
+        descriptor, number, end = self._descriptor, self._last, self._end
+        self._create(number + 1)
         self._unsynced.append(descriptor)
+        self._sizes[number] = end
 
     def _undo(self, start: tuple[int, int]) -> None:
         """Take back a batch that failed half-way, files that it began included."""
@@ -354,7 +355,7 @@ class RecordLog:
             self._last = number - 1
             with suppress(OSError):
                 self._files.remove(self._name(number))
-        self._end = start[1]
+        self._end = self._sizes[self._last] = start[1]
         try:
             self._files.truncate(self._descriptor, self._end)
         except OSError:

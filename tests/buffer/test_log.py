@@ -184,7 +184,8 @@ def test_a_full_disk_refuses_the_whole_batch_and_later_appends_work(tmp_path: Pa
 @pytest.mark.parametrize("when", ["before", "half", "after"])
 def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Path, when: When) -> None:
     def work(path: Path, at: int, tell: int) -> None:
-        log = open_log(path, file_bytes=500, files=KillingFiles(at, when))
+        files = KillingFiles(at, when)
+        log = open_log(path, file_bytes=500, files=files)
         for n in range(0, 12, 3):
             log.append(entry(n))
             log.append_many([entry(n + 1), entry(n + 2)])
@@ -194,13 +195,14 @@ def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Pa
                 log.drop_files_before(log.rotate())
                 os.write(tell, b"dropped\n")
         log.close()
+        os.write(tell, b"calls %d\n" % files.calls)
 
     killed_at = 0
     for at in itertools.count():
         path = tmp_path / str(at)
         told, killed = run_until_killed(lambda tell, path=path, at=at: work(path, at, tell))  # type: ignore[misc]
-        said = told.decode().split()
-        synced = max((int(word) for word in said if word.isdigit()), default=-1)
+        said, _, calls = told.decode().partition("calls ")
+        synced = max((int(word) for word in said.split() if word.isdigit()), default=-1)
         with open_log(path, file_bytes=500) as log:
             found = numbers(log)
             assert log.corrupt == 0
@@ -210,7 +212,7 @@ def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Pa
                 assert not found or found[0] == 0, "nothing is dropped before it is said so"
             log.append(entry(77))
             assert numbers(log) == [*found, 77]
-        if not killed:
+        killed_at += killed
+        if not killed and at >= int(calls):
             break
-        killed_at += 1
     assert killed_at > (10 if when == "half" else 25)

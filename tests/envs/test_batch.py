@@ -133,3 +133,15 @@ def test_it_is_a_vector_env_with_batched_spaces() -> None:
     assert isinstance(env, gymnasium.vector.VectorEnv)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert env.action_space.shape == (5, *env.single_action_space.shape)
+
+
+@pytest.mark.renders
+def test_a_picture_shows_the_arm_and_the_cube() -> None:
+    env = BatchArmEnv(SPEC, "lift", 2, seed=0)
+    env.reset()
+    frames = env.render()
+    assert len(frames) == 2 and frames[0].shape == (240, 320, 3)
+    red = (frames[0][..., 0] > 120) & (frames[0][..., 1] < 80) & (frames[0][..., 2] < 80)
+    assert 20 < red.sum() < 5000
+    assert not np.array_equal(frames[0], frames[1])
+    env.close()

@@ -1,0 +1,311 @@
+"""The spool: recorded = acknowledged + evicted + rejected + pending, whatever happens to it."""
+
+import errno
+import itertools
+import os
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robotlearn.buffer.spool import Counts, Spool, SpoolFull
+from robotlearn.errors import LogError
+from robotlearn.wire import record
+from tests.buffer.faults import FullFiles, KillingFiles, When, run_until_killed
+from tests.wire.make import make_segment
+
+MB = 1 << 20
+
+
+def open_spool(path: Path, **options: Any) -> Spool:
+    return Spool(path, edge="edge-a", **({"sync": "power", "max_bytes": 64 * MB} | options))
+
+
+def balanced(spool: Spool) -> Counts:
+    counts = spool.counts()
+    assert counts.recorded == counts.acknowledged + counts.evicted + counts.rejected + counts.pending
+    return counts
+
+
+def sequences(spool: Spool) -> list[int]:
+    """Everything that is pending, in the order in which it would be sent."""
+    spool.sync()
+    spool.take_again()
+    return [out.sequence for out in spool.take(1 << 40, 10**6)]
+
+
+def fill(spool: Spool, count: int, **fields: Any) -> list[int]:
+    return [spool.record(make_segment(**fields)) for _ in range(count)]
+
+
+def test_a_record_carries_its_session_and_sequence_and_is_taken_once(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        assert fill(spool, 3) == [0, 1, 2]
+        spool.sync()
+        taken = spool.take(1 << 30)
+        headers = [record.verify(out.record) for out in taken]
+        assert [(h.edge, h.session, h.sequence) for h in headers] == [("edge-a", spool.session, n) for n in range(3)]
+        assert spool.take(1 << 30) == []
+        spool.take_again([(spool.session, 1)])
+        assert [out.sequence for out in spool.take(1 << 30)] == [1]
+
+
+def test_nothing_is_taken_before_it_is_durable(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 2)
+        assert spool.needs_sync and spool.take(1 << 30) == []
+        spool.sync()
+        fill(spool, 1)
+        assert [out.sequence for out in spool.take(1 << 30)] == [0, 1]
+
+
+def test_taking_keeps_within_the_bytes_asked_for(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 10)
+        spool.sync()
+        size = len(spool.take(1)[0].record)  # one may exceed
+        assert len(spool.take(3 * size)) == 3
+        assert len(spool.take(1 << 30, 2)) == 2
+
+
+def test_what_is_settled_is_not_sent_again_and_files_go_when_all_of_them_is(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=16 * MB) as spool:
+        fill(spool, 400, image=16)
+        before = spool.bytes
+        assert spool.acknowledge([(spool.session, 0, 390), (99, 0, 5)]) == 390
+        assert spool.acknowledge([(spool.session, 0, 2**62)]) == 10  # twice, and more than there are
+        assert balanced(spool) == Counts(400, 400, 0, 0, 0, 0)
+        assert spool.bytes < before / 2 and len(list((tmp_path / "records").glob("*.log"))) == 1
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(400, 400, 0, 0, 0, 0)
+
+
+def test_earlier_sessions_are_sent_first_and_the_accounts_go_on(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        first = spool.session
+        fill(spool, 4)
+        spool.acknowledge([(first, 1, 1)])
+    with open_spool(tmp_path) as spool:
+        assert spool.session != first
+        fill(spool, 2)
+        spool.sync()
+        assert [(out.session, out.sequence) for out in spool.take(1 << 30)] == [
+            (first, 0), (first, 2), (first, 3), (spool.session, 0), (spool.session, 1),
+        ]  # fmt: skip
+        assert balanced(spool) == Counts(6, 1, 0, 0, 5, 0)
+        assert dict(spool.floors())[first] == 0
+        spool.acknowledge([(first, 0, 1)])
+        assert dict(spool.floors())[first] == 2
+
+
+def test_a_rejected_record_lies_in_quarantine_with_its_reason(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 2)
+        assert spool.reject(spool.session, 1, "task unknown")
+        assert not spool.reject(spool.session, 1, "again") and not spool.reject(5, 5, "never was")
+        [kept] = (tmp_path / "quarantine").glob("*.record")
+        assert record.verify(kept.read_bytes()).sequence == 1
+        assert "task unknown" in kept.with_suffix(".json").read_text()
+        assert balanced(spool) == Counts(2, 0, 0, 1, 1, 0)
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(2, 0, 0, 1, 1, 0)
+
+
+def test_the_quarantine_is_bounded(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=MB) as spool:
+        for _ in range(12):
+            spool.reject(spool.session, spool.record(make_segment(image=80)), "no")
+        kept = list((tmp_path / "quarantine").glob("*.record"))
+        assert 0 < sum(file.stat().st_size for file in kept) <= MB and len(kept) < 12
+        assert balanced(spool).rejected == 12
+
+
+def test_beyond_its_bound_the_oldest_are_evicted_and_counted(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=3 * MB, sync="process") as spool:
+        fill(spool, 1000)
+        counts = balanced(spool)
+        assert counts.evicted > 0 and counts.refused == 0
+        assert spool.bytes <= 3 * MB and sum(f.stat().st_size for f in tmp_path.rglob("*.*")) <= 3 * MB
+        assert sequences(spool) == list(range(counts.evicted, 1000)), "the oldest went, all others are there"
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(1000, 0, counts.evicted, 0, 1000 - counts.evicted, 0)
+
+
+def test_starred_segments_are_never_evicted(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=3 * MB, sync="process") as spool:
+        starred = [spool.record(make_segment(starred=n % 10 == 0)) for n in range(1000)][::10]
+        assert balanced(spool).evicted > 0 and spool.bytes <= 3 * MB
+        assert set(starred) <= set(sequences(spool))
+    with open_spool(tmp_path) as spool:  # those that were moved to a newer file are there once
+        assert set(starred) <= set(sequences(spool))
+        assert len(sequences(spool)) == len(set(sequences(spool))) == balanced(spool).pending
+
+
+def test_what_may_have_reached_the_learner_is_never_evicted_even_after_a_restart(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=3 * MB) as spool:
+        first = spool.session
+        fill(spool, 20)
+        spool.sync()
+        sent = {(out.session, out.sequence) for out in spool.take(1 << 30, 15)}
+    with open_spool(tmp_path, max_bytes=3 * MB, sync="process") as spool:
+        fill(spool, 1000)
+        assert balanced(spool).evicted > 0
+        spool.sync()
+        spool.take_again()
+        left = {(out.session, out.sequence) for out in spool.take(1 << 40, 10**6)}
+        assert sent <= left and len(sent) == 15
+        spool.acknowledge([(first, 0, 15)])
+        assert balanced(spool).acknowledged == 15
+
+
+def test_when_nothing_may_be_evicted_a_segment_is_refused_and_counted_apart(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=2 * MB, sync="process") as spool:
+        with pytest.raises(SpoolFull, match="nothing in it may be evicted"):
+            fill(spool, 1000, starred=True)
+        counts = balanced(spool)
+        assert counts.evicted == 0 and counts.refused == 1 and spool.bytes <= 2 * MB
+        spool.acknowledge([(spool.session, 0, counts.recorded)])
+        assert spool.record(make_segment()) == counts.recorded  # no gap in the sequences
+
+
+def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
+    files = FullFiles()
+    with open_spool(tmp_path, files=files) as spool:
+        fill(spool, 5)
+        files.room = 1000
+        for _ in range(3):
+            with pytest.raises(SpoolFull, match=os.strerror(errno.ENOSPC)):
+                spool.record(make_segment())
+        assert balanced(spool) == Counts(5, 0, 0, 0, 5, 3)
+        files.room = 1 << 40
+        assert spool.record(make_segment()) == 5
+        assert sequences(spool) == list(range(6))
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(6, 0, 0, 0, 6, 0)
+
+
+def test_on_a_full_disk_answers_are_still_taken_in_and_free_it(tmp_path: Path) -> None:
+    files = FullFiles()
+    with open_spool(tmp_path, files=files, max_bytes=4 * MB) as spool:
+        fill(spool, 400)
+        files.room = 0
+        spool.acknowledge([(spool.session, 0, 300)])  # the ledger can't be written, even with its reserve
+        assert balanced(spool).acknowledged == 300
+        assert len(list((tmp_path / "records").glob("*.log"))) > 2, "no file goes before its end is written down"
+        files.room = 1 << 40
+        spool.acknowledge([(spool.session, 300, 90)])
+        assert len(list((tmp_path / "records").glob("*.log"))) == 1
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(400, 390, 0, 0, 10, 0)
+
+
+def test_a_record_damaged_on_the_disk_is_rejected_not_sent(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 5)
+    [file] = (tmp_path / "records").glob("*.log")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 5 * 2 + 1500] ^= 1
+    file.write_bytes(data)
+    with open_spool(tmp_path) as spool:
+        assert sequences(spool) == [0, 1, 3, 4]
+        assert balanced(spool) == Counts(5, 0, 0, 1, 4, 0) and spool.corrupt == 1
+
+
+def test_a_record_whose_header_is_damaged_is_counted_as_rejected(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 5)
+    [file] = (tmp_path / "records").glob("*.log")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 5 * 2 + 3] ^= 1
+    file.write_bytes(data)
+    for _ in range(2):
+        with open_spool(tmp_path) as spool:
+            assert sequences(spool) == [0, 1, 3, 4]
+            assert balanced(spool) == Counts(5, 0, 0, 1, 4, 0)
+
+
+def test_the_ledger_stays_small_and_its_counts_survive_that(tmp_path: Path) -> None:
+    for session in range(3):
+        with open_spool(tmp_path, sync="process") as spool:
+            for n in range(20):
+                fill(spool, 1)
+                spool.acknowledge([(spool.session, n, 1)])
+            spool._log.rotate()
+            spool._reclaim()
+            spool._ledger.compact(spool._sessions_on_disk(), force=True)
+            assert balanced(spool).recorded == 20 * (session + 1)
+            assert len(spool._ledger.sessions) == 1, "sessions of which nothing is left are folded"
+    assert sum(file.stat().st_size for file in (tmp_path / "ledger").glob("*.log")) < 2000
+
+
+def test_lost_last_segments_are_told_apart_from_those_before_the_mark(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 2, last=True)
+        assert spool.head() == (2, 2)
+        fill(spool, 2, last=True)
+        fill(spool, 1)
+        spool.reject(spool.session, 0, "before the mark")
+        spool.reject(spool.session, 3, "after it")
+        spool.reject(spool.session, 4, "not the last of its episode")
+        assert (spool.lasts, spool.lost_lasts) == (4, 1)
+
+
+def test_a_second_opener_is_refused(tmp_path: Path) -> None:
+    with open_spool(tmp_path), pytest.raises(LogError, match="in use"):
+        open_spool(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "half", "after"])
+def test_killed_at_every_call_the_accounts_still_balance(tmp_path: Path, when: When) -> None:
+    def work(path: Path, at: int, tell: int) -> None:
+        def say(*words: object) -> None:
+            os.write(tell, (" ".join(map(str, words)) + "\n").encode())
+
+        files = KillingFiles(at, when)
+        spool = open_spool(path, files=files, max_bytes=MB)
+        for n in range(36):
+            spool.record(make_segment(starred=n % 9 == 0, image=45))  # 47 kB each
+            say("recorded", n)
+            if n in (6, 12, 25):
+                spool.sync()
+                for out in spool.take(1 << 30, 3):
+                    say("sent", out.sequence)
+            if n in (8, 14):
+                spool.acknowledge([(spool.session, n - 8, 3)])
+                say("acknowledged", n)
+            if n == 20:
+                spool.reject(spool.session, 18, "because")
+            if n == 22:
+                spool._ledger.compact(spool._sessions_on_disk(), force=True)
+        say("evicted", spool.counts().evicted)
+        spool.close()
+        say("calls", files.calls)
+
+    killed_at, evicted = 0, 0
+    for at in itertools.count():
+        path = tmp_path / str(at)
+        told, killed = run_until_killed(lambda tell, path=path, at=at: work(path, at, tell))  # type: ignore[misc]
+        words = [line.split() for line in told.decode().splitlines()]
+        said = {kind: [int(w[1]) for w in words if w[0] == kind] for kind in ("recorded", "sent", "acknowledged", "evicted")}
+        for _ in range(2):  # opened again, and again
+            with open_spool(path) as spool:
+                counts = balanced(spool)
+                assert counts.recorded in (len(said["recorded"]), len(said["recorded"]) + 1)
+                assert counts.refused == 0 and counts.rejected <= 1
+                assert counts.acknowledged >= 3 * len(said["acknowledged"])
+                pending = sequences(spool)
+                assert len(pending) == len(set(pending)) == counts.pending
+                starred = {n for n in said["recorded"] if n % 9 == 0}
+                if not counts.acknowledged and not counts.rejected:
+                    assert starred | set(said["sent"]) <= set(pending), "neither starred nor sent ones are evicted"
+        evicted = max([evicted, *said["evicted"]])
+        killed_at += killed
+        if not killed and words and words[-1][0] == "calls" and at >= int(words[-1][1]):
+            break
+    assert killed_at > (40 if when == "half" else 80) and evicted > 0
+
+
+def test_counts_are_plain_numbers(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        assert astuple(spool.counts()) == (0, 0, 0, 0, 0, 0)

@@ -1,0 +1,52 @@
+"""A small config, spec and learner's end of the wire, shared by the tests of edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hal import RobotSpec, load_spec
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.config import Config, load_config
+from robotlearn.contract import contract
+from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.server import LearnerServer
+
+Until = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    return load_config("smoke", ["policy.hidden=[8]", "edges.1.arms=4", "learner.episodes_per_update=4"])
+
+
+@pytest.fixture(scope="session")
+def spec(config: Config) -> RobotSpec:
+    return load_spec(config.robot)
+
+
+class LearnersEnd:
+    """A learner's server, gate and publisher without a learner."""
+
+    def __init__(self, path: Path, agreed: dict[str, Any], bind: str = "tcp://127.0.0.1:*", bound: int = 64) -> None:
+        self.store = SegmentStore(path)
+        self.gate = StalenessGate(4, float("inf"), max_pending=bound)
+        self.publisher = Publisher()
+        self.server = LearnerServer(bind, self.store, self.gate, self.publisher, contract=agreed, run="run")
+        self.address = self.server.address
+        self.server.start()
+
+    def close(self) -> None:
+        self.server.close()
+        self.store.close()
+
+
+@pytest.fixture
+def learners_end(tmp_path: Path, config: Config, spec: RobotSpec) -> Iterator[LearnersEnd]:
+    end = LearnersEnd(tmp_path / "learner", contract(config, spec))
+    yield end
+    end.close()
