@@ -50,6 +50,11 @@ class Optimizer:
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._named.values()
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._adam.param_groups[0]["lr"])
+
     def set_lr(self, lr: float) -> None:
         for group in self._adam.param_groups:
             group["lr"] = lr

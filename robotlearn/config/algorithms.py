@@ -41,6 +41,9 @@ class PPOConfig(Section):
     epochs: PositiveInt = Field(8, description="Passes over the chunks of one update.")
     minibatch: PositiveInt = Field(512, description="Chunks per optimiser step.")
     actor_lr: float = Field(3e-4, ge=0, description="Adam's learning rate of the policy; 0 leaves it as it is.")
+    actor_lr_halving: PositiveInt | None = Field(
+        None, description="The policy's learning rate halves, smoothly, every so many updates; null: it stays."
+    )
     critic_lr: PositiveFloat = Field(5e-4, description="Adam's learning rate of the value network.")
     grad_clip: PositiveFloat = Field(0.5, description="Largest norm of the gradient, policy and value network each.")
     critic_warmup: int = Field(2, ge=0, description="First updates, in which only the value network learns.")

@@ -39,7 +39,7 @@ class _Parts:
 
 
 class EpisodePool:
-    """Holds what was stored and not yet used: parts of unfinished episodes, and complete episodes in order of arrival.
+    """Holds what was stored and not yet used: parts of unfinished episodes, and complete episodes.
 
     An episode is taken once. Too stale ones are skipped and counted; they stay stored in the log. Used by one thread.
     """
@@ -112,10 +112,11 @@ class EpisodePool:
         )
 
     def take(self, count: int) -> tuple[list[Waiting], int]:
-        """Take `count` episodes, in order of arrival under a staleness bound, without one the newest.
+        """Take `count` episodes: under a staleness bound the stalest, which could not wait longer; without one the newest.
 
-        Returns them and how many were skipped: without a bound those left over could only get staler. Raises ValueError
-        when fewer are ready.
+        Stalest first also keeps what is learnt from unbiased: in order of arrival, episodes that take long would be
+        overtaken until they were too stale. Returns them and how many were skipped: without a bound those left over
+        could only get staler. Raises ValueError when fewer are ready.
         """
         if len(self._ready) < count:
             raise ValueError(f"{count} episodes asked for, {len(self._ready)} are ready")
@@ -123,6 +124,7 @@ class EpisodePool:
             taken = self._ready[-count:]
             self._ready = self._ready[:-count]
             return taken, self._skip([])
+        self._ready.sort(key=lambda waiting: waiting.oldest_version)
         taken, self._ready = self._ready[:count], self._ready[count:]
         return taken, 0
 

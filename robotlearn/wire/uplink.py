@@ -80,10 +80,18 @@ class Uplink(Connection):
     # ---- episodes
 
     def want(self, episodes: int) -> None:
-        """So many episodes could start now (in all, grants not yet taken included)."""
+        """So many episodes could start now, beyond the grants that were taken already.
+
+        What was granted beyond it and not taken goes back to the learner, for others.
+        """
         with self._lock:
+            surplus = self._untaken - episodes
+            if surplus > 0:
+                self._give_back(surplus)
+            changed = surplus > 0 or episodes != self._wanted
             self._wanted = episodes
-        self._wakeup.set()
+        if changed:
+            self._wakeup.set()
 
     def take_grants(self, limit: int | None = None) -> tuple[int, int]:
         """(how many episodes may start now, with weights of at least this version); (0, -1) when none may.
@@ -106,12 +114,20 @@ class Uplink(Connection):
         """Episodes (or taken grants) ended without a recorded last segment. Those with one are counted by the spool."""
         with self._lock:
             self._aborted += episodes
+            self._status_at = 0.0
         self._wakeup.set()
 
     @property
     def running(self) -> int:
         """Episodes started and not ended."""
         return max(0, self._started - self.spool.lasts - self._aborted)
+
+    def _give_back(self, grants: int) -> None:
+        self._untaken -= grants
+        # As if they had started and ended at once.
+        self._started += grants
+        self._aborted += grants
+        self._status_at = 0.0  # tell it now
 
     # ---- what is shown
 
@@ -214,6 +230,8 @@ class Uplink(Connection):
                     self._received += message.count
                     self._untaken += message.count
                     self._grant_version = message.version
+                    if self._untaken > self._wanted:  # it wants fewer by now
+                        self._give_back(self._untaken - self._wanted)
             case _:
                 raise WireError(f"{type(message).__name__} on the data connection")
 

@@ -355,3 +355,13 @@ def test_gradient_of_the_whole_update_agrees_with_finite_differences(policy, bat
                 ends.append(loss().item())
                 flat[i] -= sign * 1e-6
             assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(gradient.view(-1)[i].item(), rel=1e-4, abs=1e-7)
+
+
+def test_the_policys_learning_rate_halves_as_the_config_says(policy, batch) -> None:
+    used = []
+    for updates in (0, 10):
+        algorithm = FlowPPO(copy.deepcopy(policy), config(actor_lr=1e-4, actor_lr_halving=10), seed=0)
+        algorithm.updates = updates
+        algorithm.learn(batch, version=0)
+        used.append(algorithm.actor_optimizer.lr)
+    assert used == pytest.approx([1e-4, 5e-5])

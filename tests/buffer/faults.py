@@ -9,11 +9,11 @@ from typing import Literal
 
 from robotlearn.buffer.files import Files
 
-When = Literal["before", "half", "after"]
+When = Literal["before", "half"]  # after a call is before the next one
 
 
 class KillingFiles(Files):
-    """Kills its process with SIGKILL at the call number `at` (from 0): before it, after it, or half-way through a write."""
+    """Kills its process with SIGKILL at the call number `at` (from 0): before it, or half-way through a write."""
 
     def __init__(self, at: int, when: When) -> None:
         self.at, self.when, self.calls = at, when, 0
@@ -59,7 +59,6 @@ class KillingFiles(Files):
         self._done()
 
     def _done(self) -> None:
-        self._now("after")
         self.calls += 1
 
 

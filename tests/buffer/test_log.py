@@ -181,7 +181,7 @@ def test_a_full_disk_refuses_the_whole_batch_and_later_appends_work(tmp_path: Pa
         assert log.bytes == sum(file.stat().st_size for file in tmp_path.glob("*.log"))
 
 
-@pytest.mark.parametrize("when", ["before", "half", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("half", marks=pytest.mark.slow)])
 def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Path, when: When) -> None:
     def work(path: Path, at: int, tell: int) -> None:
         files = KillingFiles(at, when)

@@ -223,22 +223,31 @@ class Site:
         return max((row["version"] for row in self.rows()), default=-1)
 
     def stored(self, edge: str | None = None) -> list[RecordHeader]:
-        """The headers in the learner's log as its file is now, read beside the learner that writes it."""
-        headers = []
-        for file in sorted((self.run / "segments" / "records").glob("*.log")):
-            view, offset = memoryview(file.read_bytes()), 0
-            while offset < len(view):
-                try:
-                    length = record.prefix(view, offset).length
-                    headers.append(record.peek(view[offset : offset + length]))
-                except WireError:
-                    break  # being written
-                offset += length
+        """What is in the learner's log as its files are now, read beside the learner that writes it."""
+        headers = _headers(self.run / "segments" / "records")
         return [header for header in headers if edge is None or header.edge == edge]
+
+    def recorded(self, edge: str) -> list[RecordHeader]:
+        """What is in an edge's log as its files are now, settled or not."""
+        return _headers(self.state(edge) / "spool" / "records")
 
     def sessions(self, edge: str) -> set[int]:
         """The sessions of an edge of which something is stored: one for each time that it was started."""
         return {header.session for header in self.stored(edge)}
+
+
+def _headers(folder: Path) -> list[RecordHeader]:
+    headers = []
+    for file in sorted(folder.glob("*.log")):
+        view, offset = memoryview(file.read_bytes()), 0
+        while offset < len(view):
+            try:
+                length = record.prefix(view, offset).length
+                headers.append(record.peek(view[offset : offset + length]))
+            except WireError:
+                break  # being written
+            offset += length
+    return headers
 
 
 Key = tuple[int, int]

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.e2e.harness import Site, accounts, check_metrics, free_port, tiny, wait_for
+from tests.e2e.harness import Site, accounts, batch, check_metrics, free_port, tiny, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -66,31 +66,22 @@ def test_an_edge_waits_for_its_learner_and_another_joins_while_it_runs(site: Sit
 
 
 def test_a_silent_learner_gets_all_that_its_edges_did_meanwhile(site: Site) -> None:
-    # Paused, it keeps its sockets open: only the missing heartbeats tell.
-    config = site.config(tiny())
-    data = tiny()
-    data["edges"][0]["offline_episodes"] = 8
-    config = site.config(data)
+    config = site.config(tiny(batch("left", offline_episodes=24)))
     learner = site.learner(config)
-    address = site.address(learner)
-    left = site.edge(config, "left", address)
+    left = site.edge(config, "left", site.address(learner))
     wait_for(lambda: site.updates_since(0, 2), "updates", learner, left)
 
+    # Paused, it keeps its sockets open: only the missing heartbeats tell the edge.
     learner.send(signal.SIGSTOP)
-    before, stored = site.newest(), len(site.stored())
-    spool = site.state("left") / "spool" / "records"
-    # 8 episodes of 8 steps in segments of 4: 16 records at least, of more than 1 kB each.
-    size = _bytes(spool)
-    wait_for(lambda: _bytes(spool) >= size + 16 * 1024, "episodes at the edge on its own", left)
+    before, stored, recorded = site.newest(), len(site.stored("left")), len(site.recorded("left"))
+    # What was granted before gives 16 segments at most: 8 episodes of 8 steps.
+    wait_for(lambda: len(site.recorded("left")) >= recorded + 40, "episodes at the edge on its own", left)
+    assert len(site.stored("left")) == stored
     learner.send(signal.SIGCONT)
-    wait_for(lambda: len(site.stored()) >= stored + 16, "what was recorded meanwhile", learner, left)
+    wait_for(lambda: len(site.stored("left")) >= recorded + 40, "what was recorded meanwhile", learner, left)
     wait_for(lambda: site.updates_since(before, 3), "updates after the pause", learner, left)
 
     left.stop()
     learner.stop()
     accounts(site, "left")
     check_metrics(site, max_staleness=1)
-
-
-def _bytes(folder: object) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.log"))  # type: ignore[attr-defined]

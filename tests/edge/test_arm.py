@@ -131,8 +131,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def fast() -> RobotSpec:
-    # Of a spec that nobody has used: what was derived from the other rate and kept would be copied too.
-    return load_spec("panda").model_copy(update={"control_hz": 50.0, "watchdog_s": 0.5})
+    return RobotSpec.model_validate(load_spec("panda").model_dump() | {"control_hz": 50.0, "watchdog_s": 0.5})
 
 
 @pytest.fixture
@@ -251,8 +250,7 @@ def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops
     last = max(line.step for line in lines if line.from_chunk)
     silent = lines[last + 1 :]
     assert silent and all(line.held and not line.from_chunk for line in silent)
-    executed = np.array([line.executed.array()[: D - 1] for line in silent[25:]])
-    assert len(executed) == 0 or np.abs(executed).max() < 1e-3, "the arm does not move on"
+    assert np.abs(lines[-1].executed.array()[: D - 1]).max() < 1e-3, "the arm does not move on"
 
 
 def test_a_stop_in_mid_episode_leaves_it_unfinished(make_bench: Callable[..., Bench]) -> None:

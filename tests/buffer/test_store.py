@@ -1,0 +1,145 @@
+"""The store: each segment once, whatever is sent twice, killed or pruned."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robotlearn.buffer.log import LogFull
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.errors import LogError
+from robotlearn.wire import record
+from tests.buffer.faults import FullFiles, KillingFiles, When, run_until_killed
+from tests.wire.make import make_segment
+
+
+def data(sequence: int, session: int = 1, **fields: Any) -> bytearray:
+    return record.encode(make_segment(seed=sequence, **fields), session=session, sequence=sequence)
+
+
+def kinds(store: SegmentStore, *batch: bytes | bytearray) -> list[str]:
+    return [outcome.kind for outcome in store.append(batch)]
+
+
+def stored_sequences(store: SegmentStore) -> list[int]:
+    return [segment.sequence for _, segment in store.scan()]
+
+
+def test_each_segment_is_stored_once_over_batches_and_restarts(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path) as store:
+        assert kinds(store, data(0), data(1), data(0)) == ["stored", "stored", "duplicate"]
+        assert kinds(store, data(1), data(2), data(1, session=2), data(1, edge="other")) == ["duplicate"] + ["stored"] * 3
+    for _ in range(2):
+        with SegmentStore(tmp_path) as store:
+            assert kinds(store, data(0), data(2), data(1, session=2), data(1, edge="other")) == ["duplicate"] * 4
+            assert store.stored == 5 and stored_sequences(store) == [0, 1, 2, 1, 1]
+
+
+def test_a_stored_segment_is_read_again_by_its_position(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path) as store:
+        [outcome] = store.append([data(7)])
+        assert outcome.position is not None and outcome.header is not None and outcome.header.sequence == 7
+        segment = store.read(outcome.position)
+        np.testing.assert_array_equal(segment.chunk_path, make_segment(seed=7).chunk_path)
+        assert bytes(store.read_record(outcome.position)) == bytes(data(7))
+        assert [header.sequence for _, header in store.scan_headers()] == [7]
+
+
+def test_what_can_never_be_stored_says_why_and_what_is_damaged_is_told_apart(tmp_path: Path) -> None:
+    bad = make_segment(reward=np.full(6, np.nan, np.float32))
+    damaged = data(3)
+    damaged[-1] ^= 1
+    with SegmentStore(tmp_path) as store:
+        invalid, broken, good = store.append([record.encode(bad, session=1, sequence=2), damaged, data(4)])
+        assert (invalid.kind, broken.kind, good.kind) == ("invalid", "damaged", "stored")
+        assert "reward" in invalid.reason and invalid.header is not None and invalid.header.sequence == 2
+        assert "checksum" in broken.reason and broken.header is None
+        assert store.append([b"nonsense", b""])[1].kind == "damaged"
+        assert not store.seen("edge-a", 1, 2) and stored_sequences(store) == [4]
+
+
+def test_what_was_pruned_stays_seen(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path, file_bytes=20_000) as store:
+        outcomes = store.append([data(n) for n in range(40)])
+        middle = outcomes[25].position
+        assert middle is not None and store.drop_before(middle) > 0
+        kept = stored_sequences(store)
+        assert 0 < kept[0] <= 25 and kept[-1] == 39
+    with SegmentStore(tmp_path, file_bytes=20_000) as store:
+        assert set(kinds(store, *[data(n) for n in range(40)])) == {"duplicate"}
+        assert store.stored == 40 and stored_sequences(store) == kept
+
+
+def test_holes_close_only_below_the_floor_that_the_edge_names(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path) as store:
+        store.append([data(n) for n in (0, 3, 6)])
+        store.settle_below("edge-a", 1, 5)
+        store.settle_below("unknown", 1, 5)
+        assert [store.seen("edge-a", 1, n) for n in range(8)] == [True] * 5 + [False, True, False]
+        assert kinds(store, data(5), data(2)) == ["stored", "duplicate"]
+        assert store.stored == 4
+
+
+def test_a_full_disk_stores_none_of_the_batch_and_the_same_batch_later(tmp_path: Path) -> None:
+    files = FullFiles()
+    with SegmentStore(tmp_path, files=files) as store:
+        files.room = 5000
+        with pytest.raises(LogFull):
+            store.append([data(n) for n in range(5)])
+        assert store.stored == 0 and not store.seen("edge-a", 1, 0)
+        files.room = 1 << 40
+        assert kinds(store, *[data(n) for n in range(5)]) == ["stored"] * 5
+
+
+def test_after_a_failed_sync_it_stores_no_more(tmp_path: Path) -> None:
+    class Failing(FullFiles):
+        broken = False
+
+        def sync(self, descriptor: int) -> None:
+            if self.broken:
+                raise OSError(5, os.strerror(5))
+            super().sync(descriptor)
+
+    files = Failing()
+    store = SegmentStore(tmp_path, files=files)
+    files.broken = True
+    with pytest.raises(LogError, match="made durable"):
+        store.append([data(0)])
+    files.broken = False
+    with pytest.raises(LogError, match="made durable"):
+        store.append([data(1)])
+    store.close()
+
+
+@pytest.mark.parametrize("when", ["before", pytest.param("half", marks=pytest.mark.slow)])
+def test_killed_at_every_call_what_was_acknowledged_is_there_once(tmp_path: Path, when: When) -> None:
+    batches = [[0, 1], [1, 2, 3], [4], [2, 5, 6, 7], [8, 9]]
+
+    def work(path: Path, at: int, tell: int) -> None:
+        files = KillingFiles(at, when)
+        store = SegmentStore(path, file_bytes=9000, files=files)
+        for batch in batches:
+            for outcome, sequence in zip(store.append([data(n) for n in batch]), batch, strict=True):
+                if outcome.kind in ("stored", "duplicate"):
+                    os.write(tell, b"%d\n" % sequence)
+        store.close()
+        os.write(tell, b"calls %d\n" % files.calls)
+
+    killed_at = 0
+    for at in itertools.count():
+        path = tmp_path / str(at)
+        told, killed = run_until_killed(lambda tell, path=path, at=at: work(path, at, tell))  # type: ignore[misc]
+        said, _, calls = told.decode().partition("calls ")
+        acknowledged = set(map(int, said.split()))
+        with SegmentStore(path, file_bytes=9000) as store:
+            found = stored_sequences(store)
+            assert acknowledged <= set(found) and len(found) == len(set(found)) == store.stored
+            store.append([data(n) for n in range(10)])  # the edge sends all of it again
+            assert sorted(stored_sequences(store)) == list(range(10)) and store.stored == 10
+        killed_at += killed
+        if not killed and at >= int(calls):
+            break
+    assert killed_at > 10

@@ -1,0 +1,296 @@
+"""The command line: what its user got wrong is one line and exit status 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import zmq
+
+from hal import load_spec
+from robotlearn import cli
+from robotlearn.config import dump, load_config
+from robotlearn.contract import contract
+from robotlearn.learner import checkpoint
+from robotlearn.learner.checkpoint import Checkpoint
+from robotlearn.learner.start import build_policy
+from robotlearn.run_folder import RunFolder
+
+
+class Said(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+SMALL = ["policy.hidden=[8]"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the command line in this process, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["robotlearn", *map(str, arguments)])
+        # Signal handlers belong to the test runner.
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+def assert_one_line(said: Said, *parts: str) -> None:
+    assert said.status == 2, said
+    assert said.err.startswith("robotlearn: ") and said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.err + said.out
+    for part in parts:
+        assert part in said.err
+
+
+CONFIG_MISTAKES = {
+    "a wrong key": (["learner.update=3"], "learner.update: unknown key, nearest is 'updates'"),
+    "a wrong type": (["learner.updates=many"], "learner.updates: 'many' is not valid, expected a whole number"),
+    "a wrong value": (["learner.updates=0"], "learner.updates: 0 is not valid, expected more than 0"),
+    "no key at all": (["updates"], "expected key=value"),
+    "no such edge": (["edges.7.arms=3"], "edges: has no item '7', expected 0 to 1"),
+    "a task that there is not": (["task=raech"], "no task 'raech'; did you mean 'reach'?"),
+    "a robot that there is not": (["robot=pando"], "unknown robot model 'pando'"),
+    "a public address": (["learner.bind=tcp://0.0.0.0:1234"], "can be reached from other machines"),
+    "no address": (["learner.bind=somewhere"], "expected an address tcp://HOST:PORT"),
+}
+
+
+@pytest.mark.parametrize("mistake", CONFIG_MISTAKES, ids=lambda name: name.replace(" ", "_"))
+@pytest.mark.parametrize("command", ["learner", "edge"])
+def test_a_mistake_in_the_config(run: Run, command: str, mistake: str, tmp_path: Path) -> None:
+    overrides, expected = CONFIG_MISTAKES[mistake]
+    more = ["--run", tmp_path / "run"] if command == "learner" else ["--learner", "tcp://127.0.0.1:9", "--name", "batch"]
+    assert_one_line(run(command, "smoke", *overrides, *more), expected)
+    assert not (tmp_path / "run" / "config.yaml").exists(), "what could not begin is no run"
+
+
+@pytest.mark.parametrize("mistake", ["a wrong key", "a wrong value"], ids=lambda name: name.replace(" ", "_"))
+def test_a_mistake_in_the_config_of_train(run: Run, mistake: str, tmp_path: Path) -> None:
+    overrides, expected = CONFIG_MISTAKES[mistake]
+    assert_one_line(run("train", "smoke", *overrides, "--run", tmp_path / "run"), expected)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 0\nrobot: panda\ntask: reach\nlearner:\n  bindd: x\nedges: [{name: a, kind: batch}]", ":5: learner.bindd"),
+        ("robot: panda\ntask: reach\nedges: [{name: a, kind: batch}]", "seed: missing"),
+        ("seed: [", "not YAML"),
+        ("", "expected keys and values"),
+    ],
+)
+def test_a_mistake_in_a_file_names_file_and_line(run: Run, tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert_one_line(run("learner", path), str(path), expected)
+
+
+def test_a_config_that_there_is_not_is_told_with_the_nearest(run: Run) -> None:
+    assert_one_line(run("learner", "labtop"), "labtop: no such file and no shipped config, nearest is 'laptop'")
+
+
+def test_a_spec_that_makes_no_sense(run: Run, tmp_path: Path) -> None:
+    good = load_spec("panda")
+    import yaml
+
+    content = good.model_dump(mode="json")
+    content["joints"][2]["lower"] = 9.0
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump(content))
+    for command in (["learner", "smoke", f"robot={path}"], ["edge", "smoke", f"robot={path}", "--name", "batch",
+                    "--learner", "tcp://127.0.0.1:9"]):  # fmt: skip
+        assert_one_line(run(*command), str(path), "joints.2")
+    assert not list((tmp_path / "runs").glob("*/config.yaml"))
+
+
+def test_a_port_in_use_and_then_the_same_command_again(run: Run, tmp_path: Path) -> None:
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    command = ["learner", "smoke", f"learner.bind=tcp://127.0.0.1:{port}", "--run", tmp_path / "run"]
+    try:
+        for _ in range(2):  # the folder of a run that could not begin is not in the way
+            assert_one_line(run(*command), f"127.0.0.1:{port}", "in use")
+    finally:
+        socket.close()
+        context.term()
+
+
+def make_run(path: Path, *overrides: str, foreign: str | None = None) -> RunFolder:
+    """A run folder with a config and, unless `foreign` is "", one checkpoint (of a run with the override `foreign`)."""
+    config = load_config("smoke", [*SMALL, *overrides])
+    folder = RunFolder.create(path, dump(config), "id")
+    if foreign != "":
+        other = load_config("smoke", [*SMALL, foreign]) if foreign else config
+        spec = load_spec("panda")
+        policy = build_policy(other, spec)
+        checkpoint.save(
+            Checkpoint(3, policy.state_dict(), {"x": torch.zeros(1)}, {}, dict(contract(other, spec))), folder.checkpoints
+        )
+    return folder
+
+
+def test_eval_measures_the_newest_checkpoint(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "episode_steps=4")
+    said = run("eval", folder.path, "--episodes", 3, "--seed", 5)
+    assert said.status == 0
+    assert said.out.startswith("version 3: success 0.0% [0.0%, 56.1%] (0 of 3), return 0.000, length 4.0 steps")
+    outs = [run("eval", path, "--episodes", 3, "--seed", 5, "--json").out for path in (folder.path, folder.checkpoints / "000003")]
+    found = json.loads(outs[0])
+    assert outs[0] == outs[1]
+    assert found["version"] == 3 and found["episodes"] == 3 and found["mean_steps"] == 4.0
+    assert {"success", "low", "high", "mean_return", "successes"} <= found.keys()
+
+
+def test_eval_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_one_line(run("eval", tmp_path / "nowhere"), "there is no such run folder or checkpoint")
+    assert_one_line(run("eval", tmp_path / "empty"), "is not a run folder")
+
+
+def test_a_missing_checkpoint(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", foreign="")
+    for command in (["eval", folder.path], ["learner", folder.config, "--run", folder.path, "--resume"]):
+        assert_one_line(run(*command), "no checkpoint in", str(folder.checkpoints))
+
+
+def test_a_damaged_checkpoint(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    path = folder.checkpoints / "000003" / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_one_line(run("eval", folder.path), "policy.safetensors is damaged")
+
+
+def test_a_foreign_checkpoint_names_the_key(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", foreign="policy.denoising_steps=3")
+    for command in (["eval", folder.path], ["learner", folder.config, "--run", folder.path, "--resume"]):
+        assert_one_line(run(*command), "belongs to another policy: policy.denoising_steps is 3 there and 2 here")
+
+
+@pytest.mark.parametrize("command", ["learner", "train"])
+def test_a_run_that_is_there_already_is_not_overwritten(run: Run, tmp_path: Path, command: str) -> None:
+    folder = make_run(tmp_path / "run")
+    before = folder.config.read_bytes()
+    assert_one_line(run(command, "smoke", "--run", folder.path), "already holds a run; continue it with --resume")
+    assert folder.config.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["learner", "train"])
+def test_resume_needs_a_run(run: Run, tmp_path: Path, command: str) -> None:
+    assert_one_line(run(command, "smoke", "--resume"), "--resume needs --run")
+    assert_one_line(run(command, "smoke", "--resume", "--run", tmp_path / "no"), "is not a run folder")
+
+
+@pytest.mark.parametrize("command", ["learner", "train"])
+def test_a_file_where_the_run_folder_should_be(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert_one_line(run(command, "smoke", "--run", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_a_second_learner_on_the_same_run_folder_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with folder:
+        said = run("learner", folder.config, "--run", folder.path, "--resume")
+    assert_one_line(said, f"in use by another learner (process {os.getpid()})")
+
+
+@pytest.mark.parametrize("name", [None, "left"], ids=["no name", "an unknown name"])
+def test_an_edge_must_be_chosen_where_there_are_several(run: Run, name: str | None) -> None:
+    more = ["--name", name] if name else []
+    said = run("edge", "smoke", "--learner", "tcp://127.0.0.1:9", *more)
+    assert_one_line(said, "choose with --name one of station, batch")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:*", "udp://127.0.0.1:5", "tcp://127.0.0.1:99999"])
+@pytest.mark.parametrize("edge", ["batch", "station"])
+def test_a_malformed_address_of_the_learner(run: Run, tmp_path: Path, address: str, edge: str) -> None:
+    said = run("edge", "smoke", *SMALL, "--learner", address, "--name", edge, "--state", tmp_path / "state")
+    assert_one_line(said, address)
+
+
+def test_a_video_must_have_a_known_suffix(run: Run, tmp_path: Path) -> None:
+    said = run("eval", make_run(tmp_path / "run").path, "--video", "film.avi")
+    assert said.status == 2 and "film.avi is neither an .mp4 nor a .gif" in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "robots"])
+def test_help_suffices(run: Run, command: str | None) -> None:
+    said = run(*([command] if command else []), "--help")
+    assert said.status == 0 and "Usage:" in said.out
+    expected = {
+        None: ["train", "learner", "edge", "eval", "robots", "--version"],
+        "train": ["CONFIG", "--run", "--resume", "key=value"],
+        "learner": ["CONFIG", "--run", "--resume", "key=value"],
+        "edge": ["CONFIG", "--learner", "tcp://HOST:PORT", "--name", "--state"],
+        "eval": ["RUN", "--episodes", "--seed", "--video", "--json"],
+        "robots": ["CONFIG"],
+    }[command]
+    assert [word for word in expected if word not in said.out] == []
+
+
+def test_processes_of_the_inside_are_not_shown(run: Run) -> None:
+    assert "policy-server" not in run("--help").out
+
+
+def test_robots_shows_the_shipped_ones(run: Run) -> None:
+    said = run("robots")
+    assert said.status == 0
+    header, *rows = said.out.splitlines()
+    assert header.split() == ["robot", "model", "driver", "arms", "joints", "rate", "state"]
+    (panda,) = [row for row in rows if row.startswith("panda")]
+    assert all(part in panda for part in ("mujoco", "7 + gripper", "10 Hz", "ok"))
+
+
+def test_robots_of_a_config(run: Run) -> None:
+    said = run("robots", "smoke")
+    station, batch = said.out.splitlines()[1:]
+    assert station.startswith("station") and batch.startswith("batch") and " 16 " in batch
+    assert_one_line(run("robots", "smokey"), "no shipped config")
+
+
+def test_what_is_not_the_users_to_mend_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: str | None) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("robotlearn.robots.show_robots", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("robots")
+
+
+def test_the_whole_program_once(tmp_path: Path) -> None:
+    """As a user starts it: the message, the status, and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "robotlearn", "train", "smoke", "learner.updats=3", "--run", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_one_line(Said(done.returncode, done.stdout, done.stderr), "nearest is 'updates'")
+
+
+def test_a_help_needs_no_torch() -> None:
+    text = "import sys; sys.argv = ['robotlearn', 'train', '--help']; from robotlearn import cli\ntry: cli.main()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'mujoco', 'numpy', 'zmq') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

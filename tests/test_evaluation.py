@@ -1,0 +1,181 @@
+"""Evaluation and demonstrations: repeatable, and only what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+import robotlearn.demonstrations as demonstrations
+from envs import BatchArmEnv, Expert
+from hal import RobotSpec, load_spec
+from policies.base import Policy
+from robotlearn.config import load_config
+from robotlearn.demonstrations import collect
+from robotlearn.errors import StartError
+from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.learner.start import build_policy, teach
+from robotlearn.statistics import wilson_interval
+
+CONFIG = load_config("smoke", ["policy.hidden=[16]", "sft.steps=30", "demonstrations.episodes=2", "start.episodes=4"])
+
+
+@pytest.fixture(scope="module")
+def spec() -> RobotSpec:
+    return load_spec(CONFIG.robot)
+
+
+@pytest.fixture(scope="module")
+def policy(spec: RobotSpec) -> Policy:
+    return build_policy(CONFIG, spec)
+
+
+def run(policy: Policy, spec: RobotSpec, seed: int = 1, episodes: int = 5, **more: object) -> Evaluation:
+    return evaluate(policy, spec, "reach", episodes=episodes, seed=seed, episode_steps=9, **more)  # type: ignore[arg-type]
+
+
+def test_the_same_arguments_give_the_same_result(policy: Policy, spec: RobotSpec) -> None:
+    done: list[int] = []
+    assert run(policy, spec) == run(policy, spec, progress=done.append)
+    assert done == [5]
+
+
+def test_what_is_measured_adds_up(policy: Policy, spec: RobotSpec) -> None:
+    found = run(policy, spec, episodes=3)
+    assert found.episodes == 3 and found.success == found.successes / 3
+    assert (found.low, found.high) == wilson_interval(found.successes, 3)
+    assert found.mean_steps <= 9 and found.mean_return == found.success
+    assert found.as_json()["mean_steps"] == found.mean_steps
+
+
+def test_the_experts_actions_replayed_as_a_policy_succeed(spec: RobotSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation of what is known to be good says so: with horizon 1, whatever the policy is."""
+    config = load_config("smoke", ["policy.horizon=1", "policy.hidden=[8]", "edges.0.ahead=0"])
+    policy = build_policy(config, spec)
+    made: list[BatchArmEnv] = []
+    init = BatchArmEnv.__init__
+
+    def remember(self: BatchArmEnv, *arguments: object, **options: object) -> None:
+        init(self, *arguments, **options)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(BatchArmEnv, "__init__", remember)
+    act = type(policy).act
+
+    def expert(self: Policy, observations: dict, noise: object, explore: bool) -> object:
+        chunk = act(self, observations, noise, explore)
+        assert not explore and not chunk.stochastic.any()
+        chunk.actions[:, 0] = chunk.actions.new_tensor(Expert(spec, made[-1].task).act(made[-1].scene_state()))
+        return chunk
+
+    monkeypatch.setattr(type(policy), "act", expert)
+    found = evaluate(policy, spec, "reach", episodes=4, seed=0)
+    assert found.successes == 4 and found.mean_return == 1.0 and 1 < found.mean_steps < 100
+
+
+@pytest.mark.renders
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_a_video_is_written(policy: Policy, spec: RobotSpec, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new folder" / f"video.{suffix}"
+    evaluate(policy, spec, "reach", episodes=4, seed=1, episode_steps=3, video=path)
+    assert path.read_bytes()[:64].find(b"ftyp" if suffix == "mp4" else b"GIF") >= 0
+
+
+def test_demonstrations_are_successes_with_the_meant_actions(spec: RobotSpec) -> None:
+    noise = 0.005
+    found = collect(spec, "reach", 3, seed=5, noise=noise)
+    assert len(found.episode_ends) == 3 and found.episode_ends[-1] == len(found.actions)
+    assert all(len(value) == len(found.actions) for value in found.observations.values())
+    # The scripted expert means what it sees, so from the same start it means the same first action; what was executed
+    # was that and noise.
+    env = BatchArmEnv(spec, "reach", 3, seed=5, autoreset=AutoresetMode.DISABLED)
+    observations, _ = env.reset()
+    first = [0, *found.episode_ends[:-1]]
+    np.testing.assert_array_equal(found.observations["observation.state"][first], observations["observation.state"])
+    np.testing.assert_array_equal(found.actions[first], Expert(spec, env.task).act(env.scene_state()))
+    env.close()
+    again = collect(spec, "reach", 3, seed=5, noise=noise)
+    np.testing.assert_array_equal(again.actions, found.actions)
+
+
+def test_the_noise_is_executed(spec: RobotSpec) -> None:
+    quiet, loud = (collect(spec, "reach", 1, seed=5, noise=noise) for noise in (0.0, 0.005))
+    np.testing.assert_array_equal(quiet.actions[0], loud.actions[0])
+    state = "observation.state"
+    assert np.abs(quiet.observations[state][1, :7] - loud.observations[state][1, :7]).max() > 1e-4
+
+
+def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
+    spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StartError, match="expert of task reach succeeded 0 of 1"):
+        collect(spec, "reach", 1, seed=0, episode_steps=1)
+    # Every other arm's expert does nothing: its episodes fail and must not be among the demonstrations.
+    act = Expert.act
+
+    def half(self: Expert, state: object) -> np.ndarray:
+        action = act(self, state)  # type: ignore[arg-type]
+        action[::2, :7] = 0
+        return action
+
+    monkeypatch.setattr(demonstrations.Expert, "act", half)
+    found = collect(spec, "reach", 4, seed=0, episode_steps=30)
+    ends = [0, *found.episode_ends]
+    assert len(found.episode_ends) == 4
+    assert all(np.abs(found.actions[a:b, :7]).max() > 0 for a, b in zip(ends, ends[1:], strict=False))
+
+
+def no_report(phase: str, share: float) -> None:
+    assert 0 <= share <= 1, f"{phase}: {share}"
+
+
+def banded(band: tuple[float, float] | None, **start: object) -> object:
+    section = CONFIG.start.model_copy(update={"success_band": band, **start})
+    return CONFIG.model_copy(update={"start": section, "episode_steps": 12})
+
+
+def test_without_a_band_the_policy_is_taken_as_it_is(spec: RobotSpec) -> None:
+    taught = teach(banded(None), spec, no_report)  # type: ignore[arg-type]
+    assert (taught.demonstrations, taught.steps, taught.measured) == (2, 30, None)
+    again = teach(banded(None), spec, no_report)  # type: ignore[arg-type]
+    for key, value in taught.policy.state_dict().items():
+        np.testing.assert_array_equal(value, again.policy.state_dict()[key])
+
+
+def test_imitation_stops_inside_the_band(spec: RobotSpec) -> None:
+    taught = teach(banded((0.0, 0.99), every=10), spec, no_report)  # type: ignore[arg-type]
+    assert taught.measured is not None and taught.measured.success <= 0.99
+    assert taught.steps == 10 and taught.measured.episodes == 4
+
+
+def test_a_band_that_is_not_met_is_an_error_that_says_what_was_found(spec: RobotSpec) -> None:
+    with pytest.raises(StartError, match=r"2 demonstrations and 30 steps .* within 99% to 100% .*last measurement was 0%"):
+        teach(banded((0.99, 1.0), every=15), spec, no_report)  # type: ignore[arg-type]
+
+
+def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
+    spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[float] = []
+    weights: dict[float, dict] = {}
+
+    def fake(policy: Policy, *arguments: object, **options: object) -> Evaluation:
+        # Success is told from the weights, so that going back must bring the old ones back too.
+        key = float(sum(value.double().sum() for value in policy.state_dict().values()))
+        success = script.pop(0)
+        measured.append(success)
+        weights[success] = {"sum": key}
+        return Evaluation(4, 0, success, 0.0, 1.0, 0.0, 1.0)
+
+    monkeypatch.setattr("robotlearn.learner.start.evaluate", fake)
+    script = [0.1, 0.9, 0.2, 0.5]
+    taught = teach(banded((0.4, 0.6), every=8), spec, no_report)  # type: ignore[arg-type]
+    assert measured == [0.1, 0.9, 0.2, 0.5]
+    assert taught.steps == 8 + 2 + 2, "back to the eighth step, and on in stretches of two"
+    # Without the detour imitation would be at the very same weights after twelve steps.
+    script = [0.5]
+    straight = teach(banded((0.4, 0.6), every=12), spec, no_report)  # type: ignore[arg-type]
+    for key, value in taught.policy.state_dict().items():
+        np.testing.assert_array_equal(value, straight.policy.state_dict()[key], err_msg=key)

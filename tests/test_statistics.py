@@ -1,0 +1,23 @@
+"""Wilson's interval against published and computed values."""
+
+from __future__ import annotations
+
+import pytest
+
+from robotlearn.statistics import wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3; the last from the formula's closed form at 0.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+     (29, 29, 0.8830, 1.0)],
+)  # fmt: skip
+def test_known_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5), (0, -1)])
+def test_what_is_no_rate_is_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="give no rate"):
+        wilson_interval(successes, trials)
