@@ -1,16 +1,26 @@
-"""From `publish` to weights applied in another process, against bare pyzmq, and how long `publish` holds up its caller.
+"""From `publish` to weights applied in another process, against bare pyzmq; and how long `publish` blocks its caller.
 
-Both ways take one snapshot, send it over loopback TCP, and copy it into the arrays of a model in the other process. The
-bare way sends it as one message and checks nothing; ours announces, is pulled in chunks, and checks each by its hash.
+Applied means: copied into a set of float32 arrays of the other process. The bare way takes a snapshot of the arrays (the
+optimiser goes on changing them), sends it as one multi-part message without further copies, and copies each part into
+its array on the other side; it checks nothing and serves one receiver.
+    python benchmarks/weights.py
 """
 
+from __future__ import annotations
+
 import multiprocessing
+import os
 import statistics
+import sys
+import tempfile
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import zmq
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.report import report
 from robotlearn.buffer.store import SegmentStore
@@ -19,123 +29,149 @@ from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.weights import WeightsClient
 
-ROUNDS = 9
-LAYERS = 16
-SIZES = {"1M": 1_000_000, "10M": 10_000_000, "100M": 100_000_000}
+SIZES = {"1M": (16, 250), "10M": (40, 500), "100M": (100, 1000)}  # square matrices, each with a bias
+RUNS = int(os.environ.get("BENCH_RUNS", "11"))
 CONTRACT = {"bench": 1}
+Arrays = dict[str, np.ndarray]
 
 
-def model(parameters: int) -> dict[str, np.ndarray]:
-    """Arrays like a model's: `LAYERS` matrices of equal size and their biases."""
-    rows = parameters // LAYERS // 1000
-    rng = np.random.default_rng(0)
-    return {
-        name: array
-        for layer in range(LAYERS)
-        for name, array in (
-            (f"{layer}.weight", rng.standard_normal((rows, 1000), dtype=np.float32)),
-            (f"{layer}.bias", np.zeros(rows, np.float32)),
-        )
-    }
+def make(size: str) -> Arrays:
+    count, side = SIZES[size]
+    arrays: Arrays = {}
+    for layer in range(count):
+        arrays[f"layers.{layer}.weight"] = np.full((side, side), layer, np.float32)
+        arrays[f"layers.{layer}.bias"] = np.full(side, layer, np.float32)
+    return arrays
 
 
-def _copy(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> None:
-    for name, array in target.items():
-        np.copyto(array, source[name])
+def check(arrays: Arrays, version: int) -> None:
+    if any(array.reshape(-1)[-1] != version for array in arrays.values()):
+        raise SystemExit(f"the weights that were applied are not version {version}")
 
 
-def _apply_ours(pipe: Connection, address: str, parameters: int) -> None:
-    target = model(parameters)
-    client = WeightsClient(address, edge="bench", session=1, contract=CONTRACT)
+def edge(pipe: Connection, size: str, address: str) -> None:
+    """Ours: apply each version as it comes, and say when."""
+    arrays = make(size)
+    client = WeightsClient(address, edge="edge", session=1, contract=CONTRACT)
     client.start()
-    version = 0
-    while True:
-        weights = client.wait(version, 60.0)
+    while (version := pipe.recv()) is not None:
+        weights = client.wait(version, 60)
         if weights is None:
-            raise SystemExit("no weights for a minute")
-        _copy(dict(weights.tensors), target)
-        pipe.send(time.monotonic())
-        del weights
-        version += 1
-        if pipe.recv() is None:
-            client.close()
-            return
+            raise SystemExit("no weights came")
+        for name, tensor in weights.tensors.items():
+            np.copyto(arrays[name], tensor)
+        pipe.send(time.perf_counter())
+        del weights, tensor
+        check(arrays, version)
+    client.close()
 
 
-def _apply_bare(pipe: Connection, address: str, parameters: int) -> None:
-    target = model(parameters)
-    socket = zmq.Context().socket(zmq.PAIR)
+def bare_edge(pipe: Connection, size: str, address: str) -> None:
+    """The bare way's other end."""
+    arrays = make(size)
+    socket = zmq.Context().socket(zmq.PULL)
     socket.connect(address)
-    while True:
-        frame = socket.recv(copy=False)
-        flat, start = np.frombuffer(frame.buffer, np.float32), 0
-        for array in target.values():
-            np.copyto(array.reshape(-1), flat[start : start + array.size])
-            start += array.size
-        pipe.send(time.monotonic())
-        if pipe.recv() is None:
-            return
+    while (version := pipe.recv()) is not None:
+        for array, part in zip(arrays.values(), socket.recv_multipart(copy=False), strict=True):
+            np.copyto(array, np.frombuffer(part.buffer, np.float32).reshape(array.shape))
+        pipe.send(time.perf_counter())
+        check(arrays, version)
 
 
-def measure(name: str, parameters: int, folder: str) -> None:
-    """One size, the two ways in turn."""
-    spawn = multiprocessing.get_context("spawn")
-    source = model(parameters)
-    size = sum(array.size for array in source.values())
-    store, publisher = SegmentStore(f"{folder}/{name}", sync="process"), Publisher()
-    server = LearnerServer(
-        "tcp://127.0.0.1:*", store, StalenessGate(1, 0), publisher, contract=CONTRACT, run="bench"
+class Ours:
+    """A learner's server and one edge process."""
+
+    def __init__(self, size: str, folder: Path) -> None:
+        self.store = SegmentStore(folder / "store", sync="process")
+        self.publisher = Publisher()
+        self.server = LearnerServer(
+            "tcp://127.0.0.1:*", self.store, StalenessGate(1, 0), self.publisher, contract=CONTRACT, run="bench"
+        )
+        self.server.start()
+        self.pipe, self.process = start(edge, size, self.server.address)
+        self.publisher.prepare(make(size))
+
+    def publish(self, version: int, arrays: Arrays) -> float:
+        """Seconds for which the caller is blocked."""
+        begin = time.perf_counter()
+        self.publisher.publish(version, arrays)
+        return time.perf_counter() - begin
+
+    def close(self) -> None:
+        self.server.close()
+        self.store.close()
+
+
+class Bare:
+    """A PUSH socket and one process that applies what comes."""
+
+    def __init__(self, size: str) -> None:
+        self.socket = zmq.Context().socket(zmq.PUSH)
+        address = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.pipe, self.process = start(bare_edge, size, address)
+        self.snapshot = make(size)
+        self.tracker: zmq.MessageTracker | None = None
+
+    def publish(self, version: int, arrays: Arrays) -> float:
+        begin = time.perf_counter()
+        if self.tracker is not None:
+            self.tracker.wait()
+        for name, array in arrays.items():
+            np.copyto(self.snapshot[name], array)
+        self.tracker = self.socket.send_multipart([a.data for a in self.snapshot.values()], copy=False, track=True)
+        return time.perf_counter() - begin
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def start(target: object, size: str, address: str) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(there, size, address))  # type: ignore[arg-type]
+    process.start()
+    return here, process
+
+
+def measure(size: str) -> None:
+    arrays = make(size)
+    target = {name: array.copy() for name, array in arrays.items()}
+    applied: dict[str, list[float]] = {"ours": [], "bare": []}
+    blocked: list[float] = []
+    copied: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="robotlearn-bench-") as folder:
+        sides = {"ours": Ours(size, Path(folder)), "bare": Bare(size)}
+        for version in range(1, RUNS + 3):
+            for array in arrays.values():
+                array.fill(version)
+            begin = time.perf_counter()
+            for name, array in arrays.items():
+                np.copyto(target[name], array)
+            copied.append(time.perf_counter() - begin)
+            for name, side in sides.items():
+                side.pipe.send(version)
+                time.sleep(0.02)
+                begin = time.perf_counter()
+                seconds = side.publish(version, arrays)
+                applied[name].append(side.pipe.recv() - begin)
+                if name == "ours":
+                    blocked.append(seconds)
+        for side in sides.values():
+            side.pipe.send(None)
+            side.process.join()
+            side.close()
+    warm = slice(2, None)  # the first ones make the memory and the connection
+    ms = {name: 1e3 * statistics.median(times[warm]) for name, times in applied.items()}
+    report(f"weights.{size}.vs_pyzmq", ms["ours"], "ms to applied", "bare pyzmq", ms["bare"])
+    report(
+        f"weights.{size}.blocked_ms", 1e3 * statistics.median(blocked[warm]), "ms", "one np.copyto of the same",
+        1e3 * statistics.median(copied[warm]),
     )  # fmt: skip
-    server.start()
-    publisher.prepare(source)
-    bare_socket = zmq.Context().socket(zmq.PAIR)
-    bare_address = f"tcp://127.0.0.1:{bare_socket.bind_to_random_port('tcp://127.0.0.1')}"
-    # Two snapshots, as a publisher needs them: one is filled while the other may still be read.
-    snapshots = [np.zeros(size, np.float32) for _ in range(2)]
-    pipes, processes = [], []
-    for function, address in ((_apply_ours, server.address), (_apply_bare, bare_address)):
-        here, there = spawn.Pipe()
-        processes.append(spawn.Process(target=function, args=(there, address, parameters), daemon=True))
-        processes[-1].start()
-        pipes.append(here)
-    ours, bare, blocked, copies = [], [], [], []
-    for round_ in range(ROUNDS):
-        for array in source.values():
-            array += 1e-3
-        begun = time.monotonic()
-        publisher.publish(round_, source)
-        blocked.append(time.monotonic() - begun)
-        ours.append(pipes[0].recv() - begun)
-
-        begun = time.monotonic()
-        snapshot, start = snapshots[round_ % 2], 0
-        for array in source.values():
-            np.copyto(snapshot[start : start + array.size], array.reshape(-1))
-            start += array.size
-        copies.append(time.monotonic() - begun)
-        bare_socket.send(snapshot, copy=False)
-        bare.append(pipes[1].recv() - begun)
-        last = round_ == ROUNDS - 1
-        for pipe in pipes:
-            pipe.send(None if last else round_)
-    for process in processes:
-        process.join()
-    server.close()
-    store.close()
-    bare_socket.close(linger=0)
-
-    def middle(values: list[float]) -> float:
-        # The first round fills caches and touches pages on both sides.
-        return 1000 * statistics.median(values[1:])
-
-    report(f"weights.{name}.vs_pyzmq", middle(ours), "ms", "bare pyzmq", middle(bare))
-    report(f"weights.{name}.blocked", middle(blocked), "ms", "one memory copy", middle(copies))
 
 
-def run() -> None:
-    """Prints each size."""
-    import tempfile
+def main() -> None:
+    for size in SIZES:
+        measure(size)
 
-    with tempfile.TemporaryDirectory(prefix="robotlearn-") as folder:
-        for name, parameters in SIZES.items():
-            measure(name, parameters, folder)
+
+if __name__ == "__main__":
+    main()

@@ -73,7 +73,6 @@ def learner(
 
     from robotlearn.config.load import dump, load_config
     from robotlearn.learner.display import Display
-    from robotlearn.learner.learner import Learner
     from robotlearn.processes import stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
@@ -82,6 +81,9 @@ def learner(
     path = _run_path(config, run, resume)
     folder = RunFolder.open(path) if resume else RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
+        # Only now: it imports torch, and a folder in use is refused at once.
+        from robotlearn.learner.learner import Learner
+
         try:
             learning = Learner(loaded, folder, resume=resume)
         except Exception:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,9 @@ def test_a_child_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:
 
 def test_what_a_killed_child_started_goes_with_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    text = "import subprocess, sys, time\nprint(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    text = (
+        "import subprocess, sys, time\nprint(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    )
     child = Child("child", [text + ".pid, flush=True)\ntime.sleep(600)"], log)
     until(lambda: log.read_text().endswith("\n"), "the grandchild")
     grandchild = int(log.read_text())
@@ -155,7 +158,7 @@ def test_a_keeper_starts_its_child_again_and_waits_longer_each_time() -> None:
     stop_all([keeper.child])
     assert statuses == [7] * 4
     # Not before the delay: 0.1, 0.2, 0.4, and then no longer than that. How much later is the machine's business.
-    gaps = [after - before for before, after in zip(started, started[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(started)]
     assert all(gap >= delay for gap, delay in zip(gaps, (0.1, 0.2, 0.4, 0.4), strict=True))
     assert keeper._delay == 0.4
 

@@ -117,7 +117,7 @@ class StalenessGate:
         """Grant what may be granted now, round-robin among the edges that want; granted episodes count as running."""
         granted: dict[str, int] = {}
         with self._lock:
-            free = self.bound - self._pending - sum(edge.running for edge in self._edges.values())
+            free = self.bound - max(0, self._pending) - sum(edge.running for edge in self._edges.values())
             wanting = [name for name, edge in self._edges.items() if edge.wanted]
             while free > 0 and wanting:
                 # Whole rounds at once where they fit, else one by one.
@@ -159,13 +159,13 @@ class StalenessGate:
     @property
     def pending(self) -> int:
         """Episodes that wait to be used."""
-        return self._pending
+        return max(0, self._pending)
 
     @property
     def outstanding(self) -> int:
         """Pending and running ones together; new grants need this below `bound`."""
         with self._lock:
-            return self._pending + sum(edge.running for edge in self._edges.values())
+            return max(0, self._pending) + sum(edge.running for edge in self._edges.values())
 
     def running_at(self, edge: str) -> int:
         """Episodes that run at that edge, or are granted to it."""
@@ -179,7 +179,9 @@ class StalenessGate:
 
     def _leave(self, episodes: int) -> None:
         with self._lock:
-            self._pending = max(0, self._pending - episodes)
+            # May fall below zero for a moment: the training loop can be done with an episode before the server's thread
+            # has said `accepted`. Held at zero here, that episode would count as waiting for ever.
+            self._pending -= episodes
         self._notify()
 
     def _notify(self) -> None:

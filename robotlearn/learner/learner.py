@@ -63,16 +63,20 @@ class Learner:
         self._read_to = self._store.end
         """What is stored from here on is not in the pool yet."""
         self._publisher = Publisher()
-        self._server = LearnerServer(
-            settings.bind,
-            self._store,
-            self._gate,
-            self._publisher,
-            contract=self._contract,
-            run=folder.run_id,
-            max_frame_bytes=settings.max_frame_bytes,
-            insecure_public=settings.insecure_public,
-        )
+        try:
+            self._server = LearnerServer(
+                settings.bind,
+                self._store,
+                self._gate,
+                self._publisher,
+                contract=self._contract,
+                run=folder.run_id,
+                max_frame_bytes=settings.max_frame_bytes,
+                insecure_public=settings.insecure_public,
+            )
+        except BaseException:
+            self._store.close()
+            raise
         self._metrics = MetricsLog(folder)
         self._version, self._updates, self._env_steps = -1, 0, 0
         self._seconds_before, self._training_since = 0.0, 0.0
@@ -141,16 +145,21 @@ class Learner:
         self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
         self._seconds_before = float(saved.facts["seconds"])
         # What was stored and not used before the checkpoint, and everything that was stored after it.
+        ended = 0
         for unused in saved.facts["unused"]:
             position = Position(*unused)
-            self._pool.add([(self._store.read(position), position)])
+            segment = self._store.read(position)
+            ended += segment.last
+            self._pool.add([(segment, position)])
         for position, segment in self._store.scan(Position(*saved.facts["end"])):
             self._env_steps += segment.steps
+            ended += segment.last
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._publish()
-        self._pool.drop_stale(self._version)
-        self._gate.restore(len(self._pool))
+        # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
+        self._gate.restore(ended)
+        self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
         self._display.say(
             f"resumed from version {saved.version} as version {self._version}: {self._updates} updates done, "
             f"{len(self._pool)} episodes wait in the log"
@@ -238,7 +247,7 @@ class Learner:
             "frames_bad": stats["bad_frames"],
             "episodes_skipped_stale": self._pool.skipped_stale,
             "episodes_dropped_unfinished": self._pool.dropped_unfinished,
-            **{name: round(value, 6) for name, value in metrics.items()},
+            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
         }
 
     def _evaluate(self, episodes: int) -> Evaluation:

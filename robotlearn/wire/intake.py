@@ -192,11 +192,14 @@ class Intake:
         with self._condition:
             if len(self._waiting) + count <= self._max_waiting or not self._waiting:
                 return
-            self.full_since = time.monotonic()
+            self.full_since = since = time.monotonic()
+            complained = False
             while self._waiting and len(self._waiting) + count > self._max_waiting and not self._stopping:
-                if not self._condition.wait(5.0):
+                if not self._condition.wait(5.0) and not complained:
+                    complained = True
                     logger.warning(
-                        "%d segments wait for the training loop; the intake waits for it since %.0f s",
-                        len(self._waiting), time.monotonic() - self.full_since,
-                    )
+                        "%d stored segments wait for the training loop, which took none for %.0f s; the edges' spools "
+                        "grow meanwhile",
+                        len(self._waiting), time.monotonic() - since,
+                    )  # fmt: skip
             self.full_since = None

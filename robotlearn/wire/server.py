@@ -379,13 +379,13 @@ class LearnerServer:
         kind, header = outcome.kind, outcome.header
         self.counters[_COUNTERS[kind]] += 1
         edge = self._edges.get(header.edge if header is not None else peer.hello.edge if peer is not None else "")
-        if edge is None:
-            return
-        edge.answers[kind] += 1
+        if edge is not None:
+            edge.answers[kind] += 1
         if kind == "stored" and header is not None and header.last:
-            # Accepted before ended, so that for no moment the gate sees one fewer than there are.
+            # Accepted before ended, so that for no moment the gate sees one fewer than there are. Also from a spool that
+            # was filled under another edge's name: the training loop gets it all the same.
             self._gate.accepted()
-            live = edge.data.hello if edge.data is not None else None
+            live = edge.data.hello if edge is not None and edge.data is not None else None
             if live is not None and live.session == header.session and header.sequence >= live.next_sequence:
                 self._gate.ended(header.edge, header.session)
 

@@ -80,7 +80,9 @@ CONFIG_MISTAKES = {
 @pytest.mark.parametrize("command", ["learner", "edge"])
 def test_a_mistake_in_the_config(run: Run, command: str, mistake: str, tmp_path: Path) -> None:
     overrides, expected = CONFIG_MISTAKES[mistake]
-    more = ["--run", tmp_path / "run"] if command == "learner" else ["--learner", "tcp://127.0.0.1:9", "--name", "batch"]
+    more = (
+        ["--run", tmp_path / "run"] if command == "learner" else ["--learner", "tcp://127.0.0.1:9", "--name", "batch"]
+    )
     assert_one_line(run(command, "smoke", *overrides, *more), expected)
     assert not (tmp_path / "run" / "config.yaml").exists(), "what could not begin is no run"
 
@@ -95,7 +97,10 @@ def test_a_mistake_in_the_config_of_train(run: Run, mistake: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("seed: 0\nrobot: panda\ntask: reach\nlearner:\n  bindd: x\nedges: [{name: a, kind: batch}]", ":5: learner.bindd"),
+        (
+            "seed: 0\nrobot: panda\ntask: reach\nlearner:\n  bindd: x\nedges: [{name: a, kind: batch}]",
+            ":5: learner.bindd",
+        ),
         ("robot: panda\ntask: reach\nedges: [{name: a, kind: batch}]", "seed: missing"),
         ("seed: [", "not YAML"),
         ("", "expected keys and values"),
@@ -147,7 +152,8 @@ def make_run(path: Path, *overrides: str, foreign: str | None = None) -> RunFold
         spec = load_spec("panda")
         policy = build_policy(other, spec)
         checkpoint.save(
-            Checkpoint(3, policy.state_dict(), {"x": torch.zeros(1)}, {}, dict(contract(other, spec))), folder.checkpoints
+            Checkpoint(3, policy.state_dict(), {"x": torch.zeros(1)}, {}, dict(contract(other, spec))),
+            folder.checkpoints,
         )
     return folder
 
@@ -157,7 +163,10 @@ def test_eval_measures_the_newest_checkpoint(run: Run, tmp_path: Path) -> None:
     said = run("eval", folder.path, "--episodes", 3, "--seed", 5)
     assert said.status == 0
     assert said.out.startswith("version 3: success 0.0% [0.0%, 56.1%] (0 of 3), return 0.000, length 4.0 steps")
-    outs = [run("eval", path, "--episodes", 3, "--seed", 5, "--json").out for path in (folder.path, folder.checkpoints / "000003")]
+    outs = [
+        run("eval", path, "--episodes", 3, "--seed", 5, "--json").out
+        for path in (folder.path, folder.checkpoints / "000003")
+    ]
     found = json.loads(outs[0])
     assert outs[0] == outs[1]
     assert found["version"] == 3 and found["episodes"] == 3 and found["mean_steps"] == 4.0
@@ -290,7 +299,16 @@ def test_the_whole_program_once(tmp_path: Path) -> None:
     assert_one_line(Said(done.returncode, done.stdout, done.stderr), "nearest is 'updates'")
 
 
+HELP = """
+import contextlib, sys
+from robotlearn import cli
+sys.argv = ["robotlearn", "train", "--help"]
+with contextlib.suppress(SystemExit):
+    cli.main()
+print([name for name in ("torch", "mujoco", "numpy", "zmq") if name in sys.modules])
+"""
+
+
 def test_a_help_needs_no_torch() -> None:
-    text = "import sys; sys.argv = ['robotlearn', 'train', '--help']; from robotlearn import cli\ntry: cli.main()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'mujoco', 'numpy', 'zmq') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr

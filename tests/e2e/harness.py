@@ -173,7 +173,8 @@ class Site:
         return self.start("learner", "learner", config, "--run", self.run, *more)
 
     def edge(self, config: Path, name: str, address: str, *more: object) -> Program:
-        return self.start(name, "edge", config, "--learner", address, "--name", name, "--state", self.state(name), *more)
+        options = ["--learner", address, "--name", name, "--state", self.state(name)]
+        return self.start(name, "edge", config, *options, *more)
 
     def state(self, name: str) -> Path:
         """Where an edge started by `edge`, or by `train`, has its spool."""
@@ -255,7 +256,7 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Accounts:
-    """What is where, once every process has ended: per edge its counts and the records in its spool; all that is stored."""
+    """What is where once every process has ended: of each edge its counts, the records in its spool, those stored."""
 
     counts: dict[str, Counts]
     pending: dict[str, set[Key]]

@@ -1,4 +1,4 @@
-"""Learner and edges in processes of their own: killed, restarted, added, cut off; nothing is lost, nothing stored twice."""
+"""Learner and edges in processes of their own: killed, restarted, added, cut off; nothing is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def test_an_edge_waits_for_its_learner_and_another_joins_while_it_runs(site: Sit
     config = site.config(tiny())
     address = f"tcp://127.0.0.1:{free_port()}"
     left = site.edge(config, "left", address)
-    wait_for(
-        lambda: any("waiting for learner " + address in line for line in left.lines), "a word on whom it waits for", left
-    )
+    wait_for(lambda: f"waiting for learner {address}" in left.tail(), "a word on whom it waits for", left)
     learner = site.learner(config, f"learner.bind={address}")
     wait_for(lambda: site.updates_since(-1, 2), "updates from the edge that came first", learner, left)
     assert not site.stored("right")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -201,13 +202,10 @@ def test_garbage_from_the_policy_server_is_dropped(make_bench: Callable[..., Ben
     bench = make_bench()
 
     def answer(request: local.ChunkRequest) -> list[local.ChunkAnswer]:
-        wrong = np.zeros((H + 1, D), np.float32), np.zeros((H, D - 1), np.float32), np.zeros(0, np.float32)
         good = chunk(request.request)
-        return [
-            *(local.ChunkAnswer(request.request, 0, local.Tensor.of(w), good.path, good.stochastic, good.log_prob) for w in wrong),
-            local.ChunkAnswer(request.request, 0, local.Tensor("float32", (H, D), b"1"), good.path, good.stochastic, good.log_prob),
-            good,
-        ]  # fmt: skip
+        misfits = [local.Tensor.of(np.zeros(shape, np.float32)) for shape in ((H + 1, D), (H, D - 1), (0,))]
+        misfits.append(local.Tensor("float32", (H, D), b"1"))
+        return [*(msgspec.structs.replace(good, actions=actions) for actions in misfits), good]
 
     bench.answer = answer
     _, lines = bench.run_episode()
@@ -232,7 +230,9 @@ def test_before_the_first_chunk_the_arm_rests_and_the_episode_has_not_begun(make
     assert isinstance(messages[0], local.Begin)
 
 
-def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops(make_bench: Callable[..., Bench]) -> None:
+def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops(
+    make_bench: Callable[..., Bench],
+) -> None:
     bench = make_bench()
     bench.answer = lambda request: [chunk(request.request)] if request.request < 2 else []
     stopped = threading.Event()
@@ -280,7 +280,10 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "tensorbo
 
 def test_arm_process_and_station_import_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TORCHLESS.replace("{folder}", str(tmp_path))], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", TORCHLESS.replace("{folder}", str(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

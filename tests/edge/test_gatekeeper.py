@@ -127,7 +127,9 @@ def test_the_learner_of_another_run_counts_its_versions_from_zero(tmp_path: Path
     other.close()
 
 
-def test_a_segment_without_room_is_counted_and_its_episode_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_without_room_is_counted_and_its_episode_given_up(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert edge.gate.may_start(2, 0) == 2
     edge.finish()
     assert edge.uplink.running == 1

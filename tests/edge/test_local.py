@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,10 +31,8 @@ def test_a_shape_that_does_not_fit_its_bytes_is_a_wire_error(shape: tuple[int, .
 
 @given(st.binary(max_size=200))
 def test_whatever_comes_is_a_message_or_a_wire_error(frame: bytes) -> None:
-    try:
+    with contextlib.suppress(WireError):
         local.decode(frame)
-    except WireError:
-        pass
 
 
 def test_an_unknown_field_is_refused() -> None:

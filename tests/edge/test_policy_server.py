@@ -190,7 +190,9 @@ def test_slow_dead_and_babbling_robots_harm_no_other(running: Running, robots: l
     assert babbler.answer().actions.array()[0, 0] == 9, "it is served again once it makes sense"
 
 
-def test_a_robot_that_asks_anew_gets_the_answer_to_its_newest_request_alone(running: Running, robots: list[Robot]) -> None:
+def test_a_robot_that_asks_anew_gets_the_answer_to_its_newest_request_alone(
+    running: Running, robots: list[Robot]
+) -> None:
     robot = robots[0]
     robot.ask(np.zeros(D))
     robot.answer()

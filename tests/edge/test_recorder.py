@@ -65,7 +65,9 @@ class Script:
         rows = [self.chunks[start] for start in starts]
         ends = [*starts[1:], len(self)][: len(starts)]
         executed = [int(self.from_chunk[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
-        kept = {name: np.array([row[name] for row in rows]) for name in CHUNK_FIELDS if name not in ("start", "executed")}
+        kept = {
+            name: np.array([row[name] for row in rows]) for name in CHUNK_FIELDS if name not in ("start", "executed")
+        }
         steps = {name: self.steps[name] for name in STEP_FIELDS if name != "action_executed"}
         return Episode(
             {"observation.state": self.observations},
@@ -98,7 +100,9 @@ def play(recorder: Recorder, scripts: dict[int, Script], delays: dict[int, int] 
                 from_chunk=np.array([scripts[arm].from_chunk[at[arm]] for arm in ids]),
                 monotonic=float(tick),
                 wall=float(tick),
-                **{name: np.array([scripts[arm].steps[name][at[arm]] for arm in ids]) for name in scripts[ids[0]].steps},
+                **{
+                    name: np.array([scripts[arm].steps[name][at[arm]] for arm in ids]) for name in scripts[ids[0]].steps
+                },
             )
 
 

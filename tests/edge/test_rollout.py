@@ -100,7 +100,9 @@ def test_with_zeroed_parameters_the_chunks_of_every_arm_are_the_unnormalised_see
     assert not left, "every arm had an episode"
 
 
-def test_what_an_arm_draws_depends_neither_on_the_others_nor_on_when_they_start(policy: Policy, spec: RobotSpec) -> None:
+def test_what_an_arm_draws_depends_neither_on_the_others_nor_on_when_they_start(
+    policy: Policy, spec: RobotSpec
+) -> None:
     rollout, segments = roll(policy, spec, arms=2)
     rollout.start(1)
     rollout.advance(0)

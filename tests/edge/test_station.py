@@ -151,7 +151,9 @@ def test_an_episode_arrives_at_the_learner_as_the_arm_told_it(bench: Bench) -> N
     assert bench.started() == episode + 1
 
 
-@pytest.mark.parametrize("fault", ["a line is missing", "the beginning is missing", "a line can't be read", "wrong shape"])
+@pytest.mark.parametrize(
+    "fault", ["a line is missing", "the beginning is missing", "a line can't be read", "wrong shape"]
+)
 def test_an_episode_with_a_fault_is_dropped_and_the_next_one_begins(bench: Bench, fault: str) -> None:
     bench.rest(-1)
     episode = bench.started()

@@ -115,9 +115,7 @@ def test_only_the_newest_are_kept_and_leftovers_of_an_interrupted_save_go(tmp_pa
 
 
 @pytest.mark.parametrize("where", ["algorithm", "description", "rename"])
-def test_an_interrupted_save_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     old = checkpoint.save(made(1), tmp_path)
 
     class Killed(BaseException):
@@ -149,7 +147,9 @@ FEATURES = {"observation.state": (4,)}
 def policy_and_algorithm() -> tuple[FlowMLP, FlowPPO]:
     torch.manual_seed(0)
     policy = FlowMLP(FEATURES, 4, 3, hidden=(16,))
-    policy.set_statistics({key: Statistics(np.zeros(n), np.ones(n)) for key, n in (("observation.state", 4), ("action", 3))})
+    policy.set_statistics(
+        {key: Statistics(np.zeros(n), np.ones(n)) for key, n in (("observation.state", 4), ("action", 3))}
+    )
     config = PPOConfig(epochs=2, minibatch=16, critic_warmup=1, value_hidden=(16,))
     return policy, FlowPPO(policy, config, seed=3)
 

@@ -36,7 +36,14 @@ def drawn(view: View) -> str:
 
 @pytest.mark.parametrize(
     "part",
-    ["version 8", "success 50%", "return 0.40", "staleness 0.3 (max 1)", "5000 samples/s", "waiting for episodes: 3 of 256"],
+    [
+        "version 8",
+        "success 50%",
+        "return 0.40",
+        "staleness 0.3 (max 1)",
+        "5000 samples/s",
+        "waiting for episodes: 3 of 256",
+    ],
 )
 def test_a_line_says_it_all(part: str) -> None:
     assert part in line(VIEW)

@@ -98,10 +98,10 @@ def test_too_few_are_not_taken() -> None:
     assert len(pool) == 1
 
 
-def test_under_a_bound_the_oldest_come_first_and_what_is_beyond_is_skipped() -> None:
+def test_under_a_bound_the_stalest_come_first_and_what_is_beyond_is_skipped() -> None:
     pool = EpisodePool(2)
     # An episode is as stale as its oldest chunk.
-    pool.add(stored(*parts(1, (2, 3, 4)), *parts(2, (3, 3, 3)), *parts(3, (5, 5, 5))))
+    pool.add(stored(*parts(3, (5, 5, 5)), *parts(1, (2, 3, 4)), *parts(2, (3, 3, 3))))
     assert pool.drop_stale(5) == 1
     assert pool.skipped_stale == 1
     taken, _ = pool.take(2)

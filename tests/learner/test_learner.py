@@ -1,0 +1,251 @@
+"""The learner with a batch edge on a thread: what a run leaves behind, and that resuming takes each segment once."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hal import load_spec
+from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.buffer.spool import Spool
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.config import Config, dump, load_config
+from robotlearn.contract import contract
+from robotlearn.edge.batch import BatchEdge
+from robotlearn.edge.rollout import BatchRollout
+from robotlearn.learner import checkpoint
+from robotlearn.learner.checkpoint import Checkpoint
+from robotlearn.learner.display import Display
+from robotlearn.learner.learner import Learner
+from robotlearn.learner.metrics import read_metrics
+from robotlearn.learner.start import build_policy
+from robotlearn.run_folder import RunFolder
+from robotlearn.weights import to_arrays
+from robotlearn.wire import record
+from robotlearn.wire.segment import Segment
+from robotlearn.wire.uplink import Uplink
+from tests.waiting import until
+
+TINY = [
+    "policy.hidden=[8]", "sft.steps=10", "demonstrations.episodes=1", "episode_steps=40", "edges.1.arms=4",
+    "learner.episodes_per_update=4", "learner.updates=3", "learner.eval_episodes=2", "learner.checkpoint_every=2",
+    "learner.keep_checkpoints=2", "edges.1.segment_steps=8",
+]  # fmt: skip
+SPEC = load_spec("panda")
+
+
+def tiny(*overrides: str) -> Config:
+    return load_config("smoke", [*TINY, *overrides])
+
+
+@pytest.fixture(autouse=True)
+def no_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "_film", lambda self: None)
+
+
+class Running:
+    """A learner on a thread."""
+
+    def __init__(self, config: Config, folder: RunFolder, resume: bool = False) -> None:
+        self.learner = Learner(config, folder, resume=resume)
+        self.console = Console(file=io.StringIO(), width=200)
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        try:
+            with Display(self.learner.view, self.console) as display:
+                self.learner.run(self.stop, display)
+        except BaseException as error:
+            self.failure = error
+
+    def end(self) -> str:
+        self.stop.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        if self.failure is not None:
+            raise self.failure
+        return self.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def start(config: Config, folder: RunFolder, resume: bool = False) -> Running:
+        made.append(Running(config, folder, resume))
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.stop.set()
+        running.thread.join(60)
+
+
+def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny("learner.eval_every=2")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    until(folder.address.exists, "the address")
+    edge = BatchEdge(config, config.edges[1], SPEC, folder.address.read_text(), tmp_path / "edge")
+    stop = threading.Event()
+    thread = threading.Thread(target=edge.run, args=(stop,))
+    thread.start()
+    running.thread.join(60)
+    stop.set()
+    thread.join(20)
+    edge.close()
+    running.stop.clear()
+    text = running.end()
+    assert "end: version 3" in text and "listens at tcp://127.0.0.1:" in text
+
+    rows = read_metrics(folder.metrics)
+    updates = [row for row in rows if "updates" in row]
+    assert [row["updates"] for row in updates] == [1, 2, 3]
+    assert [row["version"] for row in updates] == [1, 2, 3], "one publish is one version"
+    keys = {"time", "version", "success", "return", "staleness_mean", "staleness_max", "samples_per_s"}
+    keys |= {f"segments_{name}" for name in ("recorded", "stored", "evicted", "rejected", "pending")}
+    assert all(keys <= row.keys() for row in updates)
+    assert all(
+        row["staleness_max"] <= 2 and row["segments_evicted"] == row["segments_rejected"] == 0 for row in updates
+    )
+    assert [row["version"] for row in rows if "eval_success" in row] == [2, 3]
+    assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000003"]
+    assert folder.highest_version == 3 and folder.curve.exists() and not folder.address.exists()
+    counts = edge._spool.counts()
+    store = SegmentStore(folder.segments)
+    assert counts.recorded == counts.acknowledged + counts.pending
+    assert store.stored >= counts.acknowledged
+    store.close()
+
+
+def test_a_stop_while_it_is_taught_leaves_nothing_half(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny("sft.steps=1000000")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    until(lambda: "imitating" in running.learner.view().phase, "imitation to begin")
+    assert "stopped before the first version" in running.end()
+    assert not checkpoint.list_versions(folder.checkpoints) and not folder.address.exists()
+
+
+def episodes(config: Config, count: int) -> list[Segment]:
+    """Whole episodes of one segment each."""
+    made: list[Segment] = []
+    rollout = BatchRollout(
+        build_policy(config, SPEC), SPEC, config.task, edge="batch", arms=count, threads=1, segment_steps=32, seed=0,
+        emit=made.append, episode_steps=4,
+    )  # fmt: skip
+    rollout.start(count)
+    while rollout.running:
+        rollout.advance(5)
+    rollout.close()
+    assert len(made) == count
+    return made
+
+
+def saved_run(path: Path, config: Config, stored: list[Segment], **facts: object) -> RunFolder:
+    """A run whose learner died after version 5, with these segments stored after its checkpoint."""
+    folder = RunFolder.create(path, dump(config), "id")
+    folder.reserve_version(7)
+    with SegmentStore(folder.segments) as store:
+        start = store.end
+        store.append([record.encode(one, session=1, sequence=i) for i, one in enumerate(stored)])
+    policy = build_policy(config, SPEC)
+    algorithm = make_algorithm("ppo", policy, config.algorithm, config.seed)
+    plain = {"updates": 1, "env_steps": 100, "seconds": 3.0, "unused": [], "end": list(start)}
+    checkpoint.save(
+        Checkpoint(5, policy.state_dict(), algorithm.state_dict(), plain | facts, dict(contract(config, SPEC))),
+        folder.checkpoints,
+    )
+    return folder
+
+
+def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("learner.episodes_per_update=100", "learner.max_staleness=inf", "learner.updates=9")
+    segments = episodes(config, 8)
+    folder = saved_run(tmp_path / "run", config, segments[:4])
+    # The edge's segments come while the learner reads its log: so early that they would be there twice, if both looked.
+    spool = Spool(tmp_path / "spool", edge="batch")
+    sent = threading.Event()
+    scan = SegmentStore.scan
+
+    def slow_scan(self: SegmentStore, *arguments: object) -> Iterator:
+        sent.wait(0.5)
+        yield from scan(self, *arguments)
+
+    monkeypatch.setattr(SegmentStore, "scan", slow_scan)
+    for one in segments[4:]:
+        spool.record(one)
+    learning = Learner(config, folder, resume=True)
+    monkeypatch.setattr("tests.learner.test_learner.Learner", lambda *_, **__: learning)
+    uplink = Uplink(learning.address, spool, edge="batch", contract=contract(config, SPEC))
+    uplink.start()
+    running = run(config, folder, True)
+    until(lambda: spool.pending == 0, "the edge's segments to be stored")
+    sent.set()
+    until(lambda: len(learning._pool) >= 8, "eight episodes in the pool")
+    until(lambda: learning._phase == "collecting", "the loop to go on")
+    uplink.close()
+    spool.close()
+    running.end()
+    assert len(learning._pool) == 8 == learning._pool.completed
+    assert learning._version == 8, "above every version that was ever announced"
+    assert learning._env_steps == 100 + 8 * 4
+
+    again = checkpoint.load(checkpoint.newest(folder.checkpoints))
+    assert again.version == 8 and len(again.facts["unused"]) == 8 == len({tuple(p) for p in again.facts["unused"]})
+    monkeypatch.undo()
+    monkeypatch.setattr(Learner, "_film", lambda self: None)
+    once_more = run(config, folder, True)
+    until(lambda: once_more.learner._phase == "collecting", "the resumed learner to collect")
+    assert "8 episodes wait in the log" in once_more.end()
+
+
+def test_what_was_stored_and_not_yet_looked_at_is_not_lost_by_a_checkpoint(tmp_path: Path) -> None:
+    config = tiny("learner.max_staleness=inf")
+    segments = episodes(config, 3)
+    folder = saved_run(tmp_path / "run", config, segments[:1])
+    learning = Learner(config, folder, resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    # As the intake's thread does: stored, and not yet taken by the loop when the checkpoint is written.
+    learning._store.append([record.encode(one, session=2, sequence=i) for i, one in enumerate(segments[1:])])
+    learning._save()
+    learning._close()
+    resumed = Learner(config, folder, resume=True)
+    resumed._stop, resumed._display = threading.Event(), Display(resumed.view, Console(file=io.StringIO()))
+    resumed._go_on(resumed._checkpoint)  # type: ignore[arg-type]
+    assert len(resumed._pool) == 3
+    resumed._close()
+
+
+def test_a_resume_that_fails_leaves_no_checkpoint_of_its_own(tmp_path: Path) -> None:
+    config = tiny("learner.max_staleness=inf")
+    folder = saved_run(tmp_path / "run", config, [], unused=[[0, 4096, 64]])
+    learning = Learner(config, folder, resume=True)
+    with pytest.raises(Exception, match="4096"):
+        learning.run(threading.Event(), Display(learning.view, Console(file=io.StringIO())))
+    assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000005"]
+    assert json.loads((folder.path / "run.json").read_text())["highest_version"] == 7
+
+
+def test_weights_of_a_resumed_run_are_those_that_were_saved(tmp_path: Path) -> None:
+    config = tiny()
+    folder = saved_run(tmp_path / "run", config, [])
+    saved = checkpoint.load(checkpoint.newest(folder.checkpoints))
+    learning = Learner(config, folder, resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    for name, array in to_arrays(learning._policy).items():
+        assert (array == saved.policy[name].numpy()).all(), name
+    learning._close()
