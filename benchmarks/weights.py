@@ -1,8 +1,8 @@
 """From `publish` to weights applied in another process, against bare pyzmq; and how long `publish` blocks its caller.
 
-Applied means: copied into a set of float32 arrays of the other process. The bare way takes a snapshot of the arrays (the
-optimiser goes on changing them), sends it as one multi-part message without further copies, and copies each part into
-its array on the other side; it checks nothing and serves one receiver.
+Applied means: copied into a set of float32 arrays of the other process. The bare way takes a snapshot of the arrays
+(the optimiser goes on changing them), sends it as one multi-part message without further copies, and copies each part
+into its array on the other side; it checks nothing and serves one receiver.
     python benchmarks/weights.py
 """
 

@@ -90,7 +90,7 @@ def _lift(spec: RobotSpec, state: SceneState) -> Goal:
     goal = cube[:, :3].copy()
     goal[:, 2] += np.where(aligned, 0.0, APPROACH_HEIGHT)
     goal[gripped] = state.tcp[gripped] + [0, 0, 0.06]
-    return goal, rotation, np.where(at_cube, 0.02, 0.07)
+    return goal, rotation, np.where(at_cube, 0.02, spec.upper[-1])
 
 
 _GOALS: dict[str, Callable[[RobotSpec, SceneState], Goal]] = {"reach": _reach, "lift": _lift}

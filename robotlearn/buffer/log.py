@@ -48,9 +48,7 @@ class RecordLog:
     One process has the log open at a time. Any thread may call anything; only appending holds the lock for long.
     """
 
-    def __init__(
-        self, path: Path | str, *, sync: Sync, file_bytes: int = 64 << 20, files: Files | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, *, sync: Sync, file_bytes: int = 64 << 20, files: Files | None = None) -> None:
         """Open or create. Raises LogError when another process has it open, or when it can't be read or written."""
         if sync not in ("process", "power"):
             raise LogError(f"log {path}: sync is {sync!r}, expected 'process' or 'power'")

@@ -32,8 +32,9 @@ class Quarantine:
         return target
 
     def _make_room(self, needed: int) -> None:
-        kept = sorted((stat.st_mtime_ns, stat.st_size, path) for path in self.path.glob("*.record")
-                      if (stat := path.stat()))
+        kept = sorted(
+            (stat.st_mtime_ns, stat.st_size, path) for path in self.path.glob("*.record") if (stat := path.stat())
+        )
         size = sum(item[1] for item in kept)
         for _, length, path in kept:
             if size + needed <= self._max_bytes:

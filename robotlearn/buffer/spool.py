@@ -103,9 +103,7 @@ class Spool:
         self._lost_lasts = 0
         self._refused = 0
         self.recorded: Callable[[], None] | None = None  # called after each `record`, on its thread
-        self._log = RecordLog(
-            self.path / "records", sync=sync, file_bytes=min(max_bytes // 16, 64 << 20), files=files
-        )
+        self._log = RecordLog(self.path / "records", sync=sync, file_bytes=min(max_bytes // 16, 64 << 20), files=files)
         try:
             self._ledger = Ledger(self.path, sync=sync, max_bytes=max_bytes // 32, files=files)
             self._quarantine = Quarantine(self.path / "quarantine", max_bytes=max(max_bytes // 8, 1 << 20))

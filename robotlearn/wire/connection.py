@@ -238,7 +238,10 @@ class Connection(ABC):
             self._complained = True
             logger.warning(
                 "waiting for learner %s (%s connection) for %.0f s, last seen %s; going on trying",
-                self.address, self.role, now - self._waiting_since, self.seen,
+                self.address,
+                self.role,
+                now - self._waiting_since,
+                self.seen,
             )
 
     def __enter__(self) -> Connection:

@@ -66,9 +66,7 @@ class Edge:
     address: str = ""
     session: int = 0
     last_seen: float = 0.0
-    answers: dict[str, int] = field(
-        default_factory=lambda: {"stored": 0, "duplicate": 0, "invalid": 0, "damaged": 0}
-    )
+    answers: dict[str, int] = field(default_factory=lambda: {"stored": 0, "duplicate": 0, "invalid": 0, "damaged": 0})
     bad_frames: int = 0
     status: Status | None = None
 

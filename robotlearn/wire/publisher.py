@@ -32,7 +32,7 @@ class _Memory:
         self.hashing = 0  # pulls being answered at this moment
         total = sum(_HEADER + chunk.length for chunk in layout.chunks)
         self._bytes: NDArray[np.uint8] = np.zeros(total, np.uint8)
-        self._bytes[:: 1024] = 0
+        self._bytes[::1024] = 0
         self.targets: list[list[tuple[NDArray[Any], int, int]]] = [[] for _ in layout.tensors]
         start = 0
         for chunk in layout.chunks:

@@ -146,8 +146,10 @@ def check_arrays(
         for dim, size in zip(dims, shape, strict=True):
             key, size = ("N", size - 1) if dim == "N+1" else (dim, size)
             if size < 0 or sizes.setdefault(key, size) != size:
-                raise WireError(f"segment: {name} has shape {shape}, expected ({', '.join(dims)}) with {key} = "
-                                f"{sizes.get(key, 'at least 0')}")
+                raise WireError(
+                    f"segment: {name} has shape {shape}, expected ({', '.join(dims)}) with {key} = "
+                    f"{sizes.get(key, 'at least 0')}"
+                )
     for name in arrays:
         if name not in ARRAYS:
             raise WireError(f"segment: {name} is not an array of a segment")

@@ -316,7 +316,10 @@ class LearnerServer:
             freed = self._gate.freed(peer.hello.edge)
             logger.warning(
                 "edge %s (%s) is silent for %.0f s and counts as dead; %d running episodes are freed",
-                peer.hello.edge, peer.address, now - peer.last_seen, freed,
+                peer.hello.edge,
+                peer.address,
+                now - peer.last_seen,
+                freed,
             )
 
     def _bad_frame(self, identity: bytes, peer: Peer | None, error: WireError) -> None:
@@ -382,8 +385,8 @@ class LearnerServer:
         if edge is not None:
             edge.answers[kind] += 1
         if kind == "stored" and header is not None and header.last:
-            # Accepted before ended, so that for no moment the gate sees one fewer than there are. Also from a spool that
-            # was filled under another edge's name: the training loop gets it all the same.
+            # Accepted before ended, so that for no moment the gate sees one fewer than there are. Also from a spool
+            # that was filled under another edge's name: the training loop gets it all the same.
             self._gate.accepted()
             live = edge.data.hello if edge is not None and edge.data is not None else None
             if live is not None and live.session == header.session and header.sequence >= live.next_sequence:

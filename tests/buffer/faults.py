@@ -1,11 +1,14 @@
 """A layer of system calls that ends the process, or fails, at a chosen one of them."""
 
+import contextlib
 import errno
+import multiprocessing
 import os
 import signal
 from collections.abc import Buffer, Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robotlearn.buffer.files import Files
 
@@ -77,23 +80,28 @@ class FullFiles(Files):
         return written
 
 
-def run_until_killed(work: Callable[[int], None]) -> tuple[bytes, bool]:
-    """Run `work(descriptor)` in a forked child; returns what it wrote to the descriptor, and whether it was killed."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        status = 1
-        try:
-            work(writing)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        told = stream.read()
-    _, status = os.waitpid(child, 0)
-    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    if not killed and status != 0:
-        raise AssertionError(f"the child failed with status {status}")
-    return told, killed
+# Forked from a process without threads; that process imports once what each child needs.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.buffer.victims"])
+
+
+def run_until_killed(work: Callable[..., None], *args: Any) -> tuple[str, bool]:
+    """Run `work(say, *args)` in a child; returns the lines that it said, and whether it was killed.
+
+    `work` must be a function of a module. AssertionError when it failed otherwise.
+    """
+    reading, writing = _processes.Pipe(duplex=False)
+    child = _processes.Process(target=_work, args=(writing, work, args))
+    child.start()
+    writing.close()
+    said = ""
+    with contextlib.suppress(EOFError):
+        while True:
+            said += reading.recv_bytes().decode() + "\n"
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL), f"the child failed with status {child.exitcode}"
+    return said, child.exitcode != 0
+
+
+def _work(writing: Connection, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    work(lambda *words: writing.send_bytes(" ".join(map(str, words)).encode()), *args)

@@ -1,5 +1,7 @@
 """An interval set behaves as a set, whatever is added in whatever order."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_it_holds_what_a_set_holds(steps: list[int | tuple[int, int]]) -> None:
     assert {n for start, end in intervals for n in range(start, end)} == model
     assert all((n in intervals) is (n in model) for n in range(80))
     pairs = list(intervals)
-    assert all(end < start for (_, end), (start, _) in zip(pairs, pairs[1:], strict=False)), "neighbours are merged"
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(pairs)), "neighbours are merged"
     assert intervals.end == max(model, default=-1) + 1
     assert intervals.floor == next(n for n in range(100) if n not in model)
     assert IntervalSet(reversed(pairs)) == intervals

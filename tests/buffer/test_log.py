@@ -9,11 +9,8 @@ import pytest
 from robotlearn.buffer.log import LogFull, Position, RecordLog
 from robotlearn.errors import LogError
 from robotlearn.wire import record
-from tests.buffer.faults import FullFiles, KillingFiles, When, run_until_killed
-
-
-def entry(number: int, size: int = 100) -> bytearray:
-    return record.pack(record.ENTRY, number.to_bytes(4, "little") + bytes(number % 251 for _ in range(size)), [], 0)
+from tests.buffer.faults import FullFiles, When, run_until_killed
+from tests.buffer.victims import append_to_log, entry
 
 
 def number(view: memoryview) -> int:
@@ -183,26 +180,12 @@ def test_a_full_disk_refuses_the_whole_batch_and_later_appends_work(tmp_path: Pa
 
 @pytest.mark.parametrize("when", ["before", pytest.param("half", marks=pytest.mark.slow)])
 def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Path, when: When) -> None:
-    def work(path: Path, at: int, tell: int) -> None:
-        files = KillingFiles(at, when)
-        log = open_log(path, file_bytes=500, files=files)
-        for n in range(0, 12, 3):
-            log.append(entry(n))
-            log.append_many([entry(n + 1), entry(n + 2)])
-            log.sync()
-            os.write(tell, b"%d\n" % (n + 2))  # acknowledged
-            if n == 6:
-                log.drop_files_before(log.rotate())
-                os.write(tell, b"dropped\n")
-        log.close()
-        os.write(tell, b"calls %d\n" % files.calls)
-
     killed_at = 0
     for at in itertools.count():
         path = tmp_path / str(at)
-        told, killed = run_until_killed(lambda tell, path=path, at=at: work(path, at, tell))  # type: ignore[misc]
-        said, _, calls = told.decode().partition("calls ")
-        synced = max((int(word) for word in said.split() if word.isdigit()), default=-1)
+        said, killed = run_until_killed(append_to_log, path, at, when)
+        words = [line.split() for line in said.splitlines()]
+        synced = max((int(number) for word, number in words if word == "synced"), default=-1)
         with open_log(path, file_bytes=500) as log:
             found = numbers(log)
             assert log.corrupt == 0
@@ -213,6 +196,6 @@ def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Pa
             log.append(entry(77))
             assert numbers(log) == [*found, 77]
         killed_at += killed
-        if not killed and at >= int(calls):
+        if not killed and at >= int(words[-1][1]):
             break
     assert killed_at > (10 if when == "half" else 25)

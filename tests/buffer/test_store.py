@@ -3,7 +3,6 @@
 import itertools
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +11,10 @@ from robotlearn.buffer.log import LogFull
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.errors import LogError
 from robotlearn.wire import record
-from tests.buffer.faults import FullFiles, KillingFiles, When, run_until_killed
+from tests.buffer.faults import FullFiles, When, run_until_killed
+from tests.buffer.victims import append_to_store
+from tests.buffer.victims import stored as data
 from tests.wire.make import make_segment
-
-
-def data(sequence: int, session: int = 1, **fields: Any) -> bytearray:
-    return record.encode(make_segment(seed=sequence, **fields), session=session, sequence=sequence)
 
 
 def kinds(store: SegmentStore, *batch: bytes | bytearray) -> list[str]:
@@ -31,7 +28,9 @@ def stored_sequences(store: SegmentStore) -> list[int]:
 def test_each_segment_is_stored_once_over_batches_and_restarts(tmp_path: Path) -> None:
     with SegmentStore(tmp_path) as store:
         assert kinds(store, data(0), data(1), data(0)) == ["stored", "stored", "duplicate"]
-        assert kinds(store, data(1), data(2), data(1, session=2), data(1, edge="other")) == ["duplicate"] + ["stored"] * 3
+        assert (
+            kinds(store, data(1), data(2), data(1, session=2), data(1, edge="other")) == ["duplicate"] + ["stored"] * 3
+        )
     for _ in range(2):
         with SegmentStore(tmp_path) as store:
             assert kinds(store, data(0), data(2), data(1, session=2), data(1, edge="other")) == ["duplicate"] * 4
@@ -116,30 +115,18 @@ def test_after_a_failed_sync_it_stores_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["before", pytest.param("half", marks=pytest.mark.slow)])
 def test_killed_at_every_call_what_was_acknowledged_is_there_once(tmp_path: Path, when: When) -> None:
-    batches = [[0, 1], [1, 2, 3], [4], [2, 5, 6, 7], [8, 9]]
-
-    def work(path: Path, at: int, tell: int) -> None:
-        files = KillingFiles(at, when)
-        store = SegmentStore(path, file_bytes=9000, files=files)
-        for batch in batches:
-            for outcome, sequence in zip(store.append([data(n) for n in batch]), batch, strict=True):
-                if outcome.kind in ("stored", "duplicate"):
-                    os.write(tell, b"%d\n" % sequence)
-        store.close()
-        os.write(tell, b"calls %d\n" % files.calls)
-
     killed_at = 0
     for at in itertools.count():
         path = tmp_path / str(at)
-        told, killed = run_until_killed(lambda tell, path=path, at=at: work(path, at, tell))  # type: ignore[misc]
-        said, _, calls = told.decode().partition("calls ")
-        acknowledged = set(map(int, said.split()))
+        told, killed = run_until_killed(append_to_store, path, at, when)
+        words = [line.split() for line in told.splitlines()]
+        acknowledged = {int(number) for word, number in words if word == "acknowledged"}
         with SegmentStore(path, file_bytes=9000) as store:
             found = stored_sequences(store)
             assert acknowledged <= set(found) and len(found) == len(set(found)) == store.stored
             store.append([data(n) for n in range(10)])  # the edge sends all of it again
             assert sorted(stored_sequences(store)) == list(range(10)) and store.stored == 10
         killed_at += killed
-        if not killed and at >= int(calls):
+        if not killed and at >= int(words[-1][1]):
             break
     assert killed_at > 10

@@ -232,6 +232,11 @@ class Site:
         """What is in an edge's log as its files are now, settled or not."""
         return _headers(self.state(edge) / "spool" / "records")
 
+    def delivered(self, recorded: Iterable[RecordHeader]) -> bool:
+        """Whether all of these are in the learner's log."""
+        stored = {(header.edge, header.session, header.sequence) for header in self.stored()}
+        return all((header.edge, header.session, header.sequence) in stored for header in recorded)
+
     def sessions(self, edge: str) -> set[int]:
         """The sessions of an edge of which something is stored: one for each time that it was started."""
         return {header.session for header in self.stored(edge)}

@@ -19,15 +19,17 @@ def test_kill_9_of_an_edge_and_of_the_learner_loses_nothing(site: Site) -> None:
     wait_for(lambda: site.updates_since(0, 3) and site.sessions("left"), "three updates", learner, left, right)
 
     left.kill()
-    before = site.newest()
+    before, left_behind = site.newest(), site.recorded("left")
     left = site.edge(config, "left", address)
+    wait_for(lambda: site.delivered(left_behind), "what the killed edge had recorded", learner, left, right)
     wait_for(lambda: len(site.sessions("left")) == 2, "segments of the edge's new life", learner, left, right)
     wait_for(lambda: site.updates_since(before, 3), "updates after the edge's death", learner, left, right)
 
     learner.kill()
-    before = site.newest()
+    before, left_behind = site.newest(), site.recorded("left") + site.recorded("right")
     counts = {name: len(site.stored(name)) for name in ("left", "right")}
     learner = site.learner(config, "--resume", f"learner.bind={address}")
+    wait_for(lambda: site.delivered(left_behind), "what was recorded until the death", learner, left, right)
     wait_for(lambda: site.updates_since(before, 5), "updates after the learner's death", learner, left, right)
     wait_for(
         lambda: all(len(site.stored(name)) > count for name, count in counts.items()),
@@ -71,12 +73,13 @@ def test_a_silent_learner_gets_all_that_its_edges_did_meanwhile(site: Site) -> N
 
     # Paused, it keeps its sockets open: only the missing heartbeats tell the edge.
     learner.send(signal.SIGSTOP)
-    before, stored, recorded = site.newest(), len(site.stored("left")), len(site.recorded("left"))
+    before, stored, recorded = site.newest(), len(site.stored()), len(site.recorded("left"))
     # What was granted before gives 16 segments at most: 8 episodes of 8 steps.
     wait_for(lambda: len(site.recorded("left")) >= recorded + 40, "episodes at the edge on its own", left)
-    assert len(site.stored("left")) == stored
+    assert len(site.stored()) == stored
+    left_behind = site.recorded("left")
     learner.send(signal.SIGCONT)
-    wait_for(lambda: len(site.stored("left")) >= recorded + 40, "what was recorded meanwhile", learner, left)
+    wait_for(lambda: site.delivered(left_behind), "what was recorded meanwhile", learner, left)
     wait_for(lambda: site.updates_since(before, 3), "updates after the pause", learner, left)
 
     left.stop()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.e2e.harness import Site, accounts, check_metrics, tiny
+from tests.e2e.harness import Site, accounts, batch, check_metrics, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -15,14 +15,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 def test_a_run_ends_and_its_ratios_are_one_where_the_weights_stay(site: Site, max_staleness: float) -> None:
     # With a learning rate of 0 every version has the weights of the first: behaviour, proximal and current policy are
     # one, however stale the data (the invariants of AReaL's objective).
-    config = tiny(learner={"max_staleness": max_staleness, "updates": 16}, algorithm={"actor_lr": 0.0, "epochs": 2})
+    config = tiny(
+        batch("left"),
+        learner={"max_staleness": max_staleness, "updates": 16},
+        algorithm={"actor_lr": 0.0, "epochs": 2},
+    )
     train = site.start("train", "train", site.config(config), "--run", site.run)
     assert train.ended() == 0, train.tail()
     site.gone()
     rows = site.rows()
     assert rows[-1]["updates"] == 16
     check_metrics(site, max_staleness)
-    accounts(site, "left", "right")
+    accounts(site, "left")
     if max_staleness > 0:
         assert any(row["staleness_max"] > 0 for row in rows), "nothing was stale: nothing was shown"
 

@@ -203,13 +203,16 @@ def test_garbage_from_the_policy_server_is_dropped(make_bench: Callable[..., Ben
 
     def answer(request: local.ChunkRequest) -> list[local.ChunkAnswer]:
         good = chunk(request.request)
-        misfits = [local.Tensor.of(np.zeros(shape, np.float32)) for shape in ((H + 1, D), (H, D - 1), (0,))]
+        misfits = [
+            local.Tensor.of(np.full(shape, 0.19, np.float32)) for shape in ((H + 1, D), (H - 1, D), (H, D - 1), (0,))
+        ]
         misfits.append(local.Tensor("float32", (H, D), b"1"))
         return [*(msgspec.structs.replace(good, actions=actions) for actions in misfits), good]
 
     bench.answer = answer
     _, lines = bench.run_episode()
     assert len(lines) == EPISODE_STEPS and any(line.from_chunk for line in lines)
+    assert all(line.proposed.array()[0] < 0.1 for line in lines), "nothing of a misfit is executed"
 
 
 def test_before_the_first_chunk_the_arm_rests_and_the_episode_has_not_begun(make_bench: Callable[..., Bench]) -> None:

@@ -72,6 +72,7 @@ def test_cut_off_the_allowance_is_used_up_and_no_more_starts(edge: Edge) -> None
 def test_connected_only_grants_count_and_the_allowance_is_new_afterwards(tmp_path: Path) -> None:
     end = LearnersEnd(tmp_path / "learner", CONTRACT, bound=5)
     edge = Edge(tmp_path / "spool", end.address, offline_episodes=2)
+    until(lambda: edge.uplink.state == "connected", "the connection")
     started = 0
 
     def start() -> bool:

@@ -135,9 +135,10 @@ def test_segments_join_to_what_a_naive_recorder_writes_down(seed: int, segment_s
         assert_same(match, script.episode())
 
 
-def test_a_segment_is_cut_at_the_first_chunk_after_its_length() -> None:
+@pytest.mark.parametrize("segment_steps", [6, 8])
+def test_a_segment_is_cut_at_the_first_chunk_after_its_length(segment_steps: int) -> None:
     segments: list[Segment] = []
-    recorder = Recorder(1, ORIGIN, SIZES, 6, segments.append)
+    recorder = Recorder(1, ORIGIN, SIZES, segment_steps, segments.append)
     play(recorder, {0: Script(np.random.default_rng(0), 20, lock_step=True)})
     assert [segment.steps for segment in segments] == [8, 8, 4]
     assert [segment.first_step for segment in segments] == [0, 8, 16]

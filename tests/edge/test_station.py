@@ -87,6 +87,8 @@ class Bench:
         self.server = self.dial(self.server_process)
         self.arm = self.dial(self.arm_process, "station")
         self.server.send(local.encode(local.ServerState(2, 1, 0, 0, 0.0)))
+        # Else its first episode might be one of those that it starts while it is cut off.
+        until(lambda: self.station._uplink.state == "connected", "the learner's answer")
 
     def dial(self, child: Sleeper, identity: str = "") -> zmq.Socket:
         socket = local.local_socket(self.context, zmq.DEALER)

@@ -1,5 +1,6 @@
 """Messages: round trips, and nothing but WireError for what is malformed."""
 
+import contextlib
 import struct
 
 import msgspec
@@ -31,7 +32,9 @@ from tests.wire.make import make_segment
 
 HASH = b"12345678"
 ALL: list[Message] = [
-    Hello(1, "edge-a", 2**63 - 1, "data", {"policy": "flow", "H": 4, "gamma": 0.99, "keys": ["a", "b"], "x": None}, 3, 8),
+    Hello(
+        1, "edge-a", 2**63 - 1, "data", {"policy": "flow", "H": 4, "gamma": 0.99, "keys": ["a", "b"], "x": None}, 3, 8
+    ),
     Status(4, "running", "weights", {"recorded": 5}, {"hz": 20.0}, 1, [(7, 8)]),
     Want(5, 2),
     Have(0),
@@ -112,7 +115,9 @@ def test_random_bytes_are_a_wire_error(body: bytes, number: int) -> None:
 
 
 @settings(max_examples=200)
-@given(st.sampled_from(ALL), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4), st.integers(-9, 9))
+@given(
+    st.sampled_from(ALL), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4), st.integers(-9, 9)
+)
 def test_mutated_messages_are_a_wire_error_or_a_message(
     message: Message, changes: list[tuple[int, int]], longer: int
 ) -> None:
@@ -120,7 +125,5 @@ def test_mutated_messages_are_a_wire_error_or_a_message(
     for place, value in changes:
         data[place % len(data)] = value
     data = data[:longer] if longer < 0 else data + bytes(longer)
-    try:
+    with contextlib.suppress(WireError):
         messages.decode(data)
-    except WireError:
-        pass

@@ -24,7 +24,9 @@ from tests.wire.rig import CONTRACT, Edge, Learner, edge, learner
 class Bare:
     """A peer that says just what a test tells it to, honest or not."""
 
-    def __init__(self, address: str, *, hello: bool = True, name: str = "bare", session: int = 5, **fields: Any) -> None:
+    def __init__(
+        self, address: str, *, hello: bool = True, name: str = "bare", session: int = 5, **fields: Any
+    ) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.connect(address)
@@ -133,7 +135,9 @@ def test_a_stalled_learner_makes_the_spool_grow_and_the_recorder_never_waits(tmp
             here.record(200)
             assert here.spool.pending > 700 and here.uplink.state == "connected"
             taken: list[int] = []
-            until(lambda: taken.extend(s.header.sequence for s in there.server.take_stored(0)) or len(taken) == 800, "all")
+            until(
+                lambda: taken.extend(s.header.sequence for s in there.server.take_stored(0)) or len(taken) == 800, "all"
+            )
             settled(here, 800)
         assert taken == list(range(800))
 
@@ -319,11 +323,13 @@ def test_an_edge_sends_again_what_is_passed_over_in_the_answers(tmp_path: Path) 
 
 
 def test_what_is_sent_beyond_the_window_is_dropped_and_counted(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", max_waiting=1, window_bytes=4000, max_frame_bytes=20_000) as there:
-        with Bare(there.address) as bare:
-            for sequence in range(100):
-                bare.send(data(sequence))
-            until(lambda: there.server.stats()["over_window"] > 50, "the window's bound")
+    with (
+        learner(tmp_path / "l", max_waiting=1, window_bytes=4000, max_frame_bytes=20_000) as there,
+        Bare(there.address) as bare,
+    ):
+        for sequence in range(100):
+            bare.send(data(sequence))
+        until(lambda: there.server.stats()["over_window"] > 50, "the window's bound")
 
 
 def test_an_unknown_peer_is_asked_to_say_hello(tmp_path: Path) -> None:
@@ -336,11 +342,15 @@ def test_an_unknown_peer_is_asked_to_say_hello(tmp_path: Path) -> None:
 
 
 def test_the_number_of_peers_is_bounded(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", max_peers=2) as there, Bare(there.address, name="a"), Bare(there.address, name="b"):
-        with Bare(there.address, hello=False) as third:
-            third.say(Hello(record.SCHEMA, "c", 1, "data", CONTRACT, 0, 0))
-            refusal = third.hear()
-            assert isinstance(refusal, Refuse) and refusal.key == "peers"
+    with (
+        learner(tmp_path / "l", max_peers=2) as there,
+        Bare(there.address, name="a"),
+        Bare(there.address, name="b"),
+        Bare(there.address, hello=False) as third,
+    ):
+        third.say(Hello(record.SCHEMA, "c", 1, "data", CONTRACT, 0, 0))
+        refusal = third.hear()
+        assert isinstance(refusal, Refuse) and refusal.key == "peers"
 
 
 # ---- the gate over the wire
@@ -383,46 +393,54 @@ def test_an_aborted_or_rejected_episode_makes_room(tmp_path: Path) -> None:
 
 
 def test_grants_that_are_no_longer_wanted_go_back(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", episodes=4) as there:
-        with edge(tmp_path / "a", there.address, name="a") as one, edge(tmp_path / "b", there.address, name="b") as two:
-            one.uplink.want(4)
-            until(lambda: one.uplink._untaken == 4, "its grants")
-            two.uplink.want(3)
-            one.uplink.want(0)
-            grants(two, 3)
-            until(lambda: there.gate.running_at("a") == 0, "the grants to come back")
+    with (
+        learner(tmp_path / "l", episodes=4) as there,
+        edge(tmp_path / "a", there.address, name="a") as one,
+        edge(tmp_path / "b", there.address, name="b") as two,
+    ):
+        one.uplink.want(4)
+        until(lambda: one.uplink._untaken == 4, "its grants")
+        two.uplink.want(3)
+        one.uplink.want(0)
+        grants(two, 3)
+        until(lambda: there.gate.running_at("a") == 0, "the grants to come back")
 
 
 def test_a_reconnected_edge_is_counted_once(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", episodes=6) as there, Proxy(there.address) as proxy:
-        with edge(tmp_path / "e", proxy.address) as here:
-            here.uplink.want(3)
-            grants(here, 3)
-            proxy.refusing = True
-            proxy.cut()
-            until(lambda: here.uplink.state == "connecting", "the loss")
-            here.record(1, last=True)  # ends while it is cut off
-            here.uplink.episode_started(1)
-            proxy.refusing = False
-            until(lambda: there.gate.pending == 1, "the backlog")
-            assert there.gate.running_at("edge-a") == 3
-            here.record(3, last=True)
-            until(lambda: there.gate.pending == 4, "all of it")
-            assert there.gate.running_at("edge-a") == 0
+    with (
+        learner(tmp_path / "l", episodes=6) as there,
+        Proxy(there.address) as proxy,
+        edge(tmp_path / "e", proxy.address) as here,
+    ):
+        here.uplink.want(3)
+        grants(here, 3)
+        proxy.refusing = True
+        proxy.cut()
+        until(lambda: here.uplink.state == "connecting", "the loss")
+        here.record(1, last=True)  # ends while it is cut off
+        here.uplink.episode_started(1)
+        proxy.refusing = False
+        until(lambda: there.gate.pending == 1, "the backlog")
+        assert there.gate.running_at("edge-a") == 3
+        here.record(3, last=True)
+        until(lambda: there.gate.pending == 4, "all of it")
+        assert there.gate.running_at("edge-a") == 0
 
 
 def test_a_dead_edge_frees_what_it_was_running(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", episodes=4, limits=Limits(heartbeat_s=0.5, dead_after_s=1.5)) as there:
-        with Bare(there.address) as bare:
-            bare.say(Want(4, 0))
-            grant = bare.hear()
-            assert isinstance(grant, Grant) and grant.count == 4 and there.gate.running_at("bare") == 4
-            until(lambda: there.gate.running_at("bare") == 0, "its silence to be noticed")
-            [view] = there.server.peers()
-            assert not view.connected and there.server.stats()["dead"] == 1
-            bare.say(Want(4, 4))
-            refusal = bare.hear()
-            assert isinstance(refusal, Refuse) and refusal.key == "hello"
+    with (
+        learner(tmp_path / "l", episodes=4, limits=Limits(heartbeat_s=0.5, dead_after_s=1.5)) as there,
+        Bare(there.address) as bare,
+    ):
+        bare.say(Want(4, 0))
+        grant = bare.hear()
+        assert isinstance(grant, Grant) and grant.count == 4 and there.gate.running_at("bare") == 4
+        until(lambda: there.gate.running_at("bare") == 0, "its silence to be noticed")
+        [view] = there.server.peers()
+        assert not view.connected and there.server.stats()["dead"] == 1
+        bare.say(Want(4, 4))
+        refusal = bare.hear()
+        assert isinstance(refusal, Refuse) and refusal.key == "hello"
 
 
 def test_a_want_that_crosses_its_grant_is_not_granted_twice(tmp_path: Path) -> None:
@@ -437,7 +455,9 @@ def test_the_learner_shows_what_an_edge_says_of_itself(tmp_path: Path) -> None:
     with learner(tmp_path / "l") as there, edge(tmp_path / "e", there.address) as here:
         here.uplink.report(version=7, state="running", waits_for="the gate", rates={"hz": 20.0})
         here.record(3)
-        until(lambda: any(v.counts.get("acknowledged") == 3 and v.version == 7 for v in there.server.peers()), "a STATUS")
+        until(
+            lambda: any(v.counts.get("acknowledged") == 3 and v.version == 7 for v in there.server.peers()), "a STATUS"
+        )
         [view] = there.server.peers()
         assert (view.state, view.waits_for, view.rates["hz"], view.stored) == ("running", "the gate", 20.0, 3)
 
@@ -486,7 +506,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://*:5555", "tcp://127.0.0.1:*", "127.0.0.1:5555", "http://host:80"])
 def test_an_address_that_cannot_be_dialled_is_refused_at_once(tmp_path: Path, address: str) -> None:
-    with pytest.raises(AddressError, match="tcp://HOST:PORT|names no host"):
+    with pytest.raises(AddressError, match=r"tcp://HOST:PORT|names no host"):
         Edge(tmp_path / "e", address)
 
 

@@ -42,7 +42,9 @@ def same(weights: Weights | None, expected: Tensors) -> bool:
 
 
 @given(
-    st.lists(st.integers(0, 5000), max_size=12).map(lambda sizes: {f"t{i}": np.zeros(n, "u1") for i, n in enumerate(sizes)}),
+    st.lists(st.integers(0, 5000), max_size=12).map(
+        lambda sizes: {f"t{i}": np.zeros(n, "u1") for i, n in enumerate(sizes)}
+    ),
     st.sampled_from([64, 256, 1024]),
 )
 def test_the_chunks_of_a_layout_cover_every_byte_once(arrays: Tensors, chunk_bytes: int) -> None:
@@ -157,7 +159,7 @@ def test_a_pull_goes_on_after_a_learner_restart_with_the_same_weights(tmp_path: 
                     weights = client.wait(0, 30)
                     assert same(weights, expected) and weights is not None
                     assert (weights.version, weights.incarnation) == (2, second.server.incarnation)
-                    assert 0 < client.chunks_same and client.bytes_received <= total + 64 * 20
+                    assert client.chunks_same > 0 and client.bytes_received <= total + 64 * 20
 
 
 def test_a_slow_edge_skips_versions_and_never_starves(tmp_path: Path) -> None:
@@ -204,15 +206,15 @@ def test_a_chunk_that_fails_its_hash_is_pulled_again(tmp_path: Path, monkeypatch
 
 
 def test_several_edges_pull_at_once(tmp_path: Path) -> None:
-    with learner(tmp_path) as there:
-        with (
-            weights_client(there.address, edge="a") as one,
-            weights_client(there.address, edge="b", window_chunks=1) as two,
-            weights_client(there.address, edge="c", window_chunks=16) as three,
-        ):
-            for version in range(10):
-                there.publisher.publish(version, tensors(version))
-            assert all(same(client.wait(9, 30), tensors(9)) for client in (one, two, three))
+    with (
+        learner(tmp_path) as there,
+        weights_client(there.address, edge="a") as one,
+        weights_client(there.address, edge="b", window_chunks=1) as two,
+        weights_client(there.address, edge="c", window_chunks=16) as three,
+    ):
+        for version in range(10):
+            there.publisher.publish(version, tensors(version))
+        assert all(same(client.wait(9, 30), tensors(9)) for client in (one, two, three))
 
 
 def test_weights_too_large_for_an_edge_are_refused_by_it(tmp_path: Path) -> None:
