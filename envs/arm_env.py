@@ -49,6 +49,8 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._next_tick: float | None = None
         robot.connect()
         self.reading: Reading = robot.read()
+        # Wherever the arm is: the first set-point must not make it jump.
+        self._control.reset(_ONE, self.reading.position[None])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -89,6 +91,10 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
             "success": bool(success[0]),
         }
         return self._observe(state), float(reward[0]), bool(success[0]), bool(overtime[0]), info
+
+    def hold(self) -> None:
+        """Between episodes: write the set-point in force again, so that the robot's watchdog knows that someone is there."""
+        self.robot.write(Command(self._control.set_point(_ONE)[0]))
 
     def rest_action(self) -> np.ndarray:
         """(D,) the action that leaves the set-points where they are."""

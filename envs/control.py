@@ -63,6 +63,10 @@ class JointDeltaControl:
         self._set_point[ids] = limited.set_point
         return Applied(limited.set_point, executed, limited.held, limited.clipped)
 
+    def set_point(self, ids: np.ndarray) -> np.ndarray:
+        """(k, dim) the set-points in force."""
+        return self._set_point[ids]
+
     def rest_action(self, ids: np.ndarray) -> np.ndarray:
         """(k, D) actions that leave the set-points where they are."""
         action = self._set_point[ids].astype(np.float32)

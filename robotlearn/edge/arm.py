@@ -66,6 +66,7 @@ class ArmLoop:
         """Run one episode per `Start` until `stop`."""
         while not stop.is_set():
             self._report("resting")
+            self._env.hold()
             start = self._receive_start()
             if start is not None:
                 self._started = start.episode
@@ -97,6 +98,7 @@ class ArmLoop:
         # The arm rests until its first chunk is there; only then does the episode begin.
         while not self._executor.ready:
             self._report("waiting for a chunk")
+            self._env.hold()
             self._ask(observations)
             self._server.poll(20)
             self._take_answers()

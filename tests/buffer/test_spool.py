@@ -201,6 +201,27 @@ def test_on_a_full_disk_answers_are_still_taken_in_and_free_it(tmp_path: Path) -
         assert balanced(spool) == Counts(400, 390, 0, 0, 10, 0)
 
 
+def test_on_a_full_disk_the_reserve_is_given_up_so_that_answers_are_written_down(tmp_path: Path) -> None:
+    class FullButForTheReserve(FullFiles):
+        def write(self, descriptor: int, buffers: Any) -> int:
+            self.room = 0 if full and (tmp_path / "reserve").exists() else 1 << 40
+            return super().write(descriptor, buffers)
+
+    full = False
+    with open_spool(tmp_path, files=FullButForTheReserve(), max_bytes=4 * MB) as spool:
+        fill(spool, 400)
+        full = True
+        spool.acknowledge([(spool.session, 0, 390)])
+        assert len(list((tmp_path / "records").glob("*.log"))) == 1 and not (tmp_path / "reserve").exists()
+        size = spool._ledger.bytes
+        spool.acknowledge([(spool.session, 390, 1)])
+        assert spool._ledger.bytes - size <= 128, "each entry is written once"
+    full = False
+    with open_spool(tmp_path) as spool:
+        assert balanced(spool) == Counts(400, 391, 0, 0, 9, 0)
+        assert (tmp_path / "reserve").exists(), "taken back"
+
+
 def test_a_record_damaged_on_the_disk_is_rejected_not_sent(tmp_path: Path) -> None:
     with open_spool(tmp_path) as spool:
         fill(spool, 5)

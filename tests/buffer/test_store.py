@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,14 @@ def test_what_can_never_be_stored_says_why_and_what_is_damaged_is_told_apart(tmp
 
 
 def test_what_was_pruned_stays_seen(tmp_path: Path) -> None:
-    with SegmentStore(tmp_path, file_bytes=20_000) as store:
+    with SegmentStore(tmp_path / "a", file_bytes=20_000) as store:
         outcomes = store.append([data(n) for n in range(40)])
         middle = outcomes[25].position
         assert middle is not None and store.drop_before(middle) > 0
         kept = stored_sequences(store)
         assert 0 < kept[0] <= 25 and kept[-1] == 39
-    with SegmentStore(tmp_path, file_bytes=20_000) as store:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")  # what a process leaves that is killed now
+    with SegmentStore(tmp_path / "b", file_bytes=20_000) as store:
         assert set(kinds(store, *[data(n) for n in range(40)])) == {"duplicate"}
         assert store.stored == 40 and stored_sequences(store) == kept
 

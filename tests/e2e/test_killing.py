@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.harness import Site, accounts, batch, check_metrics, free_port, tiny, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_kill_9_of_an_edge_and_of_the_learner_loses_nothing(site: Site) -> None:

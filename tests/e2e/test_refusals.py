@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.harness import Program, Site, batch, paced, tiny
 
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("refusals")]  # one learner for all
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

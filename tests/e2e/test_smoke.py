@@ -12,7 +12,7 @@ from robotlearn import gl
 from robotlearn.learner.checkpoint import list_versions
 from tests.e2e.harness import Site, accounts, check_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEYS = {
     "time",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.harness import Site, accounts, batch, check_metrics, tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("max_staleness", [0, 3, math.inf], ids=["synchronous", "near", "asynchronous"])

@@ -10,7 +10,7 @@ import pytest
 from robotlearn.learner.checkpoint import list_versions
 from tests.e2e.harness import Program, Site, accounts, batch, check_metrics, paced, tiny, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def _train(site: Site, config: object, *more: object) -> Program:

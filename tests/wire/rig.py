@@ -23,7 +23,7 @@ class Learner:
     def __init__(
         self, folder: Path, *, bind: str = "tcp://127.0.0.1:*", episodes: int = 4, staleness: float = 0, **options: Any
     ) -> None:
-        self.store = SegmentStore(folder, sync="process")
+        self.store = SegmentStore(folder, sync="process", files=options.pop("files", None))
         self.gate = StalenessGate(episodes, staleness)
         self.publisher = Publisher(chunk_bytes=options.pop("chunk_bytes", 64 << 10))
         try:

@@ -15,6 +15,7 @@ from robotlearn.errors import AddressError, ContractError
 from robotlearn.wire import messages, record
 from robotlearn.wire.messages import Ack, Grant, Hello, Refuse, Status, Want, Welcome
 from robotlearn.wire.sockets import Limits
+from tests.buffer.faults import FullFiles
 from tests.waiting import until
 from tests.wire.make import make_segment
 from tests.wire.proxy import Proxy
@@ -330,6 +331,30 @@ def test_what_is_sent_beyond_the_window_is_dropped_and_counted(tmp_path: Path) -
         for sequence in range(100):
             bare.send(data(sequence))
         until(lambda: there.server.stats()["over_window"] > 50, "the window's bound")
+
+
+def test_an_honest_edge_never_sends_beyond_the_window(tmp_path: Path) -> None:
+    with (
+        learner(tmp_path / "l", window_bytes=10_000, max_frame_bytes=20_000) as there,
+        edge(tmp_path / "e", there.address) as here,
+    ):
+        here.record(200)
+        settled(here, 200)
+        assert there.server.stats()["over_window"] == 0 and here.uplink.resent == 0
+
+
+def test_a_learner_with_a_full_disk_answers_when_it_has_space_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = FullFiles()
+    with learner(tmp_path / "l", files=files) as there, edge(tmp_path / "e", there.address) as here:
+        files.room = 1000
+        here.record(5)
+        until(lambda: "can't store segments" in caplog.text, "the learner to say so")
+        assert here.spool.pending == 5
+        files.room = 1 << 40
+        settled(here, 5)
+        assert there.sequences() == list(range(5))
 
 
 def test_an_unknown_peer_is_asked_to_say_hello(tmp_path: Path) -> None:
