@@ -93,7 +93,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         return self._observe(state), float(reward[0]), bool(success[0]), bool(overtime[0]), info
 
     def hold(self) -> None:
-        """Between episodes: write the set-point in force again, so that the robot's watchdog knows that someone is there."""
+        """Between episodes: write the set-point in force again, so that the robot's watchdog stays quiet."""
         self.robot.write(Command(self._control.set_point(_ONE)[0]))
 
     def rest_action(self) -> np.ndarray:

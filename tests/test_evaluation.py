@@ -37,10 +37,28 @@ def run(policy: Policy, spec: RobotSpec, seed: int = 1, episodes: int = 5, **mor
     return evaluate(policy, spec, "reach", episodes=episodes, seed=seed, episode_steps=9, **more)  # type: ignore[arg-type]
 
 
-def test_the_same_arguments_give_the_same_result(policy: Policy, spec: RobotSpec) -> None:
+def test_the_same_arguments_give_the_same_result(
+    policy: Policy, spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[list[np.ndarray]] = []
+    act = type(policy).act
+
+    def remember(self: Policy, *arguments: object) -> object:
+        chunk = act(self, *arguments)
+        paths[-1].append(chunk.path.numpy())
+        return chunk
+
+    monkeypatch.setattr(type(policy), "act", remember)
     done: list[int] = []
-    assert run(policy, spec) == run(policy, spec, progress=done.append)
-    assert done == [5]
+    results = []
+    for seed in (1, 1, 2):
+        paths.append([])
+        results.append(run(policy, spec, seed, progress=done.append))
+    assert results[0] == results[1]
+    one, again, other = paths
+    assert len(one) == 3 and all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert done == [5, 5, 5]
 
 
 def test_what_is_measured_adds_up(policy: Policy, spec: RobotSpec) -> None:

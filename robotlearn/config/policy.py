@@ -27,6 +27,6 @@ class PolicyConfig(Section):
     )
     deterministic_last: bool = Field(
         False,
-        description="The last denoising step adds no noise: exploration then passes through the policy once more, which "
-        "keeps it near what the policy would do.",
+        description="The last denoising step adds no noise: exploration then passes through the policy once more, "
+        "which keeps it near what the policy would do.",
     )

@@ -112,7 +112,7 @@ class EpisodePool:
         )
 
     def take(self, count: int) -> tuple[list[Waiting], int]:
-        """Take `count` episodes: under a staleness bound the stalest, which could not wait longer; without one the newest.
+        """Take `count` episodes: under a staleness bound the stalest, which can wait least; without one the newest.
 
         Stalest first also keeps what is learnt from unbiased: in order of arrival, episodes that take long would be
         overtaken until they were too stale. Returns them and how many were skipped: without a bound those left over

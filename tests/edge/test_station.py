@@ -195,7 +195,9 @@ def test_a_dead_arm_process_is_started_again_and_its_episode_given_up(bench: Ben
     assert again > episode
     bench.send(local.Begin(again, observation(0)), line(again, 0, last=True))
     until(lambda: bench.end.store.stored == 1, "the whole episode to be stored")
-    until(lambda: bench.end.gate.running_at("station") == 0, "the learner to know that nothing runs")
+    bench.rest(again)
+    assert bench.started() == again + 1
+    until(lambda: bench.end.gate.running_at("station") == 1, "the learner to know that only the last one runs")
 
 
 def test_until_the_policy_server_has_weights_the_arm_rests(bench: Bench) -> None:
