@@ -18,7 +18,7 @@ class Lift(Task):
 
     name = "lift"
     instruction = "pick up the red cube"
-    episode_steps = 40
+    episode_steps = 48
     hold_steps = 2
     objects = ("cube",)
     half_size = 0.02
