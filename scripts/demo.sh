@@ -6,6 +6,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=runs/demo
 [ ! -e $run ] || run=runs/demo-$(date +%Y%m%d-%H%M%S) # an earlier demo stays as it is
 
+video=(--video "$run/eval.mp4")
+if ! .venv/bin/python -c 'import sys; from robotlearn import gl; sys.exit(not gl.choose())'; then
+    echo "demo: no video, for want of a library to draw with; on Debian and Ubuntu: apt-get install libegl1 libgl1"
+    video=()
+fi
 .venv/bin/robotlearn train configs/laptop.yaml --run "$run"
-.venv/bin/robotlearn eval "$run" --episodes 200 --seed 1000 --video "$run/eval.mp4"
+.venv/bin/robotlearn eval "$run" --episodes 200 --seed 1000 "${video[@]}"
 echo "demo: everything about this run is in $run"

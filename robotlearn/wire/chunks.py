@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from robotlearn.errors import WireError
 from robotlearn.wire.layout import DTYPES, TensorEntry, padded
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 MAX_CHUNKS = 1 << 20
-WHOLE = 4  # tensors up to so many times the chunk size stay whole
+WHOLE = 2  # tensors up to so many times the chunk size stay whole
 
 
 class Piece(NamedTuple):

@@ -124,19 +124,27 @@ class LayoutOf(Message):
 
 
 class Announce(Message):
-    """Learner: these are the newest weights. `uid` is theirs alone; weights that are equal have equal chunks."""
+    """Learner: these are the newest weights. `uid` is theirs alone; weights that are equal have equal chunks.
+
+    The first `pushed` chunks follow unasked, by the credit that the last HAVE gave.
+    """
 
     version: Version
     uid: Count
     nbytes: Count
     layout: Hash
     chunk_bytes: Annotated[int, Meta(ge=1, le=2**31)]
+    pushed: Count
 
 
 class Have(Message):
-    """Edge, now and then: the newest weights it was told of (0: none). Answered by ANNOUNCE when there are newer."""
+    """Edge, now and then: the newest weights that it holds (0: none). Answered by ANNOUNCE when there are newer.
+
+    It waits for the next ones with nothing else on the way: so many of their chunks may come unasked.
+    """
 
     uid: Count
+    credit: Count
 
 
 class Pull(Message):

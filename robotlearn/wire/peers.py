@@ -54,6 +54,8 @@ class Peer:
     granted: int = 0  # since HELLO
     aborted: int = 0  # as its last STATUS said
     told_layout: bytes = b""
+    has_weights: int = 0  # uid, as its last HAVE said
+    credit: int = 0  # chunks that it takes unasked with the next announcement
     complained: bool = False
 
 

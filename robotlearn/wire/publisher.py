@@ -19,6 +19,7 @@ from robotlearn.wire.layout import ALIGNMENT
 from robotlearn.wire.messages import Announce, ChunkOf, Gone, LayoutOf, Pull, encode
 
 _LEASE_S = 15.0  # older weights are kept this long after the last pull of them
+_REMEMBERED = 8  # sets of weights whose hashes are kept, to tell what an edge has already
 _HEADER = ALIGNMENT  # room in front of each chunk for the CHUNK message, so that both leave as one frame uncopied
 
 
@@ -100,6 +101,7 @@ class Publisher:
         self._newest: _Published | None = None
         self._older: list[_Published] = []
         self._free: list[_Memory] = []
+        self._hashes: dict[int, list[bytes | None]] = {}  # uid to those of its chunks
         self._layout: WeightsLayout | None = None
         self._key: object = None
 
@@ -120,7 +122,12 @@ class Publisher:
         with self._lock:
             if self._newest is not None:
                 self._older.append(self._newest)
+                if self._newest.memory.layout is not memory.layout:
+                    self._hashes.clear()
             self._newest = published
+            self._hashes[published.uid] = published.hashes
+            if len(self._hashes) > _REMEMBERED:
+                del self._hashes[next(iter(self._hashes))]
             self.published += 1
             self._retire()
         if self.announced is not None:
@@ -155,14 +162,20 @@ class Publisher:
 
     # ---- the server's side; one thread
 
-    def announcement(self) -> tuple[Announce, LayoutOf] | None:
-        """The newest weights and their layout, None before the first `publish`."""
+    def announcement(self, credit: int) -> tuple[Announce, LayoutOf] | None:
+        """The newest weights and their layout, None before the first `publish`; `credit` chunks may go with it."""
         newest = self._newest
         if newest is None:
             return None
         layout = newest.memory.layout
-        announce = Announce(newest.version, newest.uid, layout.nbytes, layout.hash, layout.chunk_bytes)
+        pushed = min(credit, len(layout.chunks))
+        announce = Announce(newest.version, newest.uid, layout.nbytes, layout.hash, layout.chunk_bytes, pushed)
         return announce, LayoutOf(layout.hash, list(layout.tensors))
+
+    def hash_of(self, uid: int, chunk: int) -> bytes | None:
+        """Hash of a chunk of weights that were published lately and have this layout still, if it is known."""
+        hashes = self._hashes.get(uid)
+        return hashes[chunk] if hashes is not None and chunk < len(hashes) else None
 
     def pull(self, pull: Pull) -> tuple[bytes | zmq.Frame, int]:
         """The frame that answers a PULL, and the version it is of (-1: gone)."""

@@ -17,7 +17,20 @@ from robotlearn.errors import RobotlearnError, WireError
 from robotlearn.learner.gate import StalenessGate
 from robotlearn.wire import messages, record, sockets
 from robotlearn.wire.intake import Arrival, Intake, StoredSegment
-from robotlearn.wire.messages import Ack, Grant, Have, Hello, Message, Pull, Refuse, Reject, Status, Want, Welcome
+from robotlearn.wire.messages import (
+    Ack,
+    Gone,
+    Grant,
+    Have,
+    Hello,
+    Message,
+    Pull,
+    Refuse,
+    Reject,
+    Status,
+    Want,
+    Welcome,
+)
 from robotlearn.wire.peers import Edge, EdgeView, Peer, first_difference
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.sockets import Limits, Monitor, Wakeup
@@ -247,6 +260,7 @@ class LearnerServer:
                 on_the_way = peer.granted - message.received
                 self._gate.want(hello.edge, hello.session, max(0, message.episodes - max(0, on_the_way)))
             case Have() if hello.role == "weights":
+                peer.has_weights, peer.credit = message.uid, message.credit
                 if message.uid != self._publisher.uid:
                     self._announce_to(peer)
             case Pull() if hello.role == "weights":
@@ -412,14 +426,21 @@ class LearnerServer:
                 self._announce_to(peer)
 
     def _announce_to(self, peer: Peer) -> None:
-        newest = self._publisher.announcement()
+        newest = self._publisher.announcement(peer.credit)
         if newest is None:
             return
         announce, layout = newest
+        peer.credit = 0
         if peer.told_layout != layout.hash and self._send(peer.identity, layout):
             peer.told_layout = layout.hash
-        # One that can't be told now asks by itself (HAVE).
-        self._send(peer.identity, announce)
+        if not self._send(peer.identity, announce):
+            return  # it asks by itself later (HAVE)
+        for chunk in range(announce.pushed):
+            have = self._publisher.hash_of(peer.has_weights, chunk)
+            frame, _ = self._publisher.pull(Pull(announce.uid, chunk, have))
+            if not self._send_frame(peer.identity, frame):
+                self._send(peer.identity, Gone(announce.uid))  # it begins anew rather than wait for the rest
+                return
 
     def _view(self, edge: Edge, now: float) -> EdgeView:
         seen = edge.data.last_seen if edge.data is not None else edge.last_seen

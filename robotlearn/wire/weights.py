@@ -24,6 +24,7 @@ from robotlearn.wire.sockets import Limits
 __all__ = ["Publisher", "Weights", "WeightsClient"]
 logger = logging.getLogger("robotlearn.wire")
 _ASK_S = 1.0
+_STALLED_S = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class WeightsClient(Connection):
         session: int,
         contract: Mapping[str, Any],
         limits: Limits | None = None,
-        window_chunks: int = 4,
+        window_chunks: int = 8,
         max_bytes: int = 64 << 30,
     ) -> None:
         """`session` is that of the edge's spool. Raises AddressError when the address is malformed."""
@@ -135,6 +136,7 @@ class WeightsClient(Connection):
         self._held: _Pulling | None = None
         self._finished = 0  # uid of `_newest`
         self._asked_at = 0.0
+        self._progress_at = 0.0
 
     def newest(self) -> Weights | None:
         """The newest complete weights, None before the first. Never blocks."""
@@ -182,9 +184,13 @@ class WeightsClient(Connection):
     def _work(self, now: float) -> float:
         if now - self._asked_at >= _ASK_S and self._pulling is None:
             self._asked_at = now
-            self._send(Have(self._announced.uid if self._announced is not None else 0))
+            self._send(Have(self._finished, self._window))
         pulling = self._pulling
         if pulling is not None:
+            if now - self._progress_at > _STALLED_S:  # a chunk that was asked for will not come
+                logger.warning("weights %d: no chunk for %.0f s; asked for anew", pulling.announce.version, _STALLED_S)
+                self._begin()
+                return 0.0
             chunks = pulling.layout.chunks
             while len(pulling.asked) < self._window and pulling.next < len(chunks):
                 if not self._send(Pull(pulling.announce.uid, pulling.next, pulling.have(pulling.next))):
@@ -203,7 +209,7 @@ class WeightsClient(Connection):
                     self._pulling is None
                     or (self._pulling.announce.uid != message.uid and not any(self._pulling.hashes))
                 ):
-                    self._begin()
+                    self._begin(message.pushed)
             case ChunkOf():
                 self._on_chunk(message, payload)
             case Gone():
@@ -215,7 +221,8 @@ class WeightsClient(Connection):
             case _:
                 raise WireError(f"{type(message).__name__} on the weights connection")
 
-    def _begin(self) -> None:
+    def _begin(self, pushed: int = 0) -> None:
+        """Pull what was announced; its first `pushed` chunks come by themselves."""
         announce = self._announced
         if announce is None or self.welcome is None:
             return
@@ -231,7 +238,10 @@ class WeightsClient(Connection):
             self._layout = layout
         if self._pulling is not None:
             self._held = self._pulling
-        self._pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation)
+        self._pulling = pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation)
+        pulling.next = min(pushed, len(layout.chunks))
+        pulling.asked = set(range(pulling.next))
+        self._progress_at = time.monotonic()
 
     def _on_chunk(self, message: ChunkOf, payload: memoryview) -> None:
         pulling = self._pulling
@@ -239,6 +249,7 @@ class WeightsClient(Connection):
             return  # of weights that we no longer want
         index = message.chunk
         pulling.asked.discard(index)
+        self._progress_at = time.monotonic()
         old = pulling.old_chunks[index] if pulling.old_chunks is not None else None
         if message.same and old is not None and old[1] == message.hash:
             self.chunks_same += 1
@@ -266,6 +277,6 @@ class WeightsClient(Connection):
             self._newest = weights
             self._condition.notify_all()
         logger.debug("weights %d are complete", weights.version)
-        self._asked_at = time.monotonic()
+        self._asked_at = 0.0  # tell it now, with the credit for the next ones
         if self._announced is not None and self._announced.uid != self._finished:
             self._begin()

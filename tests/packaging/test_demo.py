@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "demo.sh", tmp_path / "scripts" / "demo.sh")
-    _program(tmp_path, "robotlearn", 'echo "GL=$MUJOCO_GL $*"; [ "$1" != train ] || mkdir -p "$4"')
-    _program(tmp_path, "python", "echo egl")
+    _program(tmp_path, "robotlearn", 'echo "$*"; [ "$1" != train ] || mkdir -p "$4"')
+    _program(tmp_path, "python", "exit 0")
     return tmp_path
 
 
@@ -38,8 +38,8 @@ def test_the_demo_trains_then_measures_on_new_seeds_and_films(checkout: Path) ->
     done = _demo(checkout)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [
-        "GL=egl train configs/laptop.yaml --run runs/demo",
-        "GL=egl eval runs/demo --episodes 200 --seed 1000 --video runs/demo/eval.mp4",
+        "train configs/laptop.yaml --run runs/demo",
+        "eval runs/demo --episodes 200 --seed 1000 --video runs/demo/eval.mp4",
     ]
 
 

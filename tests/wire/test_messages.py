@@ -37,7 +37,7 @@ ALL: list[Message] = [
     ),
     Status(4, "running", "weights", {"recorded": 5}, {"hz": 20.0}, 1, [(7, 8)]),
     Want(5, 2),
-    Have(0),
+    Have(0, 4),
     Pull(1, 2, HASH),
     Pull(1, 2, None),
     Welcome("run", 5, 1000, 2000, -1),
@@ -46,7 +46,7 @@ ALL: list[Message] = [
     Reject(1, 2, "why"),
     Grant(3, 4),
     LayoutOf(HASH, [TensorEntry("w", "<f4", (2, 3), "raw", 24)]),
-    Announce(3, 99, 24, HASH, 4096),
+    Announce(3, 99, 24, HASH, 4096, 2),
     Gone(99),
 ]
 

@@ -51,7 +51,7 @@ def test_the_chunks_of_a_layout_cover_every_byte_once(arrays: Tensors, chunk_byt
     layout = WeightsLayout.of(arrays, chunk_bytes)
     covered = [np.zeros(array.nbytes, int) for array in arrays.values()]
     for chunk in layout.chunks:
-        assert 0 <= chunk.length <= 4 * chunk_bytes + 64 and chunk.length % 64 == 0
+        assert 0 <= chunk.length <= 2 * chunk_bytes + 64 and chunk.length % 64 == 0
         for piece in chunk.pieces:
             covered[piece.tensor][piece.start : piece.stop] += 1
             assert piece.offset + piece.stop - piece.start <= chunk.length and piece.offset % 64 == 0
