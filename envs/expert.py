@@ -86,7 +86,7 @@ def _lift(spec: RobotSpec, state: SceneState) -> Goal:
     aligned = (np.linalg.norm(offset[:, :2], axis=-1) < 0.012) & (turn < 0.15)
     at_cube = aligned & (np.abs(offset[:, 2]) < 0.012)
     width = state.position[:, -1]
-    gripped = at_cube & (width < 0.043)
+    gripped = at_cube & (width < 0.0402)
     goal = cube[:, :3].copy()
     goal[:, 2] += np.where(aligned, 0.0, APPROACH_HEIGHT)
     goal[gripped] = state.tcp[gripped] + [0, 0, 0.06]
