@@ -15,14 +15,15 @@ from typing import Literal, NamedTuple
 
 from robotlearn.buffer.files import MAX_BUFFERS, Files
 from robotlearn.errors import LogError, WireError
-from robotlearn.wire import record as records
 from robotlearn.wire.layout import ALIGNMENT
+from robotlearn.wire.record import MAGIC, check, prefix
 
 Sync = Literal["process", "power"]
 logger = logging.getLogger("robotlearn.buffer")
 
 _SUFFIX = ".log"
 _OPEN_FILES = 32  # kept open for reading
+_READ_BYTES = 1 << 20  # read at once, or one record
 
 
 class Position(NamedTuple):
@@ -35,6 +36,20 @@ class Position(NamedTuple):
 
 class LogFull(LogError):
     """Raised when the disk has no space for a record; the log is as it was before, and later appends may succeed."""
+
+
+class _Reader:
+    """A file open for reading, closed when its last user lets go of it."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 class RecordLog:
@@ -62,7 +77,7 @@ class RecordLog:
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._readers: OrderedDict[int, int] = OrderedDict()
+        self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._unsynced: list[int] = []  # descriptors of finished files, to be synced and closed
         self._directory_changed = False
         self._dirty = False
@@ -214,23 +229,38 @@ class RecordLog:
 
     def read(self, position: Position, *, verify: bool = True) -> memoryview:
         """The record at a position, in memory of its own. Raises LogError when it isn't there or is damaged."""
-        try:
-            descriptor = self._reader(position.file)
+        record = self.read_many((position,), verify=verify)[0]
+        if isinstance(record, LogError):
+            raise record
+        return record
+
+    def read_many(self, positions: Sequence[Position], *, verify: bool = True) -> list[memoryview | LogError]:
+        """The records at these positions; what isn't there or is damaged is a LogError in its place.
+
+        Neighbours are read together, so this is fastest for positions in order.
+        """
+        records: list[memoryview | LogError] = []
+        for run in _runs(positions):
+            start, size = run[0].offset, run[-1].offset + run[-1].length - run[0].offset
             try:
-                data = os.pread(descriptor, position.length, position.offset)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise LogError(f"log {self.path}: {position} can't be read: {error.strerror or error}") from error
-        try:
-            if verify:
-                records.check(data)
-            elif records.prefix(data).length != len(data):
-                raise WireError("it is cut off")
-        except WireError as error:
-            self._found_corrupt(position.file, position.offset)
-            raise LogError(f"log {self.path}: {position} is damaged: {error}") from error
-        return memoryview(data)
+                reader = self._reader(run[0].file)
+                data = memoryview(os.pread(reader.descriptor, size, start))
+            except OSError as error:
+                reason = error.strerror or str(error)
+                records += [LogError(f"log {self.path}: {position} can't be read: {reason}") for position in run]
+                continue
+            for position in run:
+                view = data[position.offset - start :][: position.length]
+                try:
+                    if verify:
+                        check(view)
+                    elif prefix(view).length != len(view):
+                        raise WireError("it is cut off")
+                    records.append(view)
+                except WireError as error:
+                    self._found_corrupt(position.file, position.offset)
+                    records.append(LogError(f"log {self.path}: {position} is damaged: {error}"))
+        return records
 
     def scan(self, start: Position | None = None, *, verify: bool = True) -> Iterator[tuple[Position, memoryview]]:
         """All records from `start` (its record included) to what is the end at this moment, in order.
@@ -377,25 +407,22 @@ class RecordLog:
                 raise LogError(f"log {self.path}: file {number} can't be deleted: {error.strerror or error}") from error
             self.bytes -= self._sizes.pop(number)
             with self._read_lock:
-                reader = self._readers.pop(number, None)
-            if reader is not None:
-                os.close(reader)
+                self._readers.pop(number, None)
         if numbers:
             self._directory_changed = True
         return len(numbers)
 
-    def _reader(self, number: int) -> int:
-        """A descriptor of a file, for the caller to close; the file itself is kept open for the next time."""
+    def _reader(self, number: int) -> _Reader:
+        """A file to read from; it is kept open for the next time."""
         with self._read_lock:
-            descriptor = self._readers.get(number)
-            if descriptor is None:
-                descriptor = os.open(self._name(number), os.O_RDONLY | os.O_CLOEXEC)
-                self._readers[number] = descriptor
+            reader = self._readers.get(number)
+            if reader is None:
+                reader = self._readers[number] = _Reader(self._name(number))
                 if len(self._readers) > _OPEN_FILES:
-                    os.close(self._readers.popitem(last=False)[1])
+                    self._readers.popitem(last=False)
             else:
                 self._readers.move_to_end(number)
-            return os.dup(descriptor)
+            return reader
 
     def _map(self, number: int, size: int) -> memoryview | None:
         """The first `size` bytes of a file, read-only; None when it is empty or was dropped meanwhile."""
@@ -417,7 +444,7 @@ class RecordLog:
 
     def _release(self) -> None:
         with self._read_lock:
-            descriptors = [*self._readers.values(), *self._unsynced, self._descriptor, self._lock_file]
+            descriptors = [*self._unsynced, self._descriptor, self._lock_file]
             self._readers.clear()
         self._unsynced, self._descriptor, self._lock_file = [], -1, -1
         for descriptor in descriptors:
@@ -425,14 +452,29 @@ class RecordLog:
                 os.close(descriptor)
 
 
+def _runs(positions: Sequence[Position]) -> Iterator[list[Position]]:
+    """Positions that lie one behind the other in a file, put together up to some size."""
+    run: list[Position] = []
+    for position in positions:
+        if run:
+            last = run[-1]
+            follows = position.file == last.file and position.offset == last.offset + last.length
+            if not follows or position.offset - run[0].offset > _READ_BYTES:
+                yield run
+                run = []
+        run.append(position)
+    if run:
+        yield run
+
+
 def _record_at(view: memoryview, offset: int, verify: bool) -> int:
     """Length of the record at `offset`, 0 when there is no whole (and, if asked, undamaged) one."""
     try:
-        length = records.prefix(view, offset).length
+        length = prefix(view, offset).length
         if offset + length > len(view):
             return 0
         if verify:
-            records.check(view[offset : offset + length])
+            check(view[offset : offset + length])
         return length
     except WireError:
         return 0
@@ -441,12 +483,12 @@ def _record_at(view: memoryview, offset: int, verify: bool) -> int:
 def _next_record(view: memoryview, offset: int) -> int | None:
     """Offset of the first undamaged record after a damaged one; None when there is none in this file."""
     with suppress(WireError):
-        following = offset + records.prefix(view, offset).length
+        following = offset + prefix(view, offset).length
         if following < len(view) and _record_at(view, following, True):
             return following
     # The lengths themselves are damaged: look at every place where a record may start.
     for following in range(offset // ALIGNMENT * ALIGNMENT + ALIGNMENT, len(view), ALIGNMENT):
-        if view[following : following + len(records.MAGIC)] == records.MAGIC and _record_at(view, following, True):
+        if view[following : following + len(MAGIC)] == MAGIC and _record_at(view, following, True):
             return following
     return None
 

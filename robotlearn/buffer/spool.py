@@ -6,11 +6,12 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.ledger import Fate, Ledger, Range
@@ -23,7 +24,6 @@ from robotlearn.wire.segment import Segment
 logger = logging.getLogger("robotlearn.buffer")
 
 Key = tuple[int, int]  # (session, sequence)
-_CACHE_BYTES = 64 << 20
 
 
 class SpoolFull(LogError):
@@ -45,7 +45,7 @@ class Counts:
     refused: int
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, gc=False):
     """A record on its way out of the spool."""
 
     session: int
@@ -53,7 +53,7 @@ class Outgoing(NamedTuple):
     record: memoryview
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct, gc=False):
     position: Position
     starred: bool
     last: bool
@@ -91,12 +91,10 @@ class Spool:
         self._record_lock = threading.Lock()  # order of locks: record, ledger, state
         self._ledger_lock = threading.RLock()
         self._state = threading.Lock()
-        self._pending: OrderedDict[Key, _Entry] = OrderedDict()
+        self._pending: dict[Key, _Entry] = {}
         self._unsent: deque[Key] = deque()
         self._live: dict[int, int] = {}  # file -> pending records in it
         self._in_file: dict[int, set[int]] = {}  # file -> sessions that have records in it
-        self._cache: OrderedDict[Key, bytearray] = OrderedDict()
-        self._cache_bytes = 0
         self._sequence = 0
         self._lasts = 0
         self._mark = 0
@@ -123,31 +121,41 @@ class Spool:
 
         Raises SpoolFull (counted as refused) or WireError when the segment's arrays don't fit together.
         """
-        starred, last = segment.starred, segment.last
+        return self.record_many((segment,))[0]
+
+    def record_many(self, segments: Sequence[Segment]) -> list[int]:
+        """Record several segments in one write, which is faster; returns their sequence numbers.
+
+        Raises as `record` does; then none of them is recorded, and where there was no room all are counted as refused.
+        """
         with self._record_lock:
-            sequence = self._sequence
-            data = records.encode(segment, session=self.session, sequence=sequence)
+            first = self._sequence
+            batch = [
+                records.encode(segment, session=self.session, sequence=sequence)
+                for sequence, segment in enumerate(segments, first)
+            ]
+            size = sum(map(len, batch))
             try:
-                if self._log.bytes + self._ledger.bytes + len(data) > self.max_bytes:
-                    self._make_room(len(data))
-                position = self._log.append(data)
+                if self._log.bytes + self._ledger.bytes + size > self.max_bytes:
+                    self._make_room(size)
+                positions = self._log.append_many(batch) if len(batch) != 1 else [self._log.append(batch[0])]
             except LogFull as error:
-                self._refused += 1
+                self._refused += len(batch)
                 raise SpoolFull(f"spool {self.path}: a segment is refused: {error}") from error
             except SpoolFull:
-                self._refused += 1
+                self._refused += len(batch)
                 raise
             with self._state:
-                self._sequence = sequence + 1
-                self.session_state.recorded = sequence + 1
-                self._lasts += last
-                key = (self.session, sequence)
-                self._add(key, _Entry(position, starred, last))
-                self._unsent.append(key)
-                self._remember(key, data)
+                for sequence, (segment, position) in enumerate(zip(segments, positions, strict=True), first):
+                    last = segment.last
+                    self._lasts += last
+                    key = (self.session, sequence)
+                    self._add(key, _Entry(position, segment.starred, last))
+                    self._unsent.append(key)
+                self._sequence = self.session_state.recorded = first + len(batch)
         if self.recorded is not None:
             self.recorded()
-        return sequence
+        return list(range(first, first + len(batch)))
 
     def sync(self) -> None:
         """Make what is recorded durable, as `sync` at opening says; the uplink does this before it sends. Blocks."""
@@ -174,7 +182,7 @@ class Spool:
                         keys.append((key, entry))
                     self._unsent.popleft()
             self._mark_sent(keys)
-        return [out for key, entry in keys if (out := self._outgoing(key, entry)) is not None]
+        return self._read(keys)
 
     def take_again(self, keys: Iterable[Key] | None = None) -> None:
         """Let `take` hand out these records again, before all others; None: everything that is pending."""
@@ -317,29 +325,23 @@ class Spool:
         self._live[file] += 1
         self._in_file[file].add(key[0])
 
-    def _remember(self, key: Key, data: bytearray) -> None:
-        """Keep the newest records in memory, so that in the common case they are sent without being read again."""
-        self._cache[key] = data
-        self._cache_bytes += len(data)
-        while self._cache_bytes > _CACHE_BYTES:
-            self._cache_bytes -= len(self._cache.popitem(last=False)[1])
-
-    def _outgoing(self, key: Key, entry: _Entry) -> Outgoing | None:
-        data = self._cache.get(key)
-        if data is not None:
-            return Outgoing(*key, memoryview(data))
-        try:
-            return Outgoing(*key, self._log.read(entry.position))
-        except LogError as error:
+    def _read(self, taken: list[tuple[Key, _Entry]]) -> list[Outgoing]:
+        """The records of these entries; they come from the page cache when they were just written."""
+        found: list[Outgoing] = []
+        for (key, entry), data in zip(taken, self._log.read_many([entry.position for _, entry in taken]), strict=True):
+            if not isinstance(data, LogError):
+                found.append(Outgoing(*key, data))
+                continue
             with self._state:
-                moved = self._pending.get(key)
-            if moved is None:
-                return None  # settled meanwhile
-            if moved.position != entry.position:
-                return self._outgoing(key, moved)
-            logger.error("spool %s: record %d of session %d is damaged: %s", self.path, key[1], key[0], error)
-            self.reject(*key, f"damaged in the spool: {error}")
-            return None
+                now = self._pending.get(key)
+            if now is None:
+                continue  # settled meanwhile
+            if now.position != entry.position:  # moved meanwhile
+                found += self._read([(key, now)])
+                continue
+            logger.error("spool %s: record %d of session %d is damaged: %s", self.path, key[1], key[0], data)
+            self.reject(*key, f"damaged in the spool: {data}")
+        return found
 
     def _mark_sent(self, keys: list[tuple[Key, _Entry]]) -> None:
         highest: dict[int, int] = {}
@@ -361,9 +363,6 @@ class Spool:
                         continue
                     settled.setdefault(key[0], []).append(key[1])
                     self._live[entry.position.file] -= 1
-                    data = self._cache.pop(key, None)
-                    if data is not None:
-                        self._cache_bytes -= len(data)
                     if fate != "acknowledged" and entry.last and key[0] == self.session and key[1] >= self._mark:
                         self._lost_lasts += 1
                 for session, sequences in settled.items():
@@ -432,7 +431,7 @@ class Spool:
             position = self._log.append(self._log.read(entry.position, verify=False))
             with self._state:
                 self._live[entry.position.file] -= 1
-                self._add(key, entry._replace(position=position))
+                self._add(key, _Entry(position, entry.starred, entry.last))
 
 
 def _ranges(sequences: Iterable[int]) -> list[Range]:

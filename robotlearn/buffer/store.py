@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Buffer, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,7 +20,7 @@ from robotlearn.wire.segment import Segment
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, gc=False):
     """What became of one record handed to `append`.
 
     stored: durable, at `position`. duplicate: stored before. invalid: can never be stored, for `reason`. damaged: its
@@ -101,30 +101,24 @@ class SegmentStore:
         Raises LogFull when there is no space (nothing of the batch is stored; try again later), LogError when the disk
         fails: then this store refuses every further append, since what is on the disk is no longer certain.
         """
-        outcomes: list[Outcome] = []
-        fresh: list[int] = []
         with self._lock:
             if self._failed is not None:
                 raise self._failed
             new: set[tuple[str, int, int]] = set()
-            for data in batch:
-                outcome = self._look_at(data, new)
-                if outcome.kind == "stored":
-                    fresh.append(len(outcomes))
-                outcomes.append(outcome)
+            outcomes = [self._look_at(data, new) for data in batch]
+            fresh = [(data, outcome) for data, outcome in zip(batch, outcomes, strict=True) if outcome.kind == "stored"]
             if not fresh:
                 return outcomes
-            positions = self._log.append_many([batch[index] for index in fresh])
+            positions = self._log.append_many([data for data, _ in fresh])
             try:
                 self._log.sync()
             except LogError as error:
                 self._failed = error
                 raise
-            for index, position in zip(fresh, positions, strict=True):
-                header = outcomes[index].header
-                outcomes[index] = Outcome("stored", header, position)
-                if header is not None:
-                    self._seen_of(header.edge, header.session).add(header.sequence)
+            for (_, outcome), position in zip(fresh, positions, strict=True):
+                outcome.position = position
+            for edge, session, sequence in sorted(new):
+                self._seen_of(edge, session).add(sequence)
             self._stored += len(fresh)
             if self._log.end.file != self._snapshot_file:
                 self._write_snapshot()

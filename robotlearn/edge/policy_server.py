@@ -107,10 +107,11 @@ class PolicyServer:
         if not answers:
             self.counts["unanswered"] += len(batch)
             return
+        # Before the answers go out: who has one may look at the counts.
+        self.counts["batches"] += 1
+        self.counts["requests"] += len(batch)
         for peer, answer in zip(batch, answers, strict=True):
             try:
                 self._socket.send_multipart([peer, local.encode(answer)], zmq.NOBLOCK)
             except zmq.Again:
                 self.counts["unsent"] += 1
-        self.counts["batches"] += 1
-        self.counts["requests"] += len(batch)

@@ -33,6 +33,7 @@ class Connection(ABC):
     """
 
     role: Literal["data", "weights"]
+    pace_s = 0.0  # rounds of the thread are at least this far apart: fewer rounds do more each, which costs less
 
     def __init__(self, address: str, contract: Mapping[str, Any], limits: Limits) -> None:
         """Raises AddressError when the address is malformed. The thread starts with `start`."""
@@ -55,6 +56,7 @@ class Connection(ABC):
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: Monitor | None = None
         self._poller: zmq.Poller | None = None  # made anew with each socket
+        self._round_at = 0.0
         self._dial_at = 0.0
         self._waiting_since = time.monotonic()
         self._complained = False
@@ -180,10 +182,14 @@ class Connection(ABC):
             if self._socket is not None and self._monitor is not None:
                 self._poller.register(self._socket, zmq.POLLIN)
                 self._poller.register(self._monitor.events, zmq.POLLIN)
-        self._poller.poll(max(0, int(due * 1000)))
+        ready = dict(self._poller.poll(max(0, int(due * 1000))))
+        early = self._round_at + self.pace_s - time.monotonic()
+        if early > 0:
+            time.sleep(early)
+        self._round_at = time.monotonic()
         self._wakeup.clear()
         self._receive()
-        if self._monitor is not None and self._monitor.read():
+        if self._monitor is not None and self._monitor.events in ready and self._monitor.read():
             # A new socket with a new identity: libzmq's own reconnection would keep the old one, to which a learner
             # that hasn't noticed the loss yet is deaf.
             self._receive()
@@ -194,14 +200,16 @@ class Connection(ABC):
             if self._socket is None:
                 return
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self.last_seen = time.monotonic()
             try:
-                if len(parts) != 1:
-                    raise WireError(f"{len(parts)} parts where one frame was expected")
-                message, payload = decode(parts[0].buffer)
+                if frame.more:
+                    while self._socket.getsockopt(zmq.RCVMORE):
+                        self._socket.recv(zmq.NOBLOCK)
+                    raise WireError("message of several parts, expected one frame")
+                message, payload = decode(frame.buffer)
                 self._take_in(message, payload)
             except WireError as error:
                 self.bad_frames += 1

@@ -8,7 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from robotlearn.buffer.log import LogFull, Position
 from robotlearn.buffer.store import Outcome, SegmentStore
@@ -22,6 +23,7 @@ logger = logging.getLogger("robotlearn.wire")
 _BATCH_BYTES = 32 << 20
 _BATCH_RECORDS = 2048
 _RETRY_S = 1.0
+_PACE_S = 0.002  # batches begin at least this far apart, so that one sync serves many records
 
 
 class StoredSegment:
@@ -62,8 +64,8 @@ class StoredSegment:
         return self._segment
 
 
-class Arrival(NamedTuple):
-    """A record as it came."""
+class Arrival(msgspec.Struct, gc=False):
+    """A record as it came, and from whom."""
 
     identity: bytes
     data: memoryview
@@ -97,6 +99,7 @@ class Intake:
         self._kept_bytes = 0
         self._condition = threading.Condition()
         self._stopping = False
+        self._batch_at = 0.0
         self._thread = threading.Thread(target=self._run, name="robotlearn-intake", daemon=True)
 
     def start(self) -> None:
@@ -151,6 +154,10 @@ class Intake:
         batch: list[Arrival] = []
         size = 0
         first = self._inbox.get()
+        early = self._batch_at + _PACE_S - time.monotonic()
+        if early > 0:
+            time.sleep(early)
+        self._batch_at = time.monotonic()
         while first is not None:
             batch.append(first)
             size += len(first.data)

@@ -200,10 +200,10 @@ def encode(message: Message) -> bytes:
 
 def kind_of(frame: Buffer) -> Literal["record", "message", "unknown"]:
     """What a frame claims to be, by its first bytes."""
-    view = memoryview(frame)
-    if view[:8] == record.MAGIC:
+    start = bytes(memoryview(frame)[:8])
+    if start == record.MAGIC:
         return "record"
-    return "message" if view[:4] == MAGIC else "unknown"
+    return "message" if start.startswith(MAGIC) else "unknown"
 
 
 def decode(frame: Buffer) -> tuple[Message, memoryview]:

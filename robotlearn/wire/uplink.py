@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +31,7 @@ class Uplink(Connection):
     """
 
     role = "data"
+    pace_s = 0.002  # one sync, one send and one answer serve many records
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Uplink(Connection):
         answer_timeout_s: float = 30.0,
     ) -> None:
         """`answer_timeout_s`: what the learner hasn't answered by then is sent again. Raises AddressError."""
-        super().__init__(address, contract, limits or Limits())
+        super().__init__(address, contract, limits or Limits(messages=4096))
         self.edge = edge
         self.spool = spool
         self.resent = 0  # records sent again because the answer to a later one came first, or none came
         self.too_large = 0  # records beyond the learner's limit, rejected on this side
         self._answer_timeout = answer_timeout_s
-        self._in_flight: OrderedDict[Key, tuple[int, float, int]] = OrderedDict()  # bytes, when, the how-manieth
+        self._in_flight: dict[Key, tuple[int, float, int]] = {}  # bytes, when, the how-manieth
         self._in_flight_bytes = 0
         self._sent = 0
         self._sent_bytes = 0
@@ -236,15 +236,18 @@ class Uplink(Connection):
                 raise WireError(f"{type(message).__name__} on the data connection")
 
     def _on_ack(self, ack: Ack) -> None:
-        newest = -1
+        newest, flying = -1, self._in_flight
         for session, first, count in ack.ranges:
-            keys: Iterable[Key]
-            if count <= len(self._in_flight):
-                keys = [(session, sequence) for sequence in range(first, first + count)]
-            else:
+            if count > len(self._in_flight):  # some of it we don't wait for any more
                 keys = [key for key in self._in_flight if key[0] == session and first <= key[1] < first + count]
+            else:
+                keys = [(session, sequence) for sequence in range(first, first + count)]
             for key in keys:
-                newest = max(newest, self._answered(key))
+                flight = flying.pop(key, None)
+                if flight is not None:
+                    self._in_flight_bytes -= flight[0]
+                    if flight[2] > newest:
+                        newest = flight[2]
         self.spool.acknowledge(ack.ranges)
         # Answers come in the order of sending: what is passed over was lost on the way.
         lost = []
@@ -254,13 +257,11 @@ class Uplink(Connection):
             lost.append(key)
         self._send_again(lost)
 
-    def _answered(self, key: Key) -> int:
-        """Take a record out of flight; returns its place in the order of sending, -1 when it wasn't in flight."""
+    def _answered(self, key: Key) -> None:
+        """Take a record out of flight."""
         flight = self._in_flight.pop(key, None)
-        if flight is None:
-            return -1
-        self._in_flight_bytes -= flight[0]
-        return flight[2]
+        if flight is not None:
+            self._in_flight_bytes -= flight[0]
 
     def _resend_unanswered(self, now: float) -> None:
         self._send_again([key for key, (_, sent, _) in self._in_flight.items() if now - sent > self._answer_timeout])

@@ -31,8 +31,7 @@ def test_a_run_ends_and_its_ratios_are_one_where_the_weights_stay(site: Site, ma
         assert any(row["staleness_max"] > 0 for row in rows), "nothing was stale: nothing was shown"
 
     assert all(row["actor_trained"] == 1 for row in rows)
-    if max_staleness == 0:
-        assert any(row["log_prob_gap"] > 0 for row in rows), "no two programs sum alike to the last bit"
+    assert all(row["units_used_fraction"] > 0 for row in rows)
     assert all(row["log_prob_gap"] <= 1e-4 for row in rows)
     assert all(abs(row["w_mean"] - 1) <= 1e-4 and row["w_masked_fraction"] == 0 for row in rows)
     assert all(abs(row["ratio_max"] - 1) <= 1e-4 and row["clip_fraction"] == 0 for row in rows)
