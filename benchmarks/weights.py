@@ -168,10 +168,10 @@ def measure(size: str) -> None:
     )  # fmt: skip
 
 
-def main() -> None:
+def run() -> None:
     for size in SIZES:
         measure(size)
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -154,7 +154,7 @@ def measure(run: Callable[[str, Path], float], kind: str) -> float:
         shutil.rmtree(folder)
 
 
-def main() -> None:
+def run() -> None:
     for kind, target in (("state", 100_000), ("image", 1_500)):
         rates: dict[str, list[float]] = {"ours": [], "bare": []}
         for _ in range(RUNS):
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

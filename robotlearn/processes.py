@@ -88,7 +88,9 @@ class Child:
             self.process.terminate()
 
     def kill(self) -> None:
-        """End the child and whatever it started, at once."""
+        """End the child and whatever it started, at once. Idempotent."""
+        if self._writing < 0:
+            return  # reaped: its number may be another's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

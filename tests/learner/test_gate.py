@@ -177,3 +177,13 @@ def test_used_in_the_order_of_grants_no_sample_is_staler_than_the_bound(stalenes
         accepted = used + gate.pending
         assert accepted + len(running) <= (staleness + version + 1) * per_update
     assert version > 20
+
+
+def test_an_episode_skipped_before_it_was_accepted_does_not_wait_for_ever() -> None:
+    gate = StalenessGate(4, 0)
+    gate.skipped(1)
+    gate.accepted(1)
+    assert gate.pending == 0
+    gate.running("edge", 1, 0)
+    gate.want("edge", 1, 4)
+    assert [grant.episodes for grant in gate.poll(0)] == [4]
