@@ -14,10 +14,11 @@ from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log import Position, RecordLog, Sync
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import record as records
-from robotlearn.wire.record import RecordHeader
+from robotlearn.wire.record import Prefix, RecordHeader
 from robotlearn.wire.segment import Segment
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Kind = Literal["stored", "duplicate", "invalid", "damaged"]
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -27,7 +28,7 @@ class Outcome(msgspec.Struct, gc=False):
     bytes can't be trusted, so not even its header can (None); the sender must send it again.
     """
 
-    kind: Literal["stored", "duplicate", "invalid", "damaged"]
+    kind: Kind
     header: RecordHeader | None
     position: Position | None = None
     reason: str = ""
@@ -104,9 +105,37 @@ class SegmentStore:
         with self._lock:
             if self._failed is not None:
                 raise self._failed
-            new: set[tuple[str, int, int]] = set()
-            outcomes = [self._look_at(data, new) for data in batch]
-            fresh = [(data, outcome) for data, outcome in zip(batch, outcomes, strict=True) if outcome.kind == "stored"]
+            outcomes = [Outcome("damaged", None)] * len(batch)
+            checked: list[tuple[memoryview, Prefix, RecordHeader]] = []
+            places: list[int] = []
+            new: dict[tuple[str, int, int], int] = {}
+            again: list[tuple[int, int]] = []  # within this batch: where, and where it was first
+            for index, data in enumerate(batch):
+                view = memoryview(data).cast("B")
+                try:
+                    fixed = records.check(view)
+                    header = records.header_of(view, fixed)
+                except WireError as error:
+                    outcomes[index] = Outcome("damaged", None, None, str(error))
+                    continue
+                key = (header.edge, header.session, header.sequence)
+                if self.seen(*key):
+                    outcomes[index] = Outcome("duplicate", header)
+                    continue
+                if new.setdefault(key, index) != index:
+                    again.append((index, new[key]))
+                    continue
+                checked.append((view, fixed, header))
+                places.append(index)
+            for index, (_, _, header), wrong in zip(places, checked, records.verify_many(checked), strict=True):
+                outcomes[index] = (
+                    Outcome("stored", header) if wrong is None else Outcome("invalid", header, None, str(wrong))
+                )
+            for index, first in again:
+                outcome = outcomes[first]
+                outcomes[index] = Outcome("duplicate", outcome.header) if outcome.kind == "stored" else outcome
+            fresh = [(view, outcomes[place]) for place, (view, _, _) in zip(places, checked, strict=True)]
+            fresh = [(view, outcome) for view, outcome in fresh if outcome.kind == "stored"]
             if not fresh:
                 return outcomes
             positions = self._log.append_many([data for data, _ in fresh])
@@ -117,8 +146,9 @@ class SegmentStore:
                 raise
             for (_, outcome), position in zip(fresh, positions, strict=True):
                 outcome.position = position
-            for edge, session, sequence in sorted(new):
-                self._seen_of(edge, session).add(sequence)
+                known = outcome.header
+                if known is not None:
+                    self._seen_of(known.edge, known.session).add(known.sequence)
             self._stored += len(fresh)
             if self._log.end.file != self._snapshot_file:
                 self._write_snapshot()
@@ -175,23 +205,6 @@ class SegmentStore:
         self.close()
 
     # ---- inside
-
-    def _look_at(self, data: Buffer, new: set[tuple[str, int, int]]) -> Outcome:
-        view = memoryview(data).cast("B")
-        try:
-            fixed = records.check(view)
-            header = records.header_of(view, fixed)
-        except WireError as error:
-            return Outcome("damaged", None, None, str(error))
-        key = (header.edge, header.session, header.sequence)
-        if key in new or self.seen(*key):
-            return Outcome("duplicate", header)
-        try:
-            records.verify_checked(view, fixed, header)
-        except WireError as error:
-            return Outcome("invalid", header, None, str(error))
-        new.add(key)
-        return Outcome("stored", header)
 
     def _seen_of(self, edge: str, session: int) -> IntervalSet:
         return self._seen.setdefault((edge, session), IntervalSet())

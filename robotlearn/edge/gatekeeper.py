@@ -50,16 +50,15 @@ class Gatekeeper:
             return starting
         return 0
 
-    def record(self, segment: Segment) -> None:
-        """Put a segment into the spool; without room it is refused, counted, and its episode counts as aborted."""
+    def record(self, segments: list[Segment]) -> None:
+        """Put segments into the spool; without room they are refused, counted, and their episodes count as aborted."""
         try:
-            self._spool.record(segment)
+            self._spool.record_many(segments)
         except SpoolFull as error:
-            self.refused += 1
-            if self.refused == 1:
+            if not self.refused:
                 log.error("recording stops while there is no room: %s", error)
-            if segment.last:
-                self._uplink.episode_aborted()
+            self.refused += len(segments)
+            self._uplink.episode_aborted(sum(segment.last for segment in segments))
 
     def waits_for(self, version: int) -> str:
         """For whom an idle edge waits, in words."""

@@ -47,7 +47,7 @@ _STEP_FIELDS: dict[str, type] = {
 
 
 class Recorder:
-    """Collects steps of n arms in preallocated arrays and hands each finished segment to `emit`.
+    """Collects steps of n arms in preallocated arrays and hands finished segments to `emit`, those of a step together.
 
     A segment ends with its episode, or at the first new chunk after `segment_steps` steps, or after twice as many steps
     when no chunk comes. `emit` is called on the thread that calls `step` or `chunk`. Arms are addressed by an index
@@ -55,7 +55,7 @@ class Recorder:
     """
 
     def __init__(
-        self, n: int, origin: Origin, sizes: Sizes, segment_steps: int, emit: Callable[[Segment], object]
+        self, n: int, origin: Origin, sizes: Sizes, segment_steps: int, emit: Callable[[list[Segment]], object]
     ) -> None:
         if segment_steps < sizes.horizon:
             raise ValueError(
@@ -108,8 +108,7 @@ class Recorder:
 
         `lag`: how many steps ago the observation was made that the chunk started from.
         """
-        for arm in ids[self._t[ids] >= self._segment_steps]:
-            self._cut(arm)
+        self._cut(ids[self._t[ids] >= self._segment_steps])
         c = self._c[ids]
         for name, value in (("version", version), ("path", path), ("stochastic", stochastic), ("log_prob", log_prob)):
             self._chunks[name][ids, c] = value
@@ -143,31 +142,32 @@ class Recorder:
         chunked = ids[from_chunk & (self._c[ids] > 0)]
         self._chunks["executed"][chunked, self._c[chunked] - 1] += 1
         ended = self._steps["terminated"][ids, t] | self._steps["truncated"][ids, t]
-        for arm in ids[ended | (t + 1 == self._capacity)]:
-            self._cut(arm)
+        self._cut(ids[ended | (t + 1 == self._capacity)])
 
-    def _cut(self, arm: int) -> None:
+    def _cut(self, ids: np.ndarray) -> None:
+        if len(ids):
+            self._emit([self._segment(arm) for arm in ids])
+            for array in self._observations.values():
+                array[ids, 0] = array[ids, self._t[ids]]
+            self._first_step[ids] += self._t[ids]
+            self._t[ids] = self._c[ids] = 0
+
+    def _segment(self, arm: int) -> Segment:
         t, c = int(self._t[arm]), int(self._c[arm])
         observations = {key: array[arm, : t + 1].copy() for key, array in self._observations.items()}
         chunks = {f"chunk_{name}": array[arm, :c].copy() for name, array in self._chunks.items()}
-        self._emit(
-            Segment(
-                edge=self._origin.edge,
-                session=0,
-                sequence=0,
-                robot=self._origin.robot,
-                embodiment=self._origin.embodiment,
-                task=self._origin.task,
-                episode=int(self._episode[arm]),
-                first_step=int(self._first_step[arm]),
-                observations=observations,
-                action_proposed=self._proposed[arm, :t].copy(),
-                action_executed=self._executed[arm, :t].copy(),
-                **{name: array[arm, :t].copy() for name, array in self._steps.items()},
-                **chunks,
-            )
+        return Segment(
+            edge=self._origin.edge,
+            session=0,
+            sequence=0,
+            robot=self._origin.robot,
+            embodiment=self._origin.embodiment,
+            task=self._origin.task,
+            episode=int(self._episode[arm]),
+            first_step=int(self._first_step[arm]),
+            observations=observations,
+            action_proposed=self._proposed[arm, :t].copy(),
+            action_executed=self._executed[arm, :t].copy(),
+            **{name: array[arm, :t].copy() for name, array in self._steps.items()},
+            **chunks,
         )
-        for array in self._observations.values():
-            array[arm, 0] = array[arm, t]
-        self._first_step[arm] += t
-        self._t[arm] = self._c[arm] = 0

@@ -45,7 +45,7 @@ class BatchRollout:
         threads: int,
         segment_steps: int,
         seed: int,
-        emit: Callable[[Segment], object],
+        emit: Callable[[list[Segment]], object],
         explore: bool = True,
         episode_steps: int | None = None,
     ) -> None:

@@ -179,8 +179,6 @@ class StalenessGate:
 
     def _leave(self, episodes: int) -> None:
         with self._lock:
-            # May fall below zero for a moment: the training loop can be done with an episode before the server's thread
-            # has said `accepted`. Held at zero here, that episode would count as waiting for ever.
             self._pending -= episodes
         self._notify()
 

@@ -14,16 +14,14 @@ import msgspec
 from robotlearn.buffer.log import LogFull, Position
 from robotlearn.buffer.store import Outcome, SegmentStore
 from robotlearn.errors import LogError
-from robotlearn.wire import record
 from robotlearn.wire.record import RecordHeader
 from robotlearn.wire.segment import Segment
 
 logger = logging.getLogger("robotlearn.wire")
 
 _BATCH_BYTES = 32 << 20
-_BATCH_RECORDS = 2048
 _RETRY_S = 1.0
-_PACE_S = 0.002  # batches begin at least this far apart, so that one sync serves many records
+_PACE_S = 0.004  # batches begin at least this far apart, so that one sync serves many records
 
 
 class StoredSegment:
@@ -34,15 +32,12 @@ class StoredSegment:
         header: what can be known without its arrays.
     """
 
-    __slots__ = ("_record", "_segment", "_store", "header", "position")
+    __slots__ = ("_segment", "_store", "header", "position")
 
-    def __init__(
-        self, position: Position, header: RecordHeader, store: SegmentStore, record: memoryview | None = None
-    ) -> None:
+    def __init__(self, position: Position, header: RecordHeader, store: SegmentStore) -> None:
         self.position = position
         self.header = header
         self._store = store
-        self._record = record
         self._segment: Segment | None = None
 
     @property
@@ -51,16 +46,10 @@ class StoredSegment:
         return self.header.edge
 
     @property
-    def kept(self) -> bool:
-        """Whether its bytes are still in memory, so that decoding needs no reading."""
-        return self._record is not None
-
-    @property
     def segment(self) -> Segment:
-        """The arrays, decoded when first asked for. Raises LogError when the store doesn't have it any more."""
+        """The arrays, read from the store when first asked for. Raises LogError when it doesn't have it any more."""
         if self._segment is None:
-            data, self._record = self._record, None
-            self._segment = self._store.read(self.position) if data is None else record.decode(data, verify=False)
+            self._segment = self._store.read(self.position)
         return self._segment
 
 
@@ -72,7 +61,9 @@ class Arrival(msgspec.Struct, gc=False):
 
 
 class Intake:
-    """Takes records in, and tells what became of each (`answer`, called on its thread once per batch).
+    """Takes records in, and tells what became of each, on its thread once per batch: `count`, then `answer`.
+
+    Between the two it hands what is stored to the training loop, so that all is counted before it can be used.
 
     Its inbox is bounded by the server, which counts each peer's unanswered bytes. What is stored waits for `take`, at
     most `max_waiting` segments; when nobody takes them, the intake waits, the edges are not answered, and their spools
@@ -82,21 +73,20 @@ class Intake:
     def __init__(
         self,
         store: SegmentStore,
+        count: Callable[[list[Arrival], list[Outcome]], None],
         answer: Callable[[list[Arrival], list[Outcome]], None],
         *,
         max_waiting: int,
-        keep_bytes: int,
     ) -> None:
-        self.waiting_bytes = 0
         self.failure: BaseException | None = None
         self.full_since: float | None = None  # when the training loop stopped taking, None while it does
         self._store = store
+        self._count = count
         self._answer = answer
         self._max_waiting = max_waiting
-        self._keep_bytes = keep_bytes
-        self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Arrival] | None] = queue.SimpleQueue()
+        self._left: list[Arrival] = []  # taken from the inbox, and not yet in a batch
         self._waiting: deque[StoredSegment] = deque()
-        self._kept_bytes = 0
         self._condition = threading.Condition()
         self._stopping = False
         self._batch_at = 0.0
@@ -115,9 +105,9 @@ class Intake:
         if self._thread.is_alive():
             self._thread.join()
 
-    def put(self, arrival: Arrival) -> None:
-        """Hand in a record; never blocks."""
-        self._inbox.put(arrival)
+    def put(self, arrivals: list[Arrival]) -> None:
+        """Hand in records; never blocks. The list is the intake's from now on."""
+        self._inbox.put(arrivals)
 
     def take(self, timeout: float, limit: int | None = None) -> list[StoredSegment]:
         """What was stored since the last call, in the order of storing; waits up to `timeout` seconds for the first."""
@@ -126,7 +116,6 @@ class Intake:
                 self._condition.wait_for(lambda: self._waiting or self._stopping, timeout)
             count = len(self._waiting) if limit is None else min(limit, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(count)]
-            self._kept_bytes -= sum(item.position.length for item in taken if item.kept)
             self._condition.notify_all()
         return taken
 
@@ -151,20 +140,24 @@ class Intake:
                 self._condition.notify_all()
 
     def _next_batch(self) -> list[Arrival]:
-        batch: list[Arrival] = []
-        size = 0
-        first = self._inbox.get()
+        """What has come, at least one record (none when stopping), up to what one sync should serve."""
+        arrived = self._left or self._inbox.get()
         early = self._batch_at + _PACE_S - time.monotonic()
         if early > 0:
             time.sleep(early)
         self._batch_at = time.monotonic()
-        while first is not None:
-            batch.append(first)
-            size += len(first.data)
-            if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
-                break
+        batch: list[Arrival] = []
+        size = 0
+        while arrived is not None:
+            for index, arrival in enumerate(arrived):
+                if size >= _BATCH_BYTES:
+                    self._left = arrived[index:]
+                    return batch
+                batch.append(arrival)
+                size += len(arrival.data)
+            self._left = []
             try:
-                first = self._inbox.get_nowait()
+                arrived = self._inbox.get_nowait()
             except queue.Empty:
                 break
         return batch
@@ -183,15 +176,13 @@ class Intake:
                     self._condition.wait(_RETRY_S)
         else:
             return
+        self._count(batch, outcomes)
         with self._condition:
-            for arrival, outcome in zip(batch, outcomes, strict=True):
-                position, header = outcome.position, outcome.header
-                if position is None or header is None:
-                    continue
-                keep = self._kept_bytes + position.length <= self._keep_bytes
-                if keep:
-                    self._kept_bytes += position.length
-                self._waiting.append(StoredSegment(position, header, self._store, arrival.data if keep else None))
+            self._waiting.extend(
+                StoredSegment(outcome.position, outcome.header, self._store)
+                for outcome in outcomes
+                if outcome.position is not None and outcome.header is not None
+            )
             self._condition.notify_all()
         self._answer(batch, outcomes)
 

@@ -6,9 +6,10 @@ seen; afterwards it costs one lookup. The cache is bounded: a peer that sends ev
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ import numpy as np
 from msgspec import Meta
 
 from robotlearn.errors import WireError
-from robotlearn.wire.segment import ARRAYS, Dimensions, check_arrays
+from robotlearn.wire.segment import ARRAYS, CHUNK_INDICES, Dimensions, check_arrays
 
 ALIGNMENT = 64
 MAX_TENSORS = 256
@@ -55,9 +56,18 @@ class Layout:
     """A checked table: the tensors of one segment, where each lies in the body, and the sizes they agree on."""
 
     __slots__ = (
-        "arrays", "body_length", "bools", "dims", "flags_known", "floats", "indices", "indices_known",
-        "observations", "pads", "table", "versions", "where",
-    )  # fmt: skip
+        "arrays",
+        "body_length",
+        "dims",
+        "floats",
+        "known",
+        "marks",
+        "observations",
+        "pads",
+        "table",
+        "versions",
+        "where",
+    )
 
     def __init__(self, entries: list[TensorEntry]) -> None:
         """Raises WireError naming the tensor at fault."""
@@ -89,30 +99,23 @@ class Layout:
         in_order = sorted((*self.arrays, *self.observations), key=lambda tensor: tensor.offset)
         # The body in parts, with room for each tensor before its padding.
         self.pads = [part for tensor in in_order for part in (b"", bytes(-tensor.nbytes % ALIGNMENT))]
-        self.floats = tuple(_spans(in_order, "f"))
-        self.bools = tuple(_spans(in_order, "b"))
-        self.indices = struct.Struct(f"<{self.dims.chunks}i")
+        self.floats = tuple(_spans(in_order, lambda tensor: tensor.dtype.str if tensor.dtype.kind == "f" else ""))
+        # What tells where chunks and episode begin and end: the index arrays of the chunks, and all booleans.
+        self.marks = tuple(_spans(in_order, lambda t: "mark" * (t.name in CHUNK_INDICES or t.dtype.kind == "b")))
         self.versions = struct.Struct(f"<{self.dims.chunks}q")
-        # Bytes of the boolean and of the index arrays that were found good: most segments repeat earlier ones.
-        self.flags_known: dict[bytes, tuple[bool, bool, bool]] = {}  # to (last, success, starred)
-        self.indices_known: set[bytes] = set()
+        # Marks that were found good, to (last, success, starred): most segments repeat those of an earlier one.
+        self.known: dict[bytes, tuple[bool, bool, bool]] = {}
 
 
-def _spans(tensors: list[Tensor], kind: str) -> Iterator[tuple[np.dtype[Any], int, int]]:
-    """Runs of neighbouring tensors of one dtype, as (dtype, offset, bytes): each can be looked at in one go.
+def _spans(tensors: list[Tensor], kind: Callable[[Tensor], str]) -> Iterator[tuple[str, int, int]]:
+    """Runs of neighbouring tensors of one kind, as (kind, offset, bytes): each can be looked at in one go.
 
-    A run includes the padding between its tensors (zeros), not the one after it.
+    Tensors of kind "" are in none. A run includes the padding between its tensors (zeros), not that after its last.
     """
-    run: tuple[np.dtype[Any], int, int] | None = None
-    for tensor in tensors:
-        if run is not None and tensor.dtype == run[0]:
-            run = (run[0], run[1], tensor.offset + tensor.nbytes - run[1])
-            continue
-        if run is not None:
-            yield run
-        run = (tensor.dtype, tensor.offset, tensor.nbytes) if tensor.dtype.kind == kind else None
-    if run is not None:
-        yield run
+    for name, run in itertools.groupby(tensors, kind):
+        members = list(run)
+        if name:
+            yield name, members[0].offset, members[-1].offset + members[-1].nbytes - members[0].offset
 
 
 def padded(nbytes: int) -> int:

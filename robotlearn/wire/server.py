@@ -6,13 +6,13 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
 import zmq
 
-from robotlearn.buffer.store import Outcome, SegmentStore
+from robotlearn.buffer.store import Kind, Outcome, SegmentStore
 from robotlearn.errors import RobotlearnError, WireError
 from robotlearn.learner.gate import StalenessGate
 from robotlearn.wire import messages, record, sockets
@@ -94,11 +94,12 @@ class LearnerServer:
         self._peers: dict[bytes, Peer] = {}
         self._edges: dict[str, Edge] = {}
         self._outbox: deque[tuple[list[Arrival], list[Outcome]]] = deque()
+        self._arrived: list[Arrival] = []  # records of this round
         self._announced_uid = 0
         self._grants_due = True
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._intake = Intake(store, self._answer, max_waiting=max_waiting, keep_bytes=4 * window_bytes)
+        self._intake = Intake(store, self._count, self._answer, max_waiting=max_waiting)
         self._thread = threading.Thread(target=self._loop, name="robotlearn-server", daemon=True)
         gate.changed = self._gate_changed
         publisher.announced = self._wakeup.set
@@ -158,6 +159,42 @@ class LearnerServer:
     def _gate_changed(self) -> None:
         self._grants_due = True
         self._wakeup.set()
+
+    def _count(self, batch: list[Arrival], outcomes: list[Outcome]) -> None:
+        """Take into account what became of these records; on the intake's thread, before anyone can use them."""
+        answers: Counter[tuple[str, Kind]] = Counter()
+        ended: Counter[tuple[str, int]] = Counter()
+        accepted = 0
+        with self._lock:  # against a HELLO, which says anew what runs: an end is counted before it or is in it
+            for arrival, outcome in zip(batch, outcomes, strict=True):
+                kind, header = outcome.kind, outcome.header
+                if header is None:
+                    peer = self._peers.get(arrival.identity)
+                    name = peer.hello.edge if peer is not None else ""
+                else:
+                    name = header.edge
+                    if header.last and kind == "stored":
+                        accepted += 1
+                        edge = self._edges.get(name)
+                        live = edge.data.hello if edge is not None and edge.data is not None else None
+                        if (
+                            live is not None
+                            and live.session == header.session
+                            and header.sequence >= live.next_sequence
+                        ):
+                            ended[name, header.session] += 1
+                answers[name, kind] += 1
+            for (name, kind), count in answers.items():
+                self.counters[_COUNTERS[kind]] += count
+                edge = self._edges.get(name)
+                if edge is not None:
+                    edge.answers[kind] += count
+            # Accepted before ended, so that for no moment the gate sees fewer than there are. Also from a spool that
+            # was filled under another edge's name: the training loop gets it all the same.
+            if accepted:
+                self._gate.accepted(accepted)
+            for (name, session), count in ended.items():
+                self._gate.ended(name, session, count)
 
     def _answer(self, batch: list[Arrival], outcomes: list[Outcome]) -> None:
         self._outbox.append((batch, outcomes))
@@ -221,6 +258,9 @@ class LearnerServer:
                 records += self._take_in(identity, peer, frame)
             except WireError as error:
                 self._bad_frame(identity, peer, error)
+        if self._arrived:
+            self._intake.put(self._arrived)
+            self._arrived = []
         return records
 
     def _skip_parts(self) -> None:
@@ -242,7 +282,7 @@ class LearnerServer:
                 self.counters["over_window"] += 1
                 return True
             peer.unanswered_bytes += len(data)
-            self._intake.put(Arrival(identity, data))
+            self._arrived.append(Arrival(identity, data))
             return True
         message, _ = messages.decode(data)
         if isinstance(message, Hello):
@@ -289,22 +329,22 @@ class LearnerServer:
             self._send(identity, refusal)
             return
         peer = Peer(identity, hello, address)
+        before = None
         with self._lock:
             self._peers[identity] = peer
             if hello.role == "data":
                 edge = self._edges.setdefault(hello.edge, Edge(hello.edge))
                 before, edge.data = edge.data, peer
                 edge.address, edge.session = address, hello.session
-        if hello.role == "data":
-            if before is not None and before.identity != identity:
-                # The same session again: a new connection of the same edge. Another one: its successor takes over.
-                if before.hello.session == hello.session:
-                    self._peers.pop(before.identity, None)
-                elif before.identity in self._peers:
-                    logger.warning("edge %s came anew from %s; its former session is over", hello.edge, address)
-                    before.superseded = True
-                    self._refuse_superseded(before)
-            self._gate.running(hello.edge, hello.session, hello.running)
+                self._gate.running(hello.edge, hello.session, hello.running)
+        if hello.role == "data" and before is not None and before.identity != identity:
+            # The same session again: a new connection of the same edge. Another one: its successor takes over.
+            if before.hello.session == hello.session:
+                self._peers.pop(before.identity, None)
+            elif before.identity in self._peers:
+                logger.warning("edge %s came anew from %s; its former session is over", hello.edge, address)
+                before.superseded = True
+                self._refuse_superseded(before)
         self._send(
             identity,
             Welcome(
@@ -384,7 +424,6 @@ class LearnerServer:
             peer = self._peers.get(identity)
             if peer is not None:
                 peer.unanswered_bytes -= len(arrival.data)
-            self._count(peer, outcome)
             header = outcome.header
             if header is None:
                 continue  # not to be trusted: the edge sees that it is passed over, and sends it again
@@ -402,20 +441,6 @@ class LearnerServer:
                 known.append([header.session, header.sequence, 1])
         for identity, found in ranges.items():
             self._send(identity, Ack([(session, first, count) for session, first, count in found]))
-
-    def _count(self, peer: Peer | None, outcome: Outcome) -> None:
-        kind, header = outcome.kind, outcome.header
-        self.counters[_COUNTERS[kind]] += 1
-        edge = self._edges.get(header.edge if header is not None else peer.hello.edge if peer is not None else "")
-        if edge is not None:
-            edge.answers[kind] += 1
-        if kind == "stored" and header is not None and header.last:
-            # Accepted before ended, so that for no moment the gate sees one fewer than there are. Also from a spool
-            # that was filled under another edge's name: the training loop gets it all the same.
-            self._gate.accepted()
-            live = edge.data.hello if edge is not None and edge.data is not None else None
-            if live is not None and live.session == header.session and header.sequence >= live.next_sequence:
-                self._gate.ended(header.edge, header.session)
 
     def _send_grants(self) -> None:
         for grant in self._gate.poll(self._publisher.version):

@@ -31,7 +31,7 @@ class Uplink(Connection):
     """
 
     role = "data"
-    pace_s = 0.002  # one sync, one send and one answer serve many records
+    pace_s = 0.004  # one sync, one send and one answer serve many records
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.buffer.faults import FullFiles, When, run_until_killed
 from tests.buffer.victims import append_to_store
 from tests.buffer.victims import stored as data
 from tests.wire.make import make_segment
+from tests.wire.test_record import reheaded
 
 
 def kinds(store: SegmentStore, *batch: bytes | bytearray) -> list[str]:
@@ -58,7 +60,28 @@ def test_what_can_never_be_stored_says_why_and_what_is_damaged_is_told_apart(tmp
         assert "reward" in invalid.reason and invalid.header is not None and invalid.header.sequence == 2
         assert "checksum" in broken.reason and broken.header is None
         assert store.append([b"nonsense", b""])[1].kind == "damaged"
-        assert not store.seen("edge-a", 1, 2) and stored_sequences(store) == [4]
+        twice = record.encode(bad, session=1, sequence=9)
+        assert kinds(store, data(5), twice, data(6), twice) == ["stored", "invalid", "stored", "invalid"]
+        assert not store.seen("edge-a", 1, 2) and stored_sequences(store) == [4, 5, 6]
+
+
+def test_a_batch_of_records_that_are_alike_is_checked_as_thoroughly_as_each(tmp_path: Path) -> None:
+    def changed(sequence: int, **fields: Any) -> bytearray:
+        return record.encode(make_segment(seed=sequence, **fields), session=1, sequence=sequence)
+
+    bad = {
+        10: changed(10, reward=np.full(6, np.nan, np.float32)),
+        20: changed(20, terminated=np.array([0, 1, 0, 0, 0, 0], bool)),
+        30: changed(30, chunk_start=np.array([0, 4], np.int32)),
+        40: reheaded(data(40), version=9),
+        50: reheaded(data(50), success=True),
+        60: reheaded(data(60), steps=7),
+    }
+    with SegmentStore(tmp_path) as store:
+        for victim, broken in bad.items():
+            batch = [broken if n == victim else data(n) for n in range(victim - 5, victim + 5)]
+            assert [o.kind for o in store.append(batch)] == ["stored"] * 5 + ["invalid"] + ["stored"] * 4
+        assert store.stored == 9 * len(bad)
 
 
 def test_what_was_pruned_stays_seen(tmp_path: Path) -> None:

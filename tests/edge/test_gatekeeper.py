@@ -29,7 +29,7 @@ class Edge:
 
     def finish(self, segments: int = 1) -> None:
         for _ in range(segments):
-            self.gate.record(one_step_episode())
+            self.gate.record([one_step_episode()])
 
     def close(self) -> None:
         self.uplink.close()
@@ -38,7 +38,7 @@ class Edge:
 
 def one_step_episode() -> Segment:
     made: list[Segment] = []
-    recorder = Recorder(1, Origin("edge", "edge/arm", "panda", "reach"), SIZES, 1, made.append)
+    recorder = Recorder(1, Origin("edge", "edge/arm", "panda", "reach"), SIZES, 1, made.extend)
     ids = np.zeros(1, np.int64)
     recorder.begin(ids, {"observation.state": np.zeros((1, 2), np.float32)})
     no = np.zeros(1, bool)
@@ -135,10 +135,10 @@ def test_a_segment_without_room_is_counted_and_its_episode_given_up(
     edge.finish()
     assert edge.uplink.running == 1
 
-    def full(segment: Segment) -> int:
+    def full(segments: list[Segment]) -> list[int]:
         raise SpoolFull("no room")
 
-    monkeypatch.setattr(edge.spool, "record", full)
+    monkeypatch.setattr(edge.spool, "record_many", full)
     edge.finish()
     assert edge.gate.refused == 1
     assert edge.uplink.running == 0, "the learner must not wait for it"

@@ -118,7 +118,7 @@ def test_segments_join_to_what_a_naive_recorder_writes_down(seed: int, segment_s
     rng = np.random.default_rng(seed)
     scripts = {arm: Script(rng, length) for arm, length in enumerate(lengths)}
     segments: list[Segment] = []
-    recorder = Recorder(len(lengths), ORIGIN, SIZES, segment_steps, segments.append)
+    recorder = Recorder(len(lengths), ORIGIN, SIZES, segment_steps, segments.extend)
     play(recorder, scripts, {arm: int(rng.integers(0, 9)) for arm in scripts})
 
     for segment in segments:
@@ -138,7 +138,7 @@ def test_segments_join_to_what_a_naive_recorder_writes_down(seed: int, segment_s
 @pytest.mark.parametrize("segment_steps", [6, 8])
 def test_a_segment_is_cut_at_the_first_chunk_after_its_length(segment_steps: int) -> None:
     segments: list[Segment] = []
-    recorder = Recorder(1, ORIGIN, SIZES, segment_steps, segments.append)
+    recorder = Recorder(1, ORIGIN, SIZES, segment_steps, segments.extend)
     play(recorder, {0: Script(np.random.default_rng(0), 20, lock_step=True)})
     assert [segment.steps for segment in segments] == [8, 8, 4]
     assert [segment.first_step for segment in segments] == [0, 8, 16]
@@ -150,14 +150,14 @@ def test_without_chunks_a_segment_is_cut_at_twice_its_length() -> None:
     script = Script(np.random.default_rng(0), 20, lock_step=True)
     script.chunks, script.from_chunk = {}, np.zeros(20, bool)
     segments: list[Segment] = []
-    play(Recorder(1, ORIGIN, SIZES, 4, segments.append), {0: script})
+    play(Recorder(1, ORIGIN, SIZES, 4, segments.extend), {0: script})
     assert [segment.steps for segment in segments] == [8, 8, 4]
     np.testing.assert_array_equal(join(segments).observations["observation.state"], script.observations)
 
 
 def test_a_new_episode_drops_what_an_unfinished_one_left() -> None:
     segments: list[Segment] = []
-    recorder = Recorder(1, ORIGIN, SIZES, 8, segments.append)
+    recorder = Recorder(1, ORIGIN, SIZES, 8, segments.extend)
     ids = np.zeros(1, np.int64)
     recorder.begin(ids, {"observation.state": np.ones((1, 2), np.float32)})
     aborted = Script(np.random.default_rng(1), 5, lock_step=True)
@@ -170,7 +170,7 @@ def test_a_new_episode_drops_what_an_unfinished_one_left() -> None:
 
 def test_what_was_handed_out_does_not_change_afterwards() -> None:
     segments: list[Segment] = []
-    recorder = Recorder(1, ORIGIN, SIZES, 4, segments.append)
+    recorder = Recorder(1, ORIGIN, SIZES, 4, segments.extend)
     scripts = [Script(np.random.default_rng(seed), 4, lock_step=True) for seed in (1, 2)]
     for script in scripts:
         play(recorder, {0: script})

@@ -41,7 +41,7 @@ def roll(policy: Policy, spec: RobotSpec, *, arms: int = ARMS, explore: bool = T
     steps = options.pop("segment_steps", 8)
     rollout = BatchRollout(
         policy, spec, "reach", edge="batch", arms=arms, threads=1, segment_steps=steps, seed=SEED,
-        emit=segments.append, explore=explore, episode_steps=12,
+        emit=segments.extend, explore=explore, episode_steps=12,
     )  # fmt: skip
     return rollout, segments
 

@@ -141,7 +141,7 @@ def episodes(config: Config, count: int) -> list[Segment]:
     made: list[Segment] = []
     rollout = BatchRollout(
         build_policy(config, SPEC), SPEC, config.task, edge="batch", arms=count, threads=1, segment_steps=32, seed=0,
-        emit=made.append, episode_steps=4,
+        emit=made.extend, episode_steps=4,
     )  # fmt: skip
     rollout.start(count)
     while rollout.running:

@@ -43,7 +43,7 @@ def run_learner(folder: Path, address: str, dies_at: int) -> None:
 
     DyingStore.dies_at = dies_at
     rig_module.SegmentStore = DyingStore  # type: ignore[misc]
-    rig = Learner(folder, bind=address, window_bytes=50_000)
+    rig = Learner(folder, bind=address, window_bytes=20_000)
     print("bound", flush=True)
     while True:
         rig.server.take_stored(1.0)

@@ -73,15 +73,6 @@ def test_what_is_recorded_is_stored_and_settled_and_handed_to_the_training_loop(
         assert there.server.take_stored(0) == [] and here.balanced()
 
 
-def test_segments_not_kept_in_memory_are_read_from_the_store(tmp_path: Path) -> None:
-    with learner(tmp_path / "l", window_bytes=5000) as there, edge(tmp_path / "e", there.address) as here:
-        here.record(40, image=8)
-        settled(here, 40)
-        taken = there.server.take_stored(1)
-        assert any(stored.kept for stored in taken) and not all(stored.kept for stored in taken)
-        assert [stored.segment.sequence for stored in taken] == list(range(40))
-
-
 def test_an_edge_may_come_before_its_learner_and_its_data_wait(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
