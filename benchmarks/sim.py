@@ -4,8 +4,10 @@ Against Gymnasium's AsyncVectorEnv of the same task (`ArmEnv`, at the best of se
 `mujoco.batch` stepping of the same model with constant controls.
 """
 
+import itertools
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import gymnasium
@@ -28,11 +30,11 @@ def make_one() -> gymnasium.Env:
     return ArmEnv(MujocoRobot(spec, build_scene(spec, make_task("reach", spec))), "reach")
 
 
-def _rate(step: "partial[object]", per_call: int) -> float:
-    """Calls per second times `per_call`, for about SECONDS."""
+def _rate(step: Callable[..., object], per_call: int, arguments: Iterator[object] | None = None) -> float:
+    """Calls per second times `per_call`, for about SECONDS; each call gets the next of `arguments`."""
     calls, begun = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - begun) < SECONDS:
-        step()
+        step() if arguments is None else step(next(arguments))
         calls += 1
     return calls * per_call / elapsed
 
@@ -44,8 +46,9 @@ def run() -> None:
         env = BatchArmEnv(spec, "reach", arms, threads=THREADS, seed=0)
         env.reset()
         rng = np.random.default_rng(0)
-        actions = rng.uniform(env.single_action_space.low, env.single_action_space.high, env.action_space.shape)
-        actions = actions.astype(np.float32)
+        space = env.single_action_space
+        # New ones at each step: constant ones would end at the workspace's walls.
+        drawn = rng.uniform(space.low, space.high, (64, *env.action_space.shape)).astype(np.float32)
         bare = batch.Batch(env.model, arms, nthread=THREADS)
         bare.bind("ctrl")[:] = env._ctrl
         bare.bind("qpos")[:] = env._qpos
@@ -56,13 +59,13 @@ def run() -> None:
         }
         for n, peer in peers.items():
             peer.reset(seed=0)
-            peer.step(actions[:n])
+            peer.step(drawn[0, :n])
         ours, limit, asynchronous = [], [], {n: [] for n in peers}
         for _ in range(ROUNDS):
-            ours.append(_rate(partial(env.step, actions), arms))
+            ours.append(_rate(env.step, arms, itertools.cycle(drawn)))
             limit.append(_rate(partial(bare.step, nstep=substeps), arms))
             for n, peer in peers.items():
-                asynchronous[n].append(_rate(partial(peer.step, actions[:n]), n))
+                asynchronous[n].append(_rate(peer.step, n, itertools.cycle(drawn[:, :n])))
         for peer in peers.values():
             peer.close()
         if asynchronous:

@@ -79,14 +79,13 @@ class Chain:
     def jacobian(self, q: Array) -> Array:
         """(n, 6, J): the TCP's linear, then angular velocity in the base frame, per joint velocity."""
         position, _, anchors, axes = self._walk(q)
+        axis, lever = np.stack(axes), position - np.stack(anchors)  # (J, n, 3)
+        (ax, ay, az), (x, y, z) = np.moveaxis(axis, 2, 0), np.moveaxis(lever, 2, 0)
+        hinge = np.array(self._hinge)[:, None, None]
         result = np.zeros((len(position), 6, self.joints))
-        for j, column in enumerate(self._order):
-            if self._hinge[j]:
-                (ax, ay, az), (x, y, z) = axes[j].T, (position - anchors[j]).T
-                result[:, :3, column] = np.stack((ay * z - az * y, az * x - ax * z, ax * y - ay * x), axis=1)
-                result[:, 3:, column] = axes[j]
-            else:
-                result[:, :3, column] = axes[j]
+        turned = np.stack((ay * z - az * y, az * x - ax * z, ax * y - ay * x), axis=2)
+        result[:, :3, self._order] = np.where(hinge, turned, axis).transpose(1, 2, 0)
+        result[:, 3:, self._order] = np.where(hinge, axis, 0.0).transpose(1, 2, 0)
         return result
 
     def _walk(self, q: Array) -> tuple[Array, Array, list[Array], list[Array]]:

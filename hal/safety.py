@@ -22,6 +22,7 @@ Rows = Sequence[int] | npt.NDArray[np.integer]
 Index = slice | npt.NDArray[np.intp]
 
 _SNAP = 4e-15  # [rad, m] rounding of a set-point that means the target
+_SHARES = np.array([1.0, 0.5, 0.25])
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +207,17 @@ class SafetyLimiter:
             slide = self._workspace.along_wall(
                 position[bad], wanted[bad], slowest[bad], fastest[bad], allowance[bad], dt
             )
-            wanted[bad] = brake[bad]
-            for share in (1.0, 0.5, 0.25):
-                trial = brake[bad] + share * (slide - brake[bad])
-                excess = self._workspace.excess(position[bad], trial, dt)
-                good = excess <= allowance[bad] + 1e-12
-                wanted[bad[good]] = trial[good]
-                allowance[bad[good]] = np.minimum(excess[good], allowance[bad[good]])
-                bad, slide = bad[~good], slide[~good]
-                if not bad.size:
-                    break
+            # The largest share of the way from braking to sliding along the wall that stays inside, else braking.
+            trials = brake[bad] + _SHARES[:, None, None] * (slide - brake[bad])
+            flat = (len(_SHARES) * len(bad), -1)
+            tiled = np.broadcast_to(position[bad], trials.shape)
+            excess = self._workspace.excess(tiled.reshape(flat), trials.reshape(flat), dt).reshape(trials.shape[:2])
+            good = excess <= allowance[bad] + 1e-12
+            first = good.argmax(axis=0)
+            some = np.asarray(good.any(axis=0))
+            columns = np.arange(len(bad))
+            wanted[bad] = np.where(some[:, None], trials[first, columns], brake[bad])
+            allowance[bad] = np.where(some, np.minimum(excess[first, columns], allowance[bad]), allowance[bad])
         self._allowance[rows] = allowance
         return wanted
 

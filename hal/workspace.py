@@ -52,13 +52,15 @@ class Workspace:
         """
         velocity, margin = wanted, (_INSET - allowance)[:, None]
         arms = np.arange(len(wanted))
+        jacobian: Array | None = None
         for _ in range(2):
             periods, path = self._braking_path(velocity)
             path += position + velocity * dt
             tcp = self._chain.position(path.reshape(-1, path.shape[2])).reshape(*path.shape[:2], 3)
             error = np.clip(tcp, self._lower + margin, self._upper - margin) - tcp
             worst = np.abs(error).max(axis=2).argmax(axis=0)
-            jacobian = self._chain.jacobian(path[worst, arms])[:, :3]
+            if jacobian is None:  # the second step is so small that the first one's serves
+                jacobian = self._chain.jacobian(path[worst, arms])[:, :3]
             # How far that set-point moves per change of the velocity now: in this period, and while braking.
             weighted = jacobian * (dt + self._dt * periods[worst, arms])[:, None, :]
             transposed = weighted.transpose(0, 2, 1)
