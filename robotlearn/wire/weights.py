@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from robotlearn.wire.sockets import Limits
 __all__ = ["Publisher", "Weights", "WeightsClient"]
 logger = logging.getLogger("robotlearn.wire")
 _ASK_S = 1.0
+Bytes = NDArray[np.uint8]
 _STALLED_S = 30.0
 
 
@@ -36,29 +38,54 @@ class Weights:
     incarnation: int  # of the learner that published them
 
 
+class _Memory:
+    """Buffers of former weights, used again: fresh pages from the system cost more than a copy into touched ones."""
+
+    def __init__(self) -> None:
+        self._spare: dict[int, list[Bytes]] = {}
+
+    def take(self, nbytes: int) -> Bytes:
+        """A buffer that nobody else holds."""
+        spare = self._spare.get(nbytes, [])
+        while spare:
+            buffer = spare.pop()
+            if sys.getrefcount(buffer) == 2:  # this name and the call's: nobody has a view of it
+                return buffer
+        return np.empty(nbytes, np.uint8)
+
+    def give(self, buffers: list[Bytes]) -> None:
+        """Buffers that are not needed here any more, though others may hold views of them still."""
+        self._spare = {}
+        for buffer in buffers:
+            self._spare.setdefault(len(buffer), []).append(buffer)
+
+
 class _Pulling:
     """Weights on their way: chunks that have come, in the order of the layout."""
 
-    def __init__(self, announce: Announce, layout: WeightsLayout, held: _Pulling | None, incarnation: int) -> None:
+    def __init__(
+        self, announce: Announce, layout: WeightsLayout, held: _Pulling | None, incarnation: int, memory: _Memory
+    ) -> None:
         self.announce = announce
         self.layout = layout
         self.incarnation = incarnation
         count = len(layout.chunks)
-        self.chunks: list[memoryview | None] = [None] * count
+        self.chunks: list[Bytes | None] = [None] * count
         self.hashes: list[bytes | None] = [None] * count
         self.asked: set[int] = set()
         self.next = 0  # first chunk not asked for
         self.missing = count
         # What we hold of other weights of the same layout: a chunk that is equal is not sent again.
         self.old_chunks = held.merged_chunks() if held is not None and held.layout.hash == layout.hash else None
+        self.memory = memory
         self.large = {
-            piece.tensor: np.empty(layout.tensors[piece.tensor].nbytes, np.uint8)
+            piece.tensor: memory.take(layout.tensors[piece.tensor].nbytes)
             for chunk in layout.chunks
             for piece in chunk.pieces
             if piece.stop - piece.start != layout.tensors[piece.tensor].nbytes
         }
 
-    def merged_chunks(self) -> list[tuple[memoryview, bytes] | None]:
+    def merged_chunks(self) -> list[tuple[Bytes, bytes] | None]:
         """Every chunk that is held, own ones first."""
         merged = list(self.old_chunks or [None] * len(self.chunks))
         for index, (chunk, digest) in enumerate(zip(self.chunks, self.hashes, strict=True)):
@@ -71,29 +98,48 @@ class _Pulling:
         return old[1] if old is not None else None
 
     def put(self, index: int, payload: memoryview, digest: bytes) -> None:
-        chunk = self.layout.chunks[index]
-        first = chunk.pieces[0]
+        """A chunk has come: copy it to where it stays."""
+        first = self.layout.chunks[index].pieces[0]
         if first.tensor in self.large:  # a piece of a large tensor is put to its neighbours
-            whole = self.large[first.tensor]
-            whole[first.start : first.stop] = np.frombuffer(payload, np.uint8, first.stop - first.start)
             # The padding behind it is part of the hash, and is all zeros.
-            payload = memoryview(whole)[first.start : first.stop].toreadonly()
-        self.chunks[index] = payload
-        self.hashes[index] = digest
+            chunk = self.large[first.tensor][first.start : first.stop]
+        else:
+            chunk = self.memory.take(len(payload))
+        np.copyto(chunk, np.frombuffer(payload, np.uint8, len(chunk)))
+        self._set(index, chunk, digest)
+
+    def keep(self, index: int) -> None:
+        """A chunk is as it was in the weights before."""
+        old = self.old_chunks[index] if self.old_chunks is not None else None
+        if old is None:
+            raise WireError(f"chunk {index} is said to be the same as one that isn't here")
+        chunk, digest = old
+        first = self.layout.chunks[index].pieces[0]
+        if first.tensor in self.large:
+            self.large[first.tensor][first.start : first.stop] = chunk
+            chunk = self.large[first.tensor][first.start : first.stop]
+        self._set(index, chunk, digest)
+
+    def _set(self, index: int, chunk: Bytes, digest: bytes) -> None:
+        self.chunks[index], self.hashes[index] = chunk, digest
         self.missing -= 1
+
+    def buffers(self) -> list[Bytes]:
+        """What its chunks lie in."""
+        chunks = zip(self.layout.chunks, self.chunks, strict=True)
+        small = [data for chunk, data in chunks if data is not None and chunk.pieces[0].tensor not in self.large]
+        return [*small, *self.large.values()]
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         for chunk, payload in zip(self.layout.chunks, self.chunks, strict=True):
             for piece in chunk.pieces:
                 entry = self.layout.tensors[piece.tensor]
-                if piece.tensor in self.large:
-                    if piece.start == 0:
-                        whole: NDArray[Any] = self.large[piece.tensor].view(entry.dtype).reshape(entry.shape)
-                        whole.flags.writeable = False
-                        arrays[entry.name] = whole
-                elif payload is not None:
-                    arrays[entry.name] = np.ndarray(entry.shape, entry.dtype, payload, piece.offset)
+                whole = self.large.get(piece.tensor, payload)
+                if whole is not None and piece.start == 0:
+                    array: NDArray[Any] = np.ndarray(entry.shape, entry.dtype, whole, piece.offset)
+                    array.flags.writeable = False
+                    arrays[entry.name] = array
         return arrays
 
 
@@ -115,7 +161,7 @@ class WeightsClient(Connection):
         session: int,
         contract: Mapping[str, Any],
         limits: Limits | None = None,
-        window_chunks: int = 8,
+        window_chunks: int = 6,  # more in flight leave the caches, and come later
         max_bytes: int = 64 << 30,
     ) -> None:
         """`session` is that of the edge's spool. Raises AddressError when the address is malformed."""
@@ -134,6 +180,7 @@ class WeightsClient(Connection):
         self._announced: Announce | None = None
         self._pulling: _Pulling | None = None
         self._held: _Pulling | None = None
+        self._memory = _Memory()
         self._finished = 0  # uid of `_newest`
         self._asked_at = 0.0
         self._progress_at = 0.0
@@ -238,7 +285,7 @@ class WeightsClient(Connection):
             self._layout = layout
         if self._pulling is not None:
             self._held = self._pulling
-        self._pulling = pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation)
+        self._pulling = pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation, self._memory)
         pulling.next = min(pushed, len(layout.chunks))
         pulling.asked = set(range(pulling.next))
         self._progress_at = time.monotonic()
@@ -253,7 +300,7 @@ class WeightsClient(Connection):
         old = pulling.old_chunks[index] if pulling.old_chunks is not None else None
         if message.same and old is not None and old[1] == message.hash:
             self.chunks_same += 1
-            pulling.put(index, old[0], message.hash)
+            pulling.keep(index)
         else:
             good = len(payload) == pulling.layout.chunks[index].length
             if not good or xxhash.xxh3_64_digest(payload) != message.hash:
@@ -271,6 +318,8 @@ class WeightsClient(Connection):
 
     def _finish(self, pulling: _Pulling) -> None:
         pulling.old_chunks = None
+        if self._held is not None:
+            self._memory.give(self._held.buffers())
         weights = Weights(pulling.announce.version, pulling.tensors(), pulling.incarnation)
         self._held, self._pulling, self._finished = pulling, None, pulling.announce.uid
         with self._condition:
