@@ -1,5 +1,7 @@
 """The simulated world of a task: the spec's arm, a table, the task's objects."""
 
+import math
+
 import mujoco
 
 from envs.errors import TaskError
@@ -10,11 +12,14 @@ from hal.spec import RobotSpec
 def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     """Compile the arm's MJCF with a table (top at z = 0 of the base frame), lights, and what the task adds.
 
+    The MJCF's timestep is the longest allowed: it is shortened so that a control period is a whole number of them.
+
     Raises TaskError when the spec names no MJCF or the scene does not compile.
     """
     if spec.mujoco is None:
         raise TaskError(f"robot {spec.name} has no MuJoCo model, so task {task.name} can't be simulated with it")
     scene = mujoco.MjSpec.from_file(str(spec.mujoco.mjcf))
+    scene.option.timestep = spec.dt / math.ceil(spec.dt / scene.option.timestep - 1e-9)
     scene.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
