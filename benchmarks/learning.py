@@ -19,6 +19,7 @@ import torch
 from benchmarks.report import report
 from hal import load_spec
 from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.evaluation import evaluate
@@ -67,6 +68,9 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
     taught = teach(config, spec, lambda text, done: None)
     algorithm = make_algorithm(config.algorithm.name, taught.policy, config.algorithm, seed)
     arms = config.learner.episodes_per_update
+    edge = config.edges[0]
+    if not isinstance(edge, BatchEdgeConfig):
+        raise SystemExit("configs/laptop.yaml has a first edge that is not of kind batch")
     recorded: list[Any] = []
     rollout = BatchRollout(
         taught.policy,
@@ -75,7 +79,7 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
         edge="one",
         arms=arms,
         threads=2,
-        segment_steps=32,
+        segment_steps=edge.segment_steps,
         seed=seed,
         emit=recorded.extend,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.jsonl"
@@ -18,7 +19,7 @@ def report(
     ratio = value / reference_value if reference_value else None
     row = {
         "name": name,
-        "value": value,
+        "value": value if math.isfinite(value) else None,
         "unit": unit,
         "reference": reference,
         "reference_value": reference_value,

@@ -39,6 +39,8 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
         pos=[0.4, 0, -0.02],
         rgba=[0.72, 0.62, 0.5, 1],
     )
+    if not any(camera.name == "front" for camera in scene.cameras):  # what films are taken with
+        world.add_camera(name="front", pos=[1.35, 0, 0.6], xyaxes=[0, 1, 0, -0.36, 0, 0.93], fovy=50)
     task.build(scene)
     try:
         return scene.compile()

@@ -9,6 +9,7 @@ from hal.spec import RobotSpec
 
 
 def action_space(control: JointDeltaControl) -> spaces.Box:
+    """(D,) float32, the bounds of one arm's action; see `JointDeltaControl` for its entries and units."""
     return spaces.Box(control.low, control.high, dtype=np.float32)
 
 

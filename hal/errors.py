@@ -10,6 +10,10 @@ class HalError(Exception):
     """Base class of every error that this package raises on purpose."""
 
 
+class DocumentError(HalError):
+    """Raised when a YAML file isn't YAML, or has a key twice. Names file and line."""
+
+
 class SpecError(HalError):
     """Raised when a robot's spec or its model makes no sense. Names file, key, value and what was expected."""
 

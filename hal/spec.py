@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hal.data import data_path
-from hal.errors import SpecError, nearest
+from hal.document import parse
+from hal.errors import DocumentError, SpecError, nearest
 
 Array = npt.NDArray[np.float64]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -215,9 +215,11 @@ def load_spec(name_or_path: str | Path) -> RobotSpec:
             known = [file.stem for file in folder.glob("*.yaml")]
             raise SpecError(f"unknown robot model {text!r}: {nearest(text, known)} (in {folder})")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: can't be read as YAML: {' '.join(str(error).split())}") from None
+        content = parse(path.read_text(encoding="utf-8"), str(path)).data
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+    except DocumentError as error:
+        raise SpecError(str(error)) from None
     if not isinstance(content, dict):
         raise SpecError(f"{path}: expected a mapping of keys at the top, not {type(content).__name__}")
     try:
@@ -226,6 +228,8 @@ def load_spec(name_or_path: str | Path) -> RobotSpec:
     except ValidationError as error:
         faults = "; ".join(_fault(item) for item in error.errors(include_url=False))
         raise SpecError(f"{path}: {faults}") from None
+    except (ValueError, RecursionError):
+        raise SpecError(f"{path}: an alias in it contains itself") from None
     if spec.mujoco is not None:
         mjcf = (path.parent / spec.mujoco.mjcf).resolve()
         if not mjcf.is_file():

@@ -28,7 +28,9 @@ Overrides = Annotated[
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="The run folder; by default runs/NAME-DATE-TIME.", show_default=False)
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run, with that run's config.")
+]
 LearnerOption = Annotated[str, typer.Option("--learner", help="Where the learner listens: tcp://HOST:PORT.")]
 
 
@@ -60,32 +62,43 @@ def train(
     from robotlearn.config.load import load_config
     from robotlearn.train import Training
 
-    loaded = load_config(config, overrides or [])
+    loaded = load_config(run / "config.yaml" if resume and run is not None else config, overrides or [])
     raise typer.Exit(Training(config, loaded, overrides or [], _run_path(config, run, resume), resume=resume).run())
 
 
 @app.command()
 def learner(
-    config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+    bind: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """The learner alone; edges on this or other machines come to its address (learner.bind)."""
     import secrets
 
-    from robotlearn.config.load import dump, load_config
+    from robotlearn.config.load import differences, dump, load_config
     from robotlearn.learner.display import Display
     from robotlearn.processes import stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
     stop = stop_on_signals()
-    loaded = load_config(config, overrides or [])
     path = _run_path(config, run, resume)
-    folder = RunFolder.open(path) if resume else RunFolder.create(path, dump(loaded), secrets.token_hex(8))
+    if resume:
+        folder = RunFolder.open(path)
+        loaded = load_config(folder.config, overrides or [])
+        other = differences(load_config(config), load_config(folder.config))
+        if other:
+            typer.echo(f"the run goes on with its own config; {config} differs from it in {', '.join(other)}", err=True)
+    else:
+        loaded = load_config(config, overrides or [])
+        folder = RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
         # Only now: it imports torch, and a folder in use is refused at once.
         from robotlearn.learner.learner import Learner
 
         try:
-            learning = Learner(loaded, folder, resume=resume)
+            learning = Learner(loaded, folder, resume=resume, bind=bind)
         except Exception:
             if not resume:
                 folder.discard()
@@ -153,10 +166,13 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Success rate of a run's newest policy, without exploration, with its 95 % Wilson interval."""
-    if video is not None and video.suffix not in (".mp4", ".gif"):
-        raise typer.BadParameter(f"{video} is neither an .mp4 nor a .gif", param_hint="--video")
-    if video is not None and not gl.choose():
-        raise typer.BadParameter("nothing to draw with: neither EGL nor OSMesa is installed", param_hint="--video")
+    from robotlearn.errors import ConfigError
+
+    if video is not None:
+        if video.suffix not in (".mp4", ".gif"):
+            raise ConfigError(f"--video {video}: neither an .mp4 nor a .gif")
+        if not gl.choose():
+            raise ConfigError("--video: nothing to draw with, neither EGL nor OSMesa is installed")
     from robotlearn.evaluate_run import evaluate_run
 
     measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
@@ -212,12 +228,14 @@ def policy_server(
     from hal.spec import load_spec
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
+    from robotlearn.errors import ConfigError
     from robotlearn.processes import stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
     entry = loaded.edge(edge)
-    assert entry is not None
+    if entry is None:
+        raise ConfigError(f"no edge {edge!r} in the config; it has {', '.join(e.name for e in loaded.edges)}")
     serving = Serving(loaded, entry, load_spec(loaded.robot), learner, session=session, server=server, station=station)
     try:
         serving.run(stop)
@@ -241,9 +259,13 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if not isinstance(error, _mendable()):
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"  # no permission, not a folder, no space, ...
+        elif isinstance(error, _mendable()):
+            text = " ".join(str(error).split())
+        else:
             raise
-        print(f"robotlearn: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"robotlearn: {text}", file=sys.stderr)
         sys.exit(2)
 
 

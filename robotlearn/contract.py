@@ -1,12 +1,35 @@
 """What edge and learner of one run, and a policy and its checkpoint, must agree on."""
 
+from collections.abc import Mapping
+
 from envs import make_task
 from envs.control import JointDeltaControl
 from envs.spaces import observation_space
 from hal.spec import RobotSpec
 from robotlearn.config.config import Config
+from robotlearn.wire.layout import Layout
 
 ContractValue = str | int | float | list[int]
+
+
+def misfit(agreed: Mapping[str, ContractValue], layout: Layout) -> str:
+    """Why a run with this contract can't learn from segments of that layout; "" when it can.
+
+    An edge's log may still hold segments of a former run, so that the handshake alone doesn't tell.
+    """
+    dims = layout.dims
+    for key, there in (
+        ("policy.horizon", dims.horizon),
+        ("policy.denoising_steps", dims.denoising_steps),
+        ("action_dim", dims.action_dim),
+    ):
+        if agreed[key] != there:
+            return f"{key} is {there} in the segment and {agreed[key]} in this run"
+    here = {key.removeprefix("features."): shape for key, shape in agreed.items() if key.startswith("features.")}
+    seen = {tensor.name: list(tensor.shape[1:]) for tensor in layout.observations}
+    if seen != here:
+        return f"the segment observes {seen}, this run {here}"
+    return ""
 
 
 def contract(config: Config, spec: RobotSpec) -> dict[str, ContractValue]:

@@ -47,4 +47,4 @@ class ProcessError(RobotlearnError):
 
 
 class StartError(RobotlearnError):
-    """Raised when no number of demonstrations gives a start inside the success band; names what was measured."""
+    """Raised when no length of imitation gives a start inside the success band; names what was measured."""

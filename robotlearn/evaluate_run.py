@@ -12,7 +12,7 @@ from robotlearn.contract import contract
 from robotlearn.errors import CheckpointError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
-from robotlearn.learner.start import build_policy
+from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 
 
@@ -37,6 +37,9 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
     saved = checkpoint.load(run if single else checkpoint.newest(folder.checkpoints), contract(config, spec))
     policy = build_policy(config, spec)
     policy.load_state_dict(saved.policy)
+    if video is not None:  # what can't be written is said before the episodes, not after
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.open("ab").close()
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=episodes)

@@ -32,7 +32,7 @@ def sync_directory(path: Path) -> None:
 class RunFolder:
     """The layout of a run folder.
 
-    config.yaml, run.json (id and highest version ever published), metrics.jsonl, tensorboard/, checkpoints/,
+    config.yaml, run.json (its id), version (the highest ever announced), metrics.jsonl, tensorboard/, checkpoints/,
     segments/ (the learner's log), edges/NAME/ (spools of edges started by `train`), logs/, videos/, curve.png.
     """
 
@@ -49,6 +49,7 @@ class RunFolder:
         self.curve = path / "curve.png"
         self.address = path / "address"
         self._state = path / "run.json"
+        self._version = path / "version"
         self._lock: int | None = None
 
     @classmethod
@@ -60,7 +61,8 @@ class RunFolder:
         try:
             for directory in (path, folder.checkpoints, folder.segments, folder.edges, folder.logs, folder.videos):
                 directory.mkdir(parents=True, exist_ok=True)
-            folder._write_state({"run": run_id, "highest_version": -1})
+            write_atomic(folder._state, json.dumps({"run": run_id}).encode())
+            write_atomic(folder._version, _digits(-1))
             # The config comes last: a folder with one is a whole run folder.
             write_atomic(folder.config, config_yaml.encode())
         except OSError as error:
@@ -104,27 +106,30 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        return str(self._read_state()["run"])
+        try:
+            return str(json.loads(self._state.read_bytes())["run"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{self._state} is missing or damaged: {error}") from error
 
     @property
     def highest_version(self) -> int:
         """The highest version that was ever announced, -1 before the first."""
-        return int(str(self._read_state()["highest_version"]))
+        try:
+            return int(self._version.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self._version} is missing or damaged: {error}") from error
 
     def reserve_version(self, version: int) -> None:
         """Note, durably, that `version` is about to be announced.
 
-        After a crash the learner goes on with a higher one, so that a version never names two sets of weights.
+        After a crash the learner goes on with a higher one, so that a version never names two sets of weights. The
+        training loop waits for this, so it is one small write in place; a new file and a rename took ten times as long.
         """
-        self._write_state({**self._read_state(), "highest_version": version})
+        with self._version.open("r+b", buffering=0) as stream:
+            stream.write(_digits(version))
+            os.fdatasync(stream.fileno())
 
-    def _read_state(self) -> dict[str, object]:
-        try:
-            state = json.loads(self._state.read_bytes())
-            state["run"], state["highest_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{self._state} is missing or damaged: {error}") from error
-        return dict(state)
 
-    def _write_state(self, state: dict[str, object]) -> None:
-        write_atomic(self._state, json.dumps(state).encode())
+def _digits(version: int) -> bytes:
+    """Always as long, so that a write in place leaves nothing of the one before."""
+    return b"%020d\n" % version

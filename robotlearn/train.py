@@ -53,7 +53,7 @@ class Training:
                     self._say(f"the learner ended with status {status}; it goes on from {checkpoint}")
                     learner.kill()
                     self._resume = True
-                    learner = self._start_learner(f"learner.bind={address}" if address else None)
+                    learner = self._start_learner(address)
                 if not address and self._folder.address.exists():
                     address = self._folder.address.read_text()
                     for edge in self._config.edges:
@@ -61,7 +61,7 @@ class Training:
                 for name, keeper in edges.items():
                     ended = keeper.tend()
                     if ended == REFUSED:
-                        self._say(f"edge {name} can't work: {self._last_line(name)}")
+                        self._say(f"edge {name} can't work: {self._last_words(name)}")
                         return REFUSED
                     if ended is not None:
                         self._say(f"edge {name} ended with status {ended} and is started again; see {self._log(name)}")
@@ -72,10 +72,9 @@ class Training:
             stop_all([keeper.child for keeper in edges.values()], patience_s=5.0)
             stop_all([learner], patience_s=8.0)
 
-    def _start_learner(self, *more: str | None) -> Child:
-        resume = ["--resume"] if self._resume else []
-        overrides = [*self._overrides, *(text for text in more if text)]
-        return Child("learner", ["learner", self._source, *overrides, "--run", str(self._folder.path), *resume])
+    def _start_learner(self, address: str = "") -> Child:
+        options = [*(["--resume"] if self._resume else []), *(["--bind", address] if address else [])]
+        return Child("learner", ["learner", self._source, *self._overrides, "--run", str(self._folder.path), *options])
 
     def _start_edge(self, name: str, address: str) -> Child:
         state = self._folder.edges / name
@@ -85,9 +84,11 @@ class Training:
     def _log(self, name: str) -> Path:
         return self._folder.logs / f"edge-{name}.log"
 
-    def _last_line(self, name: str) -> str:
+    def _last_words(self, name: str) -> str:
+        """What it and its own children said at the end."""
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("robotlearn: ") if lines else "no reason given"
+        said = [text.removeprefix("robotlearn: ") for text in lines[-3:] if text.startswith("robotlearn: ")]
+        return "; ".join(said) or "no reason given"
 
     def _newest(self) -> Path | None:
         versions = sorted(self._folder.checkpoints.glob("[0-9]*/checkpoint.json"))

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=runs/demo
 [ ! -e $run ] || run=runs/demo-$(date +%Y%m%d-%H%M%S) # an earlier demo stays as it is
 
-video=(--video "$run/eval.mp4")
+video=(--video "$run/lift.gif")
 if ! .venv/bin/python -c 'import sys; from robotlearn import gl; sys.exit(not gl.choose())'; then
     echo "demo: no video, for want of a library to draw with; on Debian and Ubuntu: apt-get install libegl1 libgl1"
     video=()

@@ -17,7 +17,8 @@ from robotlearn.config import load_config
 from robotlearn.demonstrations import collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
-from robotlearn.learner.start import build_policy, teach
+from robotlearn.learner.start import teach
+from robotlearn.policy import build_policy
 from robotlearn.statistics import wilson_interval
 
 CONFIG = load_config("smoke", ["policy.hidden=[16]", "sft.steps=30", "demonstrations.episodes=2", "start.episodes=4"])

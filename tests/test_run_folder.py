@@ -86,8 +86,11 @@ def test_a_reserved_version_is_known_after_a_crash(folder: RunFolder) -> None:
 
 
 def test_damage_is_told_with_the_file(folder: RunFolder) -> None:
-    (folder.path / "run.json").write_text('{"run": 1}')
+    (folder.path / "run.json").write_text('{"id": 1}')
+    (folder.path / "version").write_text("one")
     with pytest.raises(RunFolderError, match=r"run\.json is missing or damaged"):
+        _ = folder.run_id
+    with pytest.raises(RunFolderError, match="version is missing or damaged"):
         _ = folder.highest_version
 
 

@@ -33,6 +33,8 @@ class FlowPPO(Algorithm):
         kl: E[r - 1 - ln r] of the ratio r to the proximal policy, mean; kl_max: largest E[(ln r)^2] / 2 of a minibatch,
             which target_kl bounds; ratio_max: the largest r; clip_fraction: units with r outside [1 - c, 1 + c];
         w_mean, w_masked_fraction: the weight, proximal over behaviour policy, and the share of units above its cap;
+        behaviour_gap, behaviour_kl: largest |ln pi_prox - ln pi_b| of a unit, and half its mean square, among all
+            chunks: how far the policy has come since the data were made.
         log_prob_gap: largest |ln pi_prox - ln pi_b| of a unit among chunks of the newest version (0 without any): how
             far edge and learner disagree about the same weights; only where the proximal policy is recomputed;
         explained_variance: of the returns by the critic as it was; value/mean, return/mean, advantage/std;
@@ -79,7 +81,11 @@ class FlowPPO(Algorithm):
         anchor = self._recompute(batch) if train_actor and config.prox == "recompute" else None
         if anchor is not None:
             newest = units & (batch.version == version)[:, None, None]
-            metrics.set("log_prob_gap", torch.where(newest, anchor - batch.log_prob, 0.0).abs().max())
+            gap = torch.where(units, anchor - batch.log_prob, 0.0)
+            metrics.set("log_prob_gap", torch.where(newest, gap, 0.0).abs().max())
+            # How far the policy has come since the data were made, stale ones included.
+            metrics.set("behaviour_gap", gap.abs().max())
+            metrics.set("behaviour_kl", 0.5 * gap.square().sum() / units.sum())
 
         stopped = False
         for epoch in range(config.epochs):

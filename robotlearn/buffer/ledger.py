@@ -127,6 +127,8 @@ class Ledger:
     def sync(self) -> bool:
         """Make all entries durable; the file of a settled record may be deleted only after this has returned True."""
         if self._unwritten:
+            self._retry()
+        if self._unwritten:
             return False
         self._log.sync()
         return True
@@ -196,8 +198,11 @@ class Ledger:
             raise LogError(f"ledger {self._log.path} holds an entry that this version can't read: {error}") from error
 
     def _write(self, entry: Entry) -> None:
-        """Append an entry, and before it those that found no space; what finds none now is kept for the next time."""
+        """Append an entry, and before it those that found no space; what finds none now is kept for later."""
         self._unwritten.append(records.pack(records.ENTRY, _encoder.encode(entry), [], 0))
+        self._retry()
+
+    def _retry(self) -> None:
         try:
             self._log.append_many(self._unwritten)
         except LogFull:

@@ -392,15 +392,21 @@ class Spool:
     def _make_room(self, needed: int) -> None:
         """Empty the oldest files until `needed` bytes fit: evict what may be evicted, move the rest to the end."""
         with self._ledger_lock:
+            before = self.bytes + 1
             while self.bytes + needed > self.max_bytes:
-                file = self._file_to_empty()
+                # Without progress, as on a full disk that takes no entry of the ledger, it would go on for ever.
+                file = self._file_to_empty() if self.bytes < before else None
+                before = self.bytes
                 if file is None:
                     raise SpoolFull(
                         f"spool {self.path}: it holds {self.bytes} of {self.max_bytes} bytes and nothing in it may be "
                         "evicted (starred, or perhaps already at the learner); a segment is refused"
                     )
                 if file == self._log.end.file:
-                    self._log.rotate()
+                    try:
+                        self._log.rotate()
+                    except LogError as error:
+                        raise SpoolFull(f"spool {self.path}: a segment is refused: {error}") from error
                 with self._state:
                     inside = [(key, entry) for key, entry in self._pending.items() if entry.position.file == file]
                 evicted = [key for key, entry in inside if self._evictable(key, entry)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Buffer, Iterator, Sequence
+from collections.abc import Buffer, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,9 +14,13 @@ from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log import Position, RecordLog, Sync
 from robotlearn.errors import LogError, WireError
+from robotlearn.wire import layout as layouts
 from robotlearn.wire import record as records
+from robotlearn.wire.layout import Layout
 from robotlearn.wire.record import Prefix, RecordHeader
 from robotlearn.wire.segment import Segment
+
+logger = logging.getLogger("robotlearn.buffer")
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Literal["stored", "duplicate", "invalid", "damaged"]
@@ -60,11 +65,22 @@ class SegmentStore:
     """
 
     def __init__(
-        self, path: Path | str, *, sync: Sync = "power", file_bytes: int = 64 << 20, files: Files | None = None
+        self,
+        path: Path | str,
+        *,
+        sync: Sync = "power",
+        file_bytes: int = 64 << 20,
+        files: Files | None = None,
+        misfit: Callable[[Layout], str] = lambda layout: "",
     ) -> None:
-        """Open or create. Raises LogError when another process has it open or the disk fails."""
+        """Open or create. `misfit` says what is wrong with segments of a layout, "" for nothing; they are invalid then.
+
+        Raises LogError when another process has it open or the disk fails.
+        """
+        self._misfit = misfit
         self.path = Path(path)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while a batch is written and synced
+        self._seen_lock = threading.Lock()  # of `_seen`, never held for long
         self._failed: LogError | None = None
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=file_bytes, files=files)
         try:
@@ -128,9 +144,8 @@ class SegmentStore:
                 checked.append((view, fixed, header))
                 places.append(index)
             for index, (_, _, header), wrong in zip(places, checked, records.verify_many(checked), strict=True):
-                outcomes[index] = (
-                    Outcome("stored", header) if wrong is None else Outcome("invalid", header, None, str(wrong))
-                )
+                reason = str(wrong) if wrong is not None else self._misfit(layouts.parse(bytes(header.tensors)))
+                outcomes[index] = Outcome("invalid", header, None, reason) if reason else Outcome("stored", header)
             for index, first in again:
                 outcome = outcomes[first]
                 outcomes[index] = Outcome("duplicate", outcome.header) if outcome.kind == "stored" else outcome
@@ -144,14 +159,18 @@ class SegmentStore:
             except LogError as error:
                 self._failed = error
                 raise
-            for (_, outcome), position in zip(fresh, positions, strict=True):
-                outcome.position = position
-                known = outcome.header
-                if known is not None:
-                    self._seen_of(known.edge, known.session).add(known.sequence)
-            self._stored += len(fresh)
+            with self._seen_lock:
+                for (_, outcome), position in zip(fresh, positions, strict=True):
+                    outcome.position = position
+                    known = outcome.header
+                    if known is not None:
+                        self._seen_of(known.edge, known.session).add(known.sequence)
+                self._stored += len(fresh)
             if self._log.end.file != self._snapshot_file:
-                self._write_snapshot()
+                try:
+                    self._write_snapshot()
+                except LogError as error:  # what is stored is stored; opening only has more to read
+                    logger.warning("store %s: no snapshot now, tried again later: %s", self.path, error)
         return outcomes
 
     def read(self, position: Position) -> Segment:
@@ -174,12 +193,13 @@ class SegmentStore:
 
     def seen(self, edge: str, session: int, sequence: int) -> bool:
         """Whether that segment was ever stored."""
-        known = self._seen.get((edge, session))
-        return known is not None and sequence in known
+        with self._seen_lock:
+            known = self._seen.get((edge, session))
+            return known is not None and sequence in known
 
     def settle_below(self, edge: str, session: int, floor: int) -> None:
         """The edge says that nothing below `floor` comes (again): holes there are closed, the set stays small."""
-        with self._lock:
+        with self._seen_lock:
             known = self._seen.get((edge, session))
             if known is not None and known.floor < floor <= known.end:
                 known.fill_below(floor)
@@ -225,14 +245,16 @@ class SegmentStore:
         for position, view in self._log.scan(start, verify=False):
             try:
                 header = records.peek(view)
-            except WireError as error:
-                raise LogError(f"store {self.path}: record at {position} can't be read: {error}") from error
+            except WireError as error:  # damaged since it was stored: a scan that checks counts it
+                logger.error("store %s: record at %s can't be read: %s", self.path, position, error)
+                continue
             self._stored += self._seen_of(header.edge, header.session).add(header.sequence)
 
     def _write_snapshot(self) -> None:
-        end = self._log.end
-        seen = [_Seen(edge, session, list(known)) for (edge, session), known in self._seen.items() if known.count]
-        snapshot = msgspec.msgpack.encode(_Snapshot(self._stored, (end.file, end.offset), seen))
+        with self._seen_lock:
+            end = self._log.end
+            seen = [_Seen(edge, session, list(known)) for (edge, session), known in self._seen.items() if known.count]
+            snapshot = msgspec.msgpack.encode(_Snapshot(self._stored, (end.file, end.offset), seen))
         start = self._snapshots.rotate() if self._snapshots.bytes > 1 << 20 else None
         self._snapshots.append(records.pack(records.ENTRY, snapshot, [], 0))
         self._snapshots.sync()

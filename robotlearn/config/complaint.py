@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from robotlearn.config.document import KeyPath, dotted
+from hal.document import KeyPath, dotted
 from robotlearn.config.section import Misfit
 
 _EXPECTED = {

@@ -18,7 +18,7 @@ class DemonstrationsConfig(Section):
 
     episodes: PositiveInt = Field(16, description="Demonstrations.")
     noise: NonNegativeFloat | None = Field(
-        None, description="Deviation of the noise on the expert's actions, in their own units; null: the task's."
+        None, description="Deviation of the noise on the expert's actions, in their own units; null: 0.005."
     )
 
 
@@ -45,7 +45,7 @@ class StartConfig(Section):
 class Config(Section):
     """One run: which robot learns which task, with which policy and algorithm, on which processes."""
 
-    seed: NonNegativeInt = Field(description="Every random number of the run follows from it.")
+    seed: NonNegativeInt = Field(lt=2**63, description="Every random number of the run follows from it.")
     robot: str = Field(min_length=1, description="A robot spec: a name in hardware_specs/, or the path of a YAML file.")
     task: str = Field(min_length=1, description="The task's name.")
     episode_steps: PositiveInt | None = Field(None, description="Longest episode, in steps; null: the task's own.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from hal.data import data_path
+from hal.document import Document, KeyPath, dotted, parse, write
+from hal.errors import DocumentError
 from robotlearn.config.complaint import complaint, nearest, shown
 from robotlearn.config.config import Config
-from robotlearn.config.document import KeyPath, dotted, parse, write
 from robotlearn.errors import ConfigError
 
 
@@ -30,7 +31,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{file}: can't be read: {reason}") from None
-    document = parse(text, str(file))
+    document = _parse(text, str(file))
     data = document.data
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected keys and values such as 'seed: 0', not {shown(data)}")
@@ -53,6 +54,29 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
 def dump(config: Config) -> str:
     """The whole config as YAML, defaults included; `load_config` of it gives an equal one."""
     return write(_plain(config.model_dump()))
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The dotted keys in which two configs differ."""
+    return [dotted(path) for path in _differing(_plain(one.model_dump()), _plain(other.model_dump()), ())]
+
+
+def _differing(one: Any, other: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from _differing(one.get(key), other.get(key), (*path, key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from _differing(left, right, (*path, index))
+    elif one != other:
+        yield path
+
+
+def _parse(text: str, source: str) -> Document:
+    try:
+        return parse(text, source)
+    except DocumentError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _plain(value: Any) -> Any:
@@ -89,7 +113,7 @@ def _apply(data: dict[str, Any], override: str) -> KeyPath:
     keys = dotted_key.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"{source}: expected key=value, such as learner.updates=10 or edges.0.arms=64")
-    value = parse(text, source).data
+    value = _parse(text, source).data
     path: KeyPath = ()
     here: Any = data
     for position, key in enumerate(keys):

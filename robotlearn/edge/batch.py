@@ -14,8 +14,7 @@ from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.rollout import BatchRollout
-from robotlearn.learner.start import build_policy
-from robotlearn.weights import load_arrays
+from robotlearn.policy import build_policy, load_arrays
 from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import Weights, WeightsClient
 
@@ -96,9 +95,9 @@ class BatchEdge:
         return self._applied
 
     def _report(self) -> None:
-        now = time.monotonic()
+        now, counts = time.monotonic(), self._rollout.counts
         if now - self._rate_at >= 0.5:
-            steps = self._rollout.counts.steps
+            steps = counts.steps
             self._rate = (steps - self._steps_before) / (now - self._rate_at)
             self._steps_before, self._rate_at = steps, now
         running = self._rollout.running
@@ -106,5 +105,10 @@ class BatchEdge:
             version=self.version,
             state=f"{running} of {self._rollout.env.num_envs} arms working" if running else "resting",
             waits_for="" if running else self._gate.waits_for(self.version),
-            rates={"steps": self._rate, "episodes": float(self._rollout.counts.episodes)},
+            rates={"steps": self._rate, "episodes": float(counts.episodes)},
+            counts={
+                "steps_held": counts.held,
+                "steps_clipped": counts.clipped,
+                "simulation_faults": counts.faults,
+            },
         )

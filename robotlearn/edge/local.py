@@ -42,10 +42,12 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Named arrays as they go into a message: copies of any shape, float32, float64, integer or bool."""
     return {key: Tensor.of(value) for key, value in arrays.items()}
 
 
 def arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """What `tensors` was made from; read-only. Raises WireError for one whose shape and bytes don't fit."""
     return {key: value.array() for key, value in fields.items()}
 
 
@@ -146,6 +148,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: AnyMessage) -> bytes:
+    """The frame of a message (msgpack)."""
     return _encoder.encode(message)
 
 

@@ -1,5 +1,6 @@
 """Many simulated arms and the policy in lockstep, chunk by chunk, recorded."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hal.spec import RobotSpec
 from policies.base import Policy
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.wire.segment import Segment
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,9 +116,13 @@ class BatchRollout:
         self.env.close()
 
     def _step(self, ids: np.ndarray, actions: np.ndarray) -> int:
+        before = self._observations
         self._observations, reward, terminated, truncated, infos = self.env.step(actions)
         # A diverged episode is worth nothing: its arm begins anew; what was recorded since its last segment goes.
         faulty = infos["fault"][ids]
+        for arm in ids[faulty]:
+            state = {key: value[arm].tolist() for key, value in before.items()}
+            log.error("the simulation of arm %d diverged: action %s from %s", arm, actions[arm].tolist(), state)
         kept = ids[~faulty]
         self._recorder.step(
             kept,

@@ -17,9 +17,8 @@ from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.policy_server import PolicyServer
 from robotlearn.errors import WireError
-from robotlearn.learner.start import build_policy
-from robotlearn.weights import load_arrays
-from robotlearn.wire.weights import WeightsClient
+from robotlearn.policy import build_policy, load_arrays
+from robotlearn.wire.weights import Weights, WeightsClient
 
 STATE_PERIOD_S = 0.2
 
@@ -51,6 +50,7 @@ class Serving:
         self._explore, self._seed = explore, [config.seed, session, secrets.randbits(63)]
         self._rngs: dict[str, np.random.Generator] = {}
         self._version = -1
+        self._applied: Weights | None = None
         self._latency_s = 0.0
         self._told_at = 0.0
         self._client.start()
@@ -68,9 +68,9 @@ class Serving:
     def _between(self) -> None:
         self._client.check()
         newest = self._client.newest()
-        if newest is not None and newest.version != self._version:
+        if newest is not None and newest is not self._applied:  # not by version: another run's learner counts anew
             load_arrays(self._policy, newest.tensors)
-            self._version = newest.version
+            self._applied, self._version = newest, newest.version
             self._told_at = 0.0
         now = time.monotonic()
         if now - self._told_at > STATE_PERIOD_S:

@@ -14,6 +14,8 @@ import zmq
 from envs import make_task
 from envs.control import JointDeltaControl
 from envs.spaces import observation_space
+from hal.errors import DriverError, nearest
+from hal.registry import drivers
 from hal.spec import RobotSpec
 from robotlearn.buffer.spool import Spool
 from robotlearn.config.config import Config
@@ -22,13 +24,15 @@ from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
-from robotlearn.errors import WireError
+from robotlearn.errors import ProcessError, WireError
 from robotlearn.processes import Child, Keeper, stop_all
 from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
 FLUSH_S = 3.0
+CANNOT_WORK = 2
+"""Exit status of a child whose fault its user must mend: starting it again would not help."""
 _ARM = np.zeros(1, np.int64)
 
 
@@ -49,6 +53,8 @@ class Station:
         arguments: Callable[[str], list[str]],
     ) -> None:
         """`arguments(part)` is the command line of the child `part` ("arm", "policy-server") up to the endpoints."""
+        if spec.driver not in drivers():
+            raise DriverError(f"robot {spec.name}: unknown driver {spec.driver!r}: {nearest(spec.driver, drivers())}")
         self._name = edge.name
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
         self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, spec))
@@ -86,16 +92,20 @@ class Station:
         self._active: int | None = None
         self._recording = False
         self._next_step = 0
-        self._episodes = self._steps = self.broken_episodes = 0
+        self._episodes = self._steps = self._held = self.broken_episodes = 0
         self._steps_before, self._rate_at, self._rate = 0, time.monotonic(), 0.0
         self._uplink.start()
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`. Raises ContractError when the learner refuses this edge."""
+        """Work until `stop`. Raises ContractError when the learner refuses this edge; ProcessError when a child ends
+        for a fault that its user must mend.
+        """
         while not stop.is_set():
             self._uplink.check()
             for name, keeper in self._keepers.items():
                 status = keeper.tend()
+                if status == CANNOT_WORK:
+                    raise ProcessError(f"edge {self._name}: its {name} process can't work, and has said why")
                 if status is not None:
                     self._lost(name, status)
             self._receive()
@@ -179,6 +189,7 @@ class Station:
             return
         self._next_step += 1
         self._steps += 1
+        self._held += line.held
         if line.chunk is not None:
             self._recorder.chunk(
                 _ARM,
@@ -227,4 +238,12 @@ class Station:
             state=state,
             waits_for=waits_for,
             rates={"steps": self._rate, "episodes": float(self._episodes)},
+            counts={
+                "steps_held": self._held,
+                "steps_clipped": arm.clipped if arm is not None else 0,
+                "episodes_broken": self.broken_episodes,
+                "ticks_missed": arm.missed if arm is not None else 0,
+                "answers_dropped": arm.dropped_answers if arm is not None else 0,
+                "lines_lost": arm.lost_lines if arm is not None else 0,
+            },
         )

@@ -93,6 +93,10 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _peer(peer: PeerLine) -> str:
+    return f"{peer.name}: {peer.state}" + (f" (waits for {peer.waits_for})" if peer.waits_for else "")
+
+
 def line(view: View) -> str:
     """The view as one plain line."""
     parts = [f"{view.phase} {view.progress:.0%}"]
@@ -103,7 +107,7 @@ def line(view: View) -> str:
             f"return {_number(view.mean_return)}",
             f"staleness {_number(view.staleness_mean, 1)} (max {_number(view.staleness_max, 0)})",
             f"{view.rate:.0f} samples/s",
-            ", ".join(f"{peer.name}: {peer.state}" for peer in view.peers) or "no edge",
+            ", ".join(map(_peer, view.peers)) or "no edge",
         ]
     if view.waits_for:
         parts.append(f"waiting for {view.waits_for}")

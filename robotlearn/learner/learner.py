@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -16,7 +17,8 @@ from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.config.config import Config
-from robotlearn.contract import contract
+from robotlearn.contract import contract, misfit
+from robotlearn.errors import LogError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
@@ -24,15 +26,21 @@ from robotlearn.learner.display import Display, PeerLine, View
 from robotlearn.learner.episodes import EpisodePool, Waiting
 from robotlearn.learner.gate import StalenessGate
 from robotlearn.learner.metrics import MetricsLog, draw_curve
-from robotlearn.learner.start import build_policy, teach
+from robotlearn.learner.start import teach
+from robotlearn.policy import build_policy, to_arrays
 from robotlearn.run_folder import RunFolder, write_atomic
-from robotlearn.weights import to_arrays
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
 MOVING_AVERAGE = 5
+TOLD_SEGMENTS = ("recorded", "evicted", "rejected", "refused", "pending")
+TOLD = (
+    "steps_held", "steps_clipped", "simulation_faults",
+    "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost",
+)  # fmt: skip
+"""Counts that the edges tell, summed in the metrics."""
 UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
 
@@ -44,13 +52,18 @@ class _Stopped(Exception):
 class Learner:
     """One run, from its start or from its newest checkpoint to its end. Used by one thread but for `view`."""
 
-    def __init__(self, config: Config, folder: RunFolder, *, resume: bool) -> None:
-        """Bind the address and open the log; `folder` must be held. Raises AddressError, LogError, CheckpointError."""
+    def __init__(self, config: Config, folder: RunFolder, *, resume: bool, bind: str | None = None) -> None:
+        """Bind the address (`bind`, else the config's) and open the log; `folder` must be held.
+
+        Raises AddressError, LogError, CheckpointError.
+        """
         torch.set_num_threads(config.learner.threads)
         self.config, self.folder = config, folder
         self._spec: RobotSpec = load_spec(config.robot)
         self._contract = contract(config, self._spec)
-        path = checkpoint.newest(folder.checkpoints) if resume else None
+        # A run that was stopped before its first update may have no checkpoint: it begins again.
+        begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
+        path = checkpoint.newest(folder.checkpoints) if resume and begun else None
         self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
         settings = config.learner
         batch = settings.episodes_per_update
@@ -59,13 +72,13 @@ class Learner:
         self._gate = StalenessGate(
             batch, settings.max_staleness, max_pending=UNBOUNDED_UPDATES * batch if unbounded else None
         )
-        self._store = SegmentStore(folder.segments)
+        self._store = SegmentStore(folder.segments, misfit=partial(misfit, self._contract))
         self._read_to = self._store.end
         """What is stored from here on is not in the pool yet."""
         self._publisher = Publisher()
         try:
             self._server = LearnerServer(
-                settings.bind,
+                bind or settings.bind,
                 self._store,
                 self._gate,
                 self._publisher,
@@ -85,6 +98,8 @@ class Learner:
         self._rate_marks: deque[tuple[float, int]] = deque(maxlen=40)
         self._recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
         self._saved = -1
+        self._torn = False
+        """While an update changes the policy: what there is then is neither the old version nor the new one."""
 
     @property
     def address(self) -> str:
@@ -148,7 +163,11 @@ class Learner:
         ended = 0
         for unused in saved.facts["unused"]:
             position = Position(*unused)
-            segment = self._store.read(position)
+            try:
+                segment = self._store.read(position)
+            except LogError as error:
+                log.error("an episode is lost to damage in the log: %s", error)
+                continue
             ended += segment.last
             self._pool.add([(segment, position)])
         for position, segment in self._store.scan(Position(*saved.facts["end"])):
@@ -196,6 +215,7 @@ class Learner:
 
     def _update(self) -> None:
         batch = self.config.learner.episodes_per_update
+        self._torn = True
         taken, skipped = self._pool.take(batch)
         self._phase, self._waits_for = "updating", ""
         begun = time.perf_counter()
@@ -204,6 +224,7 @@ class Learner:
         self._updates += 1
         row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
         self._publish()
+        self._torn = False
         # Only now: with the new version out, what is granted from here on starts from it.
         self._gate.consumed(batch)
         self._gate.skipped(skipped)
@@ -223,31 +244,37 @@ class Learner:
 
     def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
         staleness = np.concatenate([self._version - waiting.episode.version for waiting in taken])
-        counts = [edge.counts for edge in self._server.peers()]
-        total = {
-            name: sum(count.get(name, 0) for count in counts) for name in ("recorded", "evicted", "rejected", "pending")
-        }
-        stats = self._server.stats()
         return {
             "updates": self._updates,
-            "env_steps": self._env_steps,
-            "seconds": round(self._seconds(), 3),
-            "samples_per_s": round(self._rate(), 1),
+            **self._accounts(),
             "success": float(np.mean([waiting.episode.success[-1] for waiting in taken])),
             "return": float(np.mean([waiting.episode.reward.sum() for waiting in taken])),
             "episode_steps": float(np.mean([len(waiting.episode) for waiting in taken])),
             "staleness_mean": float(staleness.mean()),
             "staleness_max": int(staleness.max()),
-            "segments_recorded": total["recorded"],
+            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
+        }
+
+    def _accounts(self) -> dict[str, float]:
+        """What has come so far, and whatever was dropped on the way; each edge's own counts are those it told last."""
+        told = [edge.counts for edge in self._server.peers()]
+        stats = self._server.stats()
+        return {
+            "env_steps": self._env_steps,
+            "seconds": round(self._seconds(), 3),
+            "samples_per_s": round(self._rate(), 1),
             "segments_stored": self._store.stored,
-            "segments_evicted": total["evicted"],
-            "segments_rejected": total["rejected"],
-            "segments_pending": total["pending"],
+            **{f"segments_{name}": sum(counts.get(name, 0) for counts in told) for name in TOLD_SEGMENTS},
+            **{name: sum(counts.get(name, 0) for counts in told) for name in TOLD},
             "segments_duplicate": stats["duplicates"],
+            "segments_damaged": stats["damaged"],
             "frames_bad": stats["bad_frames"],
+            "frames_over_window": stats["over_window"],
+            "frames_unsent": stats["unsent"],
+            "edges_lost": stats["dead"],
+            "disconnects": stats["disconnects"],
             "episodes_skipped_stale": self._pool.skipped_stale,
             "episodes_dropped_unfinished": self._pool.dropped_unfinished,
-            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
         }
 
     def _evaluate(self, episodes: int) -> Evaluation:
@@ -262,11 +289,11 @@ class Learner:
             progress=lambda done: self._report("measuring", done / episodes),
         )
 
-    def _measured(self, measured: Evaluation) -> dict[str, float]:
+    def _measured(self, measured: Evaluation) -> dict[str, float | None]:
         return {
             "version": self._version,
-            "env_steps": self._env_steps,
-            "seconds": round(self._seconds(), 3),
+            **self._accounts(),
+            **dict.fromkeys(("success", "return", "staleness_mean", "staleness_max")),  # of no update: null
             "eval_success": measured.success,
             "eval_low": measured.low,
             "eval_high": measured.high,
@@ -314,7 +341,8 @@ class Learner:
             log.warning("no video: the scene can't be rendered here (%s)", " ".join(str(error).split()))
 
     def _close(self) -> None:
-        if self._version >= 0 and self._saved != self._version:
+        # What a failed update left is no version: the checkpoint before it knows which episodes it took.
+        if self._version >= 0 and self._saved != self._version and not self._torn:
             self._save()
         self._server.close()
         self._store.close()

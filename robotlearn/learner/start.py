@@ -5,18 +5,15 @@ from dataclasses import dataclass
 
 import torch
 
-from envs import make_task
-from envs.control import JointDeltaControl
-from envs.spaces import observation_space
 from hal.spec import RobotSpec
 from policies.base import Policy
 from policies.normalizer import statistics
-from policies.registry import make_policy
 from robotlearn.algorithms.sft import SFT, windows
 from robotlearn.config.config import Config
 from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.policy import build_policy
 
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
@@ -30,18 +27,6 @@ class Taught:
     demonstrations: int
     steps: int
     measured: Evaluation | None
-
-
-def build_policy(config: Config, spec: RobotSpec) -> Policy:
-    """A policy of the config's kind for this robot and task, with random weights that follow from `config.seed`."""
-    task = make_task(config.task, spec)
-    features = {key: space.shape for key, space in observation_space(spec, task).spaces.items()}
-    options = config.policy.model_dump()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return make_policy(
-            options.pop("kind"), features=features, action_dim=len(JointDeltaControl(spec, 1).low), **options
-        )
 
 
 def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:

@@ -56,6 +56,7 @@ class Connection(ABC):
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: Monitor | None = None
         self._poller: zmq.Poller | None = None  # made anew with each socket
+        self._greeted = False
         self._round_at = 0.0
         self._dial_at = 0.0
         self._waiting_since = time.monotonic()
@@ -155,7 +156,7 @@ class Connection(ABC):
         self._monitor = Monitor(self._socket)
         self._poller = None
         sockets.connect(self._socket, self.address)
-        self._send(self._hello())
+        self._greeted = False
 
     def _hang_up(self) -> None:
         self._poller = None
@@ -189,11 +190,16 @@ class Connection(ABC):
         self._round_at = time.monotonic()
         self._wakeup.clear()
         self._receive()
-        if self._monitor is not None and self._monitor.events in ready and self._monitor.read():
+        if self._monitor is None or self._monitor.events not in ready:
+            return
+        if self._monitor.read():
             # A new socket with a new identity: libzmq's own reconnection would keep the old one, to which a learner
             # that hasn't noticed the loss yet is deaf.
             self._receive()
             self._redial(0.1)
+        elif self._monitor.connects and not self._greeted:
+            # Not before: a HELLO that waits for the learner would say what ran at the edge when it began to wait.
+            self._greeted = self._send(self._hello())
 
     def _receive(self) -> None:
         for _ in range(_FRAMES):

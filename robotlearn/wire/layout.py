@@ -82,6 +82,9 @@ class Layout:
             dtype = np.dtype(entry.dtype)
             if math.prod(entry.shape) * dtype.itemsize != entry.nbytes:
                 raise WireError(f"tensor {entry.name!r} of shape {entry.shape} has {entry.nbytes} bytes")
+            if math.prod(max(size, 1) for size in entry.shape) * dtype.itemsize >= 2**40:
+                # Empty, yet NumPy can't make it: it multiplies the other sizes.
+                raise WireError(f"tensor {entry.name!r} has the impossible shape {entry.shape}")
             tensor = Tensor(entry.name, dtype, entry.shape, offset, entry.nbytes)
             if entry.name in arrays or entry.name in observations:
                 raise WireError(f"tensor {entry.name!r} is there twice")

@@ -45,7 +45,8 @@ _SMALL = 16 << 10
 _ALIKE_BYTES = 64 << 10  # larger records are verified one by one
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Meta(max_length=256)]
+_MAX_TEXT, _MAX_TASK = 256, 4096
+Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
 
 
 class RecordHeader(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -56,7 +57,7 @@ class RecordHeader(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     sequence: Count
     robot: Text
     embodiment: Text
-    task: Annotated[str, Meta(max_length=4096)]
+    task: Annotated[str, Meta(max_length=_MAX_TASK)]
     episode: Count
     first_step: Count
     steps: Annotated[int, Meta(ge=1, lt=2**31)]
@@ -146,6 +147,8 @@ def encode(segment: Segment, *, session: int | None = None, sequence: int | None
     Raises WireError naming the array whose dtype or shape is wrong; the values are checked by whoever receives it.
     """
     observations = segment.observations
+    if len(segment.task) > _MAX_TASK or len(segment.robot) > _MAX_TEXT or len(segment.embodiment) > _MAX_TEXT:
+        raise WireError(f"segment: task has at most {_MAX_TASK} characters, robot and embodiment {_MAX_TEXT}")
     names = _orders.get(tuple(observations)) or _order(observations)
     arrays = (*_before(segment), *[observations[name] for name in names], *_after(segment))
     try:

@@ -166,12 +166,16 @@ def check_arrays(
 
 
 def check_chunks(start: list[int], first: list[int], executed: list[int], lag: list[int], dims: Dimensions) -> None:
-    """Raise WireError unless every chunk's executed actions lie inside its horizon and inside the segment's steps."""
+    """Raise WireError unless every chunk's executed actions lie inside its horizon and before the next one's start."""
+    free = 0
     for chunk, (s, f, n, ago) in enumerate(zip(start, first, executed, lag, strict=True)):
         if ago < 0:
             raise WireError(f"segment: chunk {chunk} has lag {ago}: it would start from an observation still to come")
         if s < 0 or n < 0 or s + n > dims.steps:
             raise WireError(f"segment: chunk {chunk} starts at step {s} and executes {n} of {dims.steps} steps")
+        if s < free:
+            raise WireError(f"segment: chunk {chunk} starts at step {s}, the one before it executes up to step {free}")
+        free = s + n
         if f < 0 or f + n > dims.horizon:
             raise WireError(f"segment: chunk {chunk} executes {n} actions from {f} on, its horizon is {dims.horizon}")
 

@@ -41,16 +41,17 @@ _COUNTERS = {"stored": "stored", "duplicate": "duplicates", "invalid": "rejected
 # After a round with few records it pauses for so long: rounds that take in more cost less, and free the lock of the
 # interpreter for the intake.
 _FEW, _PACE_S = 64, 0.0005
+_INBOX_BYTES = 1 << 30
 _FRAMES = 512  # taken in at most between two looks at everything else
 
 
 class LearnerServer:
     """Binds one address; takes segments in, answers for them, grants episodes, serves weights.
 
-    What bounds it: `max_peers` connections, each with at most `window_bytes` (and one frame) unanswered; frames beyond
-    `max_frame_bytes` cost their sender the connection. What an edge sends beyond its window is dropped and counted; it
-    is sent again. Malformed and unknown frames are counted, logged once per peer and dropped. The public methods may be
-    called from any thread.
+    What bounds it: `max_peers` connections, each with at most `window_bytes` (and one frame) unanswered, and 1 GiB for
+    all together, those that are gone included. Frames beyond `max_frame_bytes` cost their sender the connection. What
+    an edge sends beyond its window is dropped and counted; it is sent again. Malformed and unknown frames are counted,
+    logged once per peer and dropped. The public methods may be called from any thread.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class LearnerServer:
         self._edges: dict[str, Edge] = {}
         self._outbox: deque[tuple[list[Arrival], list[Outcome]]] = deque()
         self._arrived: list[Arrival] = []  # records of this round
+        self._inbox_bytes = 0  # unanswered, of all connections, former ones too
+        self._max_inbox_bytes = max(_INBOX_BYTES, 4 * (window_bytes + self.limits.max_frame_bytes))
         self._announced_uid = 0
         self._grants_due = True
         self._stop = threading.Event()
@@ -207,6 +210,7 @@ class LearnerServer:
         swept = time.monotonic()
         try:
             while not self._stop.is_set():
+                now = time.monotonic()
                 ready = dict(poller.poll(250))
                 self._wakeup.clear()
                 if self._monitor.events in ready:
@@ -219,7 +223,7 @@ class LearnerServer:
                 if self._grants_due:
                     self._grants_due = False
                     self._send_grants()
-                now = time.monotonic()
+                # By the time before this round: what came during a stall of this thread is read by now.
                 if now - swept > 0.25:
                     swept = now
                     self._bury(now)
@@ -278,10 +282,13 @@ class LearnerServer:
                 self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
                 raise WireError("record before HELLO")
             bound = self.window_bytes + self.limits.max_frame_bytes
-            if peer.unanswered_bytes and peer.unanswered_bytes + len(data) > bound:
+            if peer.unanswered_bytes and (
+                peer.unanswered_bytes + len(data) > bound or self._inbox_bytes + len(data) > self._max_inbox_bytes
+            ):
                 self.counters["over_window"] += 1
                 return True
             peer.unanswered_bytes += len(data)
+            self._inbox_bytes += len(data)
             self._arrived.append(Arrival(identity, data))
             return True
         message, _ = messages.decode(data)
@@ -329,6 +336,9 @@ class LearnerServer:
             self._send(identity, refusal)
             return
         peer = Peer(identity, hello, address)
+        known = self._peers.get(identity)
+        if known is not None:  # it says HELLO again; what it sent before is still to be answered
+            peer.unanswered_bytes = known.unanswered_bytes
         before = None
         with self._lock:
             self._peers[identity] = peer
@@ -360,6 +370,11 @@ class LearnerServer:
         difference = first_difference(self.contract, hello.contract)
         if difference is not None:
             return Refuse(*difference)
+        known = self._peers.get(identity)
+        if known is not None and (known.hello.edge, known.hello.session, known.hello.role) != (
+            hello.edge, hello.session, hello.role,
+        ):  # fmt: skip
+            return Refuse("session", "this connection said HELLO for another edge before")
         if identity not in self._peers and len(self._peers) >= self.max_peers:
             return Refuse("peers", f"the learner has {len(self._peers)} connections, which is its limit")
         return None
@@ -421,6 +436,7 @@ class LearnerServer:
         ranges: dict[bytes, list[list[int]]] = {}
         for arrival, outcome in zip(batch, outcomes, strict=True):
             identity = arrival.identity
+            self._inbox_bytes -= len(arrival.data)
             peer = self._peers.get(identity)
             if peer is not None:
                 peer.unanswered_bytes -= len(arrival.data)

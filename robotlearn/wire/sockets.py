@@ -124,6 +124,7 @@ class Monitor:
             zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
         )
         self._socket = socket
+        self.connects = 0
         self.disconnects = 0  # frames over the size limit end a connection too, and this is where they show
 
     @property
@@ -135,8 +136,9 @@ class Monitor:
         """Take in what happened; returns whether a connection was lost."""
         lost = False
         while self._events.poll(0):
-            event = recv_monitor_message(self._events)
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+            event = recv_monitor_message(self._events)["event"]
+            self.connects += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if event == zmq.EVENT_DISCONNECTED:
                 self.disconnects += 1
                 lost = True
         return lost

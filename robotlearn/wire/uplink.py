@@ -65,7 +65,7 @@ class Uplink(Connection):
         self._received = 0  # grants, since HELLO
         self._aborted_before = 0  # at HELLO
         self._told_want: tuple[int, int] | None = None
-        self._report: dict[str, Any] = {"version": -1, "state": "", "waits_for": "", "rates": {}}
+        self._report: dict[str, Any] = {"version": -1, "state": "", "waits_for": "", "rates": {}, "counts": {}}
 
     def start(self) -> None:
         """Start the thread, which dials at once."""
@@ -132,10 +132,19 @@ class Uplink(Connection):
     # ---- what is shown
 
     def report(
-        self, *, version: int, state: str = "", waits_for: str = "", rates: Mapping[str, float] | None = None
+        self,
+        *,
+        version: int,
+        state: str = "",
+        waits_for: str = "",
+        rates: Mapping[str, float] | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
-        """What the next STATUS says of this edge beside its counts."""
-        self._report = {"version": version, "state": state, "waits_for": waits_for, "rates": dict(rates or {})}
+        """What the next STATUS says of this edge beside the counts of its spool."""
+        self._report = {
+            "version": version, "state": state, "waits_for": waits_for, "rates": dict(rates or {}),
+            "counts": dict(counts or {}),
+        }  # fmt: skip
 
     def stats(self) -> dict[str, int]:
         """Counters: the spool's accounts, and what went over the wire since the start."""
@@ -287,7 +296,7 @@ class Uplink(Connection):
             report["version"],
             report["state"],
             report["waits_for"],
-            asdict(self.spool.counts()),
+            asdict(self.spool.counts()) | report["counts"],
             rates | report["rates"],
             aborted,
             self.spool.floors(),

@@ -118,6 +118,25 @@ def test_a_full_disk_stores_none_of_the_batch_and_the_same_batch_later(tmp_path:
         assert kinds(store, *[data(n) for n in range(5)]) == ["stored"] * 5
 
 
+def test_a_full_disk_at_the_snapshot_takes_nothing_back(tmp_path: Path) -> None:
+    files = FullFiles()
+    with SegmentStore(tmp_path, files=files, file_bytes=4096) as store:
+        store.append([data(0)])
+        files.room = len(data(1))  # for the record, not for the snapshot that a new file of records calls for
+        assert kinds(store, data(1)) == ["stored"] and store.stored == 2
+        files.room = 1 << 40
+        assert kinds(store, data(1), data(2)) == ["duplicate", "stored"]
+    with SegmentStore(tmp_path) as store:
+        assert store.stored == 3 and stored_sequences(store) == [0, 1, 2]
+
+
+def test_what_does_not_fit_the_run_is_invalid(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path, misfit=lambda layout: f"horizon {layout.dims.horizon}") as store:
+        (outcome,) = store.append([data(1)])
+        assert outcome.kind == "invalid" and outcome.reason == f"horizon {make_segment().chunk_path.shape[2]}"
+        assert store.stored == 0
+
+
 def test_after_a_failed_sync_it_stores_no_more(tmp_path: Path) -> None:
     class Failing(FullFiles):
         broken = False

@@ -15,12 +15,12 @@ import torch
 import zmq
 
 from hal import load_spec
-from robotlearn import cli
+from robotlearn import cli, gl
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
-from robotlearn.learner.start import build_policy
+from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 
 
@@ -181,6 +181,7 @@ def test_eval_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", foreign="")
+    folder.reserve_version(7)
     for command in (["eval", folder.path], ["learner", folder.config, "--run", folder.path, "--resume"]):
         assert_one_line(run(*command), "no checkpoint in", str(folder.checkpoints))
 
@@ -213,6 +214,27 @@ def test_resume_needs_a_run(run: Run, tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["learner", "train"])
+def test_a_file_above_the_run_folder(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert_one_line(run(command, "smoke", "--run", tmp_path / "file" / "run"), str(tmp_path / "file"))
+
+
+@pytest.mark.skipif(not gl.available(), reason="nothing to draw with")
+def test_a_video_that_can_not_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = run("eval", make_run(tmp_path / "run").path, "--video", tmp_path / "file" / "film.mp4")
+    assert_one_line(said, str(tmp_path / "file"))
+
+
+def test_a_resumed_run_keeps_its_own_config(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "seed=3", foreign="policy.denoising_steps=3")
+    said = run("learner", "smoke", "--run", folder.path, "--resume")
+    first, second = said.err.splitlines()  # the second: it can't go on from that checkpoint
+    assert first.startswith("the run goes on with its own config; smoke differs from it in") and "seed" in first
+    assert "belongs to another policy" in second and load_config(folder.config).seed == 3
+
+
+@pytest.mark.parametrize("command", ["learner", "train"])
 def test_a_file_where_the_run_folder_should_be(run: Run, tmp_path: Path, command: str) -> None:
     (tmp_path / "file").write_text("")
     assert_one_line(run(command, "smoke", "--run", tmp_path / "file"), str(tmp_path / "file"))
@@ -241,7 +263,7 @@ def test_a_malformed_address_of_the_learner(run: Run, tmp_path: Path, address: s
 
 def test_a_video_must_have_a_known_suffix(run: Run, tmp_path: Path) -> None:
     said = run("eval", make_run(tmp_path / "run").path, "--video", "film.avi")
-    assert said.status == 2 and "film.avi is neither an .mp4 nor a .gif" in said.err and "Traceback" not in said.err
+    assert_one_line(said, "--video film.avi: neither an .mp4 nor a .gif")
 
 
 @pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "robots"])

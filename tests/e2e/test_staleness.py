@@ -34,7 +34,7 @@ def test_a_run_ends_and_its_ratios_are_one_where_the_weights_stay(site: Site, ma
 
     assert all(row["actor_trained"] == 1 for row in rows)
     assert all(row["units_used_fraction"] > 0 for row in rows)
-    assert all(row["log_prob_gap"] <= 1e-4 for row in rows)
+    assert all(row["behaviour_gap"] <= 1e-4 and row["behaviour_kl"] < 1e-8 for row in rows)
     assert all(abs(row["w_mean"] - 1) <= 1e-4 and row["w_masked_fraction"] == 0 for row in rows)
     assert all(abs(row["ratio_max"] - 1) <= 1e-4 and row["clip_fraction"] == 0 for row in rows)
     assert all(row["kl"] < 1e-8 and row["kl_max"] < 1e-8 for row in rows)

@@ -16,8 +16,7 @@ from robotlearn.config import Config
 from robotlearn.contract import contract
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import WireError
-from robotlearn.learner.start import build_policy
-from robotlearn.weights import load_arrays, to_arrays
+from robotlearn.policy import build_policy, load_arrays, to_arrays
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.weights import WeightsClient
 from tests.edge.conftest import LearnersEnd

@@ -16,8 +16,7 @@ from policies.base import Policy
 from robotlearn.config import Config
 from robotlearn.edge import local
 from robotlearn.edge.serving import Serving
-from robotlearn.learner.start import build_policy
-from robotlearn.weights import to_arrays
+from robotlearn.policy import build_policy, to_arrays
 from tests.edge.conftest import LearnersEnd
 from tests.edge.test_policy_server import Robot
 from tests.waiting import until

@@ -128,6 +128,18 @@ def test_faults_are_named(fault: str, panda_file: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_limit_that_stands_twice_is_refused_and_numbers_are_read_as_they_look(panda_file: Path) -> None:
+    text = panda_file.read_text()
+    panda_file.write_text(text.replace("watchdog_s: 0.5", "watchdog_s: 5e-1"))
+    assert hal.load_spec(panda_file).watchdog_s == 0.5
+    panda_file.write_text(text.replace("watchdog_s: 0.5", "watchdog_s: 0.5\nwatchdog_s: 50"))
+    with pytest.raises(hal.SpecError, match=r"panda\.yaml:\d+: watchdog_s: stands twice"):
+        hal.load_spec(panda_file)
+    panda_file.write_text(text.replace("watchdog_s: 0.5", "watchdog_s: &a [*a]"))
+    with pytest.raises(hal.SpecError, match="contains itself"):
+        hal.load_spec(panda_file)
+
+
 @pytest.mark.parametrize("text", ["- a list\n", "joints: [1, 2\n", "", "\x00"])
 def test_what_is_no_mapping_is_refused_in_one_line(text: str, panda_file: Path) -> None:
     panda_file.write_text(text)

@@ -24,9 +24,8 @@ from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display
 from robotlearn.learner.learner import Learner
 from robotlearn.learner.metrics import read_metrics
-from robotlearn.learner.start import build_policy
+from robotlearn.policy import build_policy, to_arrays
 from robotlearn.run_folder import RunFolder
-from robotlearn.weights import to_arrays
 from robotlearn.wire import record
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.uplink import Uplink
@@ -108,12 +107,12 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     assert "end: version 3" in text and "listens at tcp://127.0.0.1:" in text
 
     rows = read_metrics(folder.metrics)
+    keys = {"time", "version", "success", "return", "staleness_mean", "staleness_max", "samples_per_s", "steps_held"}
+    keys |= {f"segments_{name}" for name in ("recorded", "stored", "evicted", "rejected", "refused", "pending")}
+    assert all(keys <= row.keys() for row in rows), "in every line, of an update or of an evaluation"
     updates = [row for row in rows if "updates" in row]
     assert [row["updates"] for row in updates] == [1, 2, 3]
     assert [row["version"] for row in updates] == [1, 2, 3], "one publish is one version"
-    keys = {"time", "version", "success", "return", "staleness_mean", "staleness_max", "samples_per_s"}
-    keys |= {f"segments_{name}" for name in ("recorded", "stored", "evicted", "rejected", "pending")}
-    assert all(keys <= row.keys() for row in updates)
     assert all(
         row["staleness_max"] <= 2 and row["segments_evicted"] == row["segments_rejected"] == 0 for row in updates
     )
@@ -127,13 +126,20 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     store.close()
 
 
-def test_a_stop_while_it_is_taught_leaves_nothing_half(tmp_path: Path, run: Callable[..., Running]) -> None:
+def test_a_run_stopped_while_it_is_taught_leaves_nothing_half_and_can_be_resumed(
+    tmp_path: Path, run: Callable[..., Running]
+) -> None:
     config = tiny("sft.steps=1000000")
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     running = run(config, folder)
     until(lambda: "imitating" in running.learner.view().phase, "imitation to begin")
     assert "stopped before the first version" in running.end()
     assert not checkpoint.list_versions(folder.checkpoints) and not folder.address.exists()
+
+    running = run(tiny(), folder, resume=True)
+    until(lambda: checkpoint.list_versions(folder.checkpoints), "the first version of the run that begins again")
+    running.end()
+    assert folder.highest_version == 0
 
 
 def episodes(config: Config, count: int) -> list[Segment]:

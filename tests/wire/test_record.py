@@ -200,6 +200,26 @@ def test_the_cache_of_tables_is_bounded() -> None:
     assert len(layout._cache) <= layout.MAX_CACHED
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("|u1", [7, 0, 2**39, 2**39]), ("<f4", [0, 2**39]), ("<f8", [7, 2**20, 0, 2**20])]
+)
+def test_an_empty_tensor_that_numpy_could_not_make_is_refused(dtype: str, shape: list[int]) -> None:
+    data = retabled(record.encode(make_segment()), lambda table: [*table, ["observation.x", dtype, shape, "raw", 0]])
+    with pytest.raises(WireError, match="impossible shape"):
+        record.verify(data)
+
+
+def test_chunks_follow_one_another() -> None:
+    overlapping = make_segment(chunk_start=np.array([0, 1], np.int32), chunk_executed=np.array([4, 2], np.int32))
+    with pytest.raises(WireError, match="chunk 1 starts at step 1, the one before it executes up to step 4"):
+        record.verify(record.encode(overlapping, session=1, sequence=0))
+
+
+def test_a_text_that_no_learner_could_read_is_not_recorded() -> None:
+    with pytest.raises(WireError, match="at most 4096 characters"):
+        record.encode(make_segment(task="x" * 5000), session=1, sequence=0)
+
+
 def decode_or_wire_error(data: bytes | bytearray) -> None:
     with contextlib.suppress(WireError):
         record.peek(data)

@@ -83,6 +83,17 @@ def test_an_edge_may_come_before_its_learner_and_its_data_wait(tmp_path: Path) -
             settled(here, 10)
 
 
+def test_what_an_edge_began_while_it_waited_is_counted_when_its_learner_comes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with edge(tmp_path / "e", address) as here:
+        until(lambda: here.uplink._monitor is not None, "it to dial")
+        here.uplink.episode_started(3)
+        with learner(tmp_path / "l", bind=address) as there:
+            until(lambda: here.uplink.state == "connected", "the connection")
+            assert there.gate.running_at("edge-a") == 3
+
+
 def test_what_waits_says_for_whom(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with edge(tmp_path / "e", "tcp://127.0.0.1:9") as here:
         with caplog.at_level(logging.WARNING, "robotlearn.wire"):
@@ -355,6 +366,15 @@ def test_an_unknown_peer_is_asked_to_say_hello(tmp_path: Path) -> None:
             refusal = bare.hear()
             assert isinstance(refusal, Refuse) and refusal.key == "hello"
         assert there.store.stored == 0
+
+
+def test_a_connection_speaks_for_one_edge(tmp_path: Path) -> None:
+    with learner(tmp_path / "l") as there, Bare(there.address, name="a") as bare:
+        for name, session, role in (("b", 5, "data"), ("a", 6, "data"), ("a", 5, "weights")):
+            bare.say(Hello(record.SCHEMA, name, session, role, CONTRACT, 0, 0))
+            refusal = bare.hear()
+            assert isinstance(refusal, Refuse) and refusal.key == "session"
+        assert [peer.name for peer in there.server.peers()] == ["a"]
 
 
 def test_the_number_of_peers_is_bounded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""YAML as a config wants it: safe, no key twice, every key's line known, numbers as people write them.
+"""YAML as specs and configs want it: safe, no key twice, every key's line known, numbers as people write them.
 
 PyYAML follows YAML 1.1, in which `3e-4` is text, `off` is false, `012` is ten and `1:30` is ninety. Here plain scalars
 follow YAML 1.2's core schema, plus `inf`: so a learning rate of 3e-4 is the number that it looks like.
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from robotlearn.errors import ConfigError
+from hal.errors import DocumentError
 
 KeyPath = tuple[str | int, ...]
 
@@ -78,7 +78,7 @@ class Document:
 def parse(text: str, source: str) -> Document:
     """Parse one YAML document; `source` names it in errors.
 
-    Raises ConfigError for what isn't YAML, for a key that stands twice in one place, and for a key that isn't text.
+    Raises DocumentError for what isn't YAML, for a key that stands twice in one place, and for a key that isn't text.
     """
     try:
         loader = _Loader(text)
@@ -91,9 +91,9 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"{where}: not YAML: {_one_line(error.problem or error.context or str(error))}") from None
+        raise DocumentError(f"{where}: not YAML: {_one_line(error.problem or error.context or str(error))}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML: {_one_line(str(error))}") from None
+        raise DocumentError(f"{source}: not YAML: {_one_line(str(error))}") from None
 
 
 def write(data: Any) -> str:
@@ -114,10 +114,10 @@ def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], seen: set[i
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag not in (_STR, _MERGE):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or a section"
-                raise ConfigError(f"{source}:{line}: a key must be text, not {shown}")
+                raise DocumentError(f"{source}:{line}: a key must be text, not {shown}")
             inner = (*path, str(key.value))
             if inner in lines and key.tag != _MERGE:
-                raise ConfigError(f"{source}:{line}: {dotted(inner)}: stands twice, first on line {lines[inner]}")
+                raise DocumentError(f"{source}:{line}: {dotted(inner)}: stands twice, first on line {lines[inner]}")
             lines[inner] = line
             _walk(value, inner, lines, seen, source)
 

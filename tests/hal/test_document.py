@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robotlearn.config.document import parse, write
-from robotlearn.errors import ConfigError
+from hal.document import parse, write
+from hal.errors import DocumentError
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_lines_are_known_and_merges_may_be_overridden() -> None:
 
 @pytest.mark.parametrize("text", ["a: [", "a: 1\n---\nb: 2\n", "a:\n\t- b", "\x00", "a: !!python/name:os.system"])
 def test_what_is_not_one_plain_document_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^here[:0-9]*: not YAML: [^\n]+$"):
+    with pytest.raises(DocumentError, match=r"^here[:0-9]*: not YAML: [^\n]+$"):
         parse(text, "here")
 
 

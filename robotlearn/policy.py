@@ -1,4 +1,4 @@
-"""Between a policy's state dict and the named arrays that go over the wire."""
+"""A run's policy: built from its config, and as the named arrays that go over the wire."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from envs import make_task
+from envs.control import JointDeltaControl
+from envs.spaces import observation_space
+from hal.spec import RobotSpec
 from policies.base import Policy
+from policies.registry import make_policy
+from robotlearn.config.config import Config
 from robotlearn.errors import WireError
+
+
+def build_policy(config: Config, spec: RobotSpec) -> Policy:
+    """A policy of the config's kind for this robot and task, with random weights that follow from `config.seed`."""
+    task = make_task(config.task, spec)
+    features = {key: space.shape for key, space in observation_space(spec, task).spaces.items()}
+    options = config.policy.model_dump()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return make_policy(
+            options.pop("kind"), features=features, action_dim=len(JointDeltaControl(spec, 1).low), **options
+        )
 
 
 def to_arrays(policy: Policy) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,50 @@
+"""What a run can learn from, beyond what the handshake compares."""
+
+import numpy as np
+import pytest
+
+from hal import load_spec
+from robotlearn.config import load_config
+from robotlearn.contract import contract, misfit
+from robotlearn.wire import layout, record
+from robotlearn.wire.segment import Segment
+
+CONFIG = load_config("smoke")
+AGREED = contract(CONFIG, load_spec("panda"))
+
+
+def segment(horizon: int, **observations: tuple[int, ...]) -> Segment:
+    """One step that says nothing, with one chunk."""
+    steps, n, d = 1, CONFIG.policy.denoising_steps, 8
+    shapes = {key.removeprefix("features."): shape for key, shape in AGREED.items() if key.startswith("features.")}
+    flags = {name: np.zeros(steps, bool) for name in ("intervention", "held", "terminated", "truncated", "success")}
+    return Segment(
+        edge="a", robot="a/arm", embodiment="panda", task="reach", episode=1, first_step=0,
+        monotonic=np.zeros(steps), wall=np.zeros(steps), reward=np.zeros(steps, np.float32), **flags,
+        observations={
+            name: np.zeros((steps + 1, *shape), np.float32)  # type: ignore[misc]
+            for name, shape in {**shapes, **observations}.items()
+        },
+        action_proposed=np.zeros((steps, d), np.float32), action_executed=np.zeros((steps, d), np.float32),
+        chunk_version=np.zeros(1, np.int64), chunk_start=np.zeros(1, np.int32), chunk_first=np.zeros(1, np.int32),
+        chunk_executed=np.ones(1, np.int32), chunk_lag=np.zeros(1, np.int32),
+        chunk_path=np.zeros((1, n + 1, horizon, d), np.float32), chunk_stochastic=np.zeros((1, n), bool),
+        chunk_log_prob=np.zeros((1, n, horizon), np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (segment(CONFIG.policy.horizon), ""),
+        (segment(CONFIG.policy.horizon + 4), "policy.horizon is 8 in the segment and 4 in this run"),
+        (segment(CONFIG.policy.horizon, **{"observation.state": (5,)}), "the segment observes"),
+        (segment(CONFIG.policy.horizon, **{"observation.more": (5,)}), "the segment observes"),
+    ],
+    ids=["its own", "another horizon", "another shape", "another observation"],
+)
+def test_a_segment_of_another_run_is_told_by_its_layout(made: Segment, reason: str) -> None:
+    data = record.encode(made, session=1, sequence=0)
+    header = record.verify(data)
+    assert misfit(AGREED, layout.parse(bytes(header.tensors))).startswith(reason)
+    assert bool(misfit(AGREED, layout.parse(bytes(header.tensors)))) == bool(reason)
