@@ -60,10 +60,12 @@ def train(
 ) -> None:
     """Learner and edges on this machine, as child processes; ends with all of them."""
     from robotlearn.config.load import load_config
+    from robotlearn.run_folder import RunFolder
     from robotlearn.train import Training
 
-    loaded = load_config(run / "config.yaml" if resume and run is not None else config, overrides or [])
-    raise typer.Exit(Training(config, loaded, overrides or [], _run_path(config, run, resume), resume=resume).run())
+    path = _run_path(config, run, resume)
+    loaded = load_config(RunFolder.open(path).config if resume else config, overrides or [])
+    raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume).run())
 
 
 @app.command()

@@ -27,9 +27,7 @@ class Training:
         self._resume = resume
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is not a folder; choose another --run")
-        if resume:
-            RunFolder.open(path)
-        elif self._folder.config.exists():
+        if not resume and self._folder.config.exists():
             raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
 
     def run(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from robotlearn.config import Config, dump, load_config
 from robotlearn.contract import contract
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
+from robotlearn.errors import LogError
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display
@@ -235,14 +235,28 @@ def test_what_was_stored_and_not_yet_looked_at_is_not_lost_by_a_checkpoint(tmp_p
     resumed._close()
 
 
-def test_a_resume_that_fails_leaves_no_checkpoint_of_its_own(tmp_path: Path) -> None:
+def test_a_resume_that_fails_leaves_no_checkpoint_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SegmentStore, start: object = None) -> None:
+        raise LogError("the disk is gone")
+
     config = tiny("learner.max_staleness=inf")
-    folder = saved_run(tmp_path / "run", config, [], unused=[[0, 4096, 64]])
+    folder = saved_run(tmp_path / "run", config, [])
     learning = Learner(config, folder, resume=True)
-    with pytest.raises(Exception, match="4096"):
+    monkeypatch.setattr(SegmentStore, "scan", broken)
+    with pytest.raises(LogError, match="the disk is gone"):
         learning.run(threading.Event(), Display(learning.view, Console(file=io.StringIO())))
     assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000005"]
-    assert json.loads((folder.path / "run.json").read_text())["highest_version"] == 7
+    assert folder.highest_version == 7
+
+
+def test_a_damaged_record_is_stepped_over_at_a_resume(
+    tmp_path: Path, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny("learner.max_staleness=inf")
+    running = run(config, saved_run(tmp_path / "run", config, [], unused=[[0, 4096, 64]]), resume=True)
+    until(lambda: running.learner.view().version > 5, "it to go on")
+    assert "resumed from version 5" in running.end()
+    assert "lost to damage" in caplog.text
 
 
 def test_weights_of_a_resumed_run_are_those_that_were_saved(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_demo_trains_then_measures_on_new_seeds_and_films(checkout: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [
         "train configs/laptop.yaml --run runs/demo",
-        "eval runs/demo --episodes 200 --seed 1000 --video runs/demo/eval.mp4",
+        "eval runs/demo --episodes 200 --seed 1000 --video runs/demo/lift.gif",
     ]
 
 

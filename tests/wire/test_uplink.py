@@ -374,7 +374,7 @@ def test_a_connection_speaks_for_one_edge(tmp_path: Path) -> None:
             bare.say(Hello(record.SCHEMA, name, session, role, CONTRACT, 0, 0))
             refusal = bare.hear()
             assert isinstance(refusal, Refuse) and refusal.key == "session"
-        assert [peer.name for peer in there.server.peers()] == ["a"]
+        assert [peer.edge for peer in there.server.peers()] == ["a"]
 
 
 def test_the_number_of_peers_is_bounded(tmp_path: Path) -> None:
@@ -407,13 +407,13 @@ def test_episodes_are_granted_recorded_accepted_and_consumed(tmp_path: Path) -> 
     with learner(tmp_path / "l", episodes=4) as there, edge(tmp_path / "e", there.address) as here:
         for version in range(3):
             there.publisher.publish(version, {"w": np.zeros(3, np.float32)})
-            here.uplink.want(10)
+            here.uplink.want(4)
             assert grants(here, 4) == version and here.uplink.running == 4
             assert there.gate.running_at("edge-a") == 4
             here.record(4)  # not the ends of their episodes
             here.record(4, last=True)
-            until(lambda: there.gate.pending == 4, "the accepted episodes")
-            assert there.gate.running_at("edge-a") == 0 and here.uplink.running == 0
+            until(lambda: there.gate.pending == 4 and there.gate.running_at("edge-a") == 0, "the accepted episodes")
+            assert here.uplink.running == 0
             there.gate.consumed(4)
 
 
