@@ -20,6 +20,7 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
         raise TaskError(f"robot {spec.name} has no MuJoCo model, so task {task.name} can't be simulated with it")
     scene = mujoco.MjSpec.from_file(str(spec.mujoco.mjcf))
     scene.option.timestep = spec.dt / math.ceil(spec.dt / scene.option.timestep - 1e-9)
+    scene.visual.quality.shadowsize = 1024  # MuJoCo's 4096 triples the time of a picture that is drawn without a GPU
     scene.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,

@@ -12,10 +12,13 @@ from robotlearn.algorithms.errors import DivergedError, StateError
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 5
+BETAS = (0.9, 0.999)
 
 
 class Optimizer:
-    """AdamW with a bound on the gradient's norm. A step whose loss or gradient is not finite is skipped and counted.
+    """AdamW (arXiv:1711.05101) with a bound on the gradient's norm. A step that is not finite is skipped and counted.
+
+    Written out, since the first step of torch's own loads its compiler, which takes five seconds of every start.
 
     Attributes:
         skipped: steps skipped so far.
@@ -26,8 +29,11 @@ class Optimizer:
     ) -> None:
         """`name` appears in messages; parameters that need no gradient are left alone."""
         self.name, self.grad_clip = name, grad_clip
+        self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self._named = {key: p for key, p in module.named_parameters() if p.requires_grad}
-        self._adam = torch.optim.AdamW(self._named.values(), lr=lr, eps=eps, weight_decay=weight_decay, fused=True)
+        self._mean = {key: torch.zeros_like(p) for key, p in self._named.items()}
+        self._square = {key: torch.zeros_like(p) for key, p in self._named.items()}
+        self._steps = 0
         self.skipped = 0
         self._in_a_row = 0
 
@@ -36,62 +42,63 @@ class Optimizer:
 
         Raises DivergedError when this was the fifth skipped step in a row.
         """
-        self._adam.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip).item()
         if not (math.isfinite(norm) and math.isfinite(loss.item())):
             self._skip(loss.item(), norm)
             return math.nan
         self._in_a_row = 0
-        self._adam.step()
+        self._descend()
         return norm
 
     @property
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._named.values()
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._adam.param_groups[0]["lr"])
-
-    def set_lr(self, lr: float) -> None:
-        for group in self._adam.param_groups:
-            group["lr"] = lr
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments and step count by parameter name, and the counts of skipped steps."""
-        state = {
-            f"{key}.{name}": value.detach().clone()
-            for key, parameter in self._named.items()
-            for name, value in self._adam.state[parameter].items()
-        }
-        return state | {"skipped": torch.tensor([self.skipped, self._in_a_row])}
+        """Moments by parameter name, and the counts of steps done and skipped."""
+        moments = (("exp_avg", self._mean), ("exp_avg_sq", self._square))
+        state = {f"{key}.{name}": value.clone() for name, values in moments for key, value in values.items()}
+        return state | {"counts": torch.tensor([self._steps, self.skipped, self._in_a_row])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Raises StateError when the state belongs to other parameters."""
         state = dict(state)
         try:
-            self.skipped, self._in_a_row = state.pop("skipped").tolist()
+            self._steps, self.skipped, self._in_a_row = state.pop("counts").tolist()
         except KeyError as error:
             raise StateError(f"the saved state of the {self.name} optimiser lacks {error}.") from None
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (key, parameter) in enumerate(self._named.items()):
-            found = {name: state.pop(f"{key}.{name}", None) for name in ("step", "exp_avg", "exp_avg_sq")}
-            if all(value is None for value in found.values()):
-                continue  # no step was taken before it was saved
-            moments[index] = {}
-            for name, value in found.items():
-                shape = torch.Size(()) if name == "step" else parameter.shape
-                if value is None or value.shape != shape:
-                    what = "is missing" if value is None else f"has shape {tuple(value.shape)}, expected {tuple(shape)}"
+        for name, values in (("exp_avg", self._mean), ("exp_avg_sq", self._square)):
+            for key, value in values.items():
+                found = state.pop(f"{key}.{name}", None)
+                if found is None or found.shape != value.shape:
+                    what = (
+                        "is missing"
+                        if found is None
+                        else f"has shape {tuple(found.shape)}, expected {tuple(value.shape)}"
+                    )
                     raise StateError(f"the saved state of the {self.name} optimiser doesn't fit: {key}.{name} {what}.")
-                moments[index][name] = value.clone()
+                value.copy_(found)
         if state:
             raise StateError(
                 f"the saved state of the {self.name} optimiser has keys that nothing here uses: {sorted(state)}."
             )
-        self._adam.load_state_dict({"state": moments, "param_groups": self._adam.state_dict()["param_groups"]})
+
+    @torch.no_grad()
+    def _descend(self) -> None:
+        self._steps += 1
+        mean_bias, square_bias = 1 - BETAS[0] ** self._steps, 1 - BETAS[1] ** self._steps
+        for key, parameter in self._named.items():
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            mean = self._mean[key].lerp_(gradient, 1 - BETAS[0])
+            square = self._square[key].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            if self.weight_decay:
+                parameter.mul_(1 - self.lr * self.weight_decay)
+            parameter.addcdiv_(mean, (square / square_bias).sqrt_().add_(self.eps), value=-self.lr / mean_bias)
 
     def _skip(self, loss: float, norm: float) -> None:
         self.skipped += 1

@@ -66,7 +66,7 @@ class FlowPPO(Algorithm):
         skipped = self._skipped()
 
         if config.actor_lr_halving is not None:
-            self.actor_optimizer.set_lr(config.actor_lr * 0.5 ** (self.updates / config.actor_lr_halving))
+            self.actor_optimizer.lr = config.actor_lr * 0.5 ** (self.updates / config.actor_lr_halving)
 
         # Advantages and returns under the critic as it is.
         units = batch.mask[:, None] & batch.stochastic[..., None]  # (C, N, H)

@@ -85,7 +85,7 @@ class SFT:
     def step(self, batch: Windows) -> dict[str, float]:
         """One optimiser step; metrics: loss/sft, grad_norm/sft. Raises DivergedError after several broken in a row."""
         progress = min(self.steps / self.config.steps, 1.0)
-        self.optimizer.set_lr(self.config.lr * 0.5 * (1 + float(np.cos(np.pi * progress))))
+        self.optimizer.lr = self.config.lr * 0.5 * (1 + float(np.cos(np.pi * progress)))
         loss = self.policy.loss(batch.observations, batch.actions, batch.valid, self.generator)
         norm = self.optimizer.step(loss)
         self.steps += 1
