@@ -41,6 +41,12 @@ def drivers() -> tuple[str, ...]:
     return tuple(sorted({*_OURS, *_registered, *_installed()}))
 
 
+def check_driver(name: str) -> None:
+    """Raises DriverError (the nearest name is suggested) when there is no driver of that name."""
+    if name not in drivers():
+        raise DriverError(f"unknown driver {name!r}: {nearest(name, drivers())}")
+
+
 def make_robot(spec: RobotSpec, driver: str | None = None, **options: Any) -> Robot:
     """A robot of that spec, not yet connected.
 
@@ -64,9 +70,8 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(name: str) -> Factory:
-    point = _installed().get(name)
-    if point is None:
-        raise DriverError(f"unknown driver {name!r}: {nearest(name, drivers())}")
+    check_driver(name)
+    point = _installed()[name]
     try:
         factory = point.load()
     except Exception as error:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 _PIPE_VARIABLE = "ROBOTLEARN_PARENT_PIPE"
+REFUSED = 2
+"""Exit status of what its user must mend: starting it again would not help."""
 
 
 def stop_on_signals() -> threading.Event:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from robotlearn.config.config import Config
 from robotlearn.errors import RunFolderError
-from robotlearn.processes import Child, Keeper, stop_all, stop_on_signals
+from robotlearn.processes import REFUSED, Child, Keeper, stop_all, stop_on_signals
 from robotlearn.run_folder import RunFolder
 
 LEARNER_PATIENCE = 3
 """A learner that ended by itself so often without a new checkpoint is not started again."""
-REFUSED = 2
-"""Exit status of what its user must mend: starting it again would not help."""
 
 
 class Training:

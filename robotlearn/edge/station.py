@@ -14,8 +14,7 @@ import zmq
 from envs import make_task
 from envs.control import JointDeltaControl
 from envs.spaces import observation_space
-from hal.errors import DriverError, nearest
-from hal.registry import drivers
+from hal.registry import check_driver
 from hal.spec import RobotSpec
 from robotlearn.buffer.spool import Spool
 from robotlearn.config.config import Config
@@ -25,14 +24,12 @@ from robotlearn.edge import local
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.errors import ProcessError, WireError
-from robotlearn.processes import Child, Keeper, stop_all
+from robotlearn.processes import REFUSED, Child, Keeper, stop_all
 from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
 FLUSH_S = 3.0
-CANNOT_WORK = 2
-"""Exit status of a child whose fault its user must mend: starting it again would not help."""
 _ARM = np.zeros(1, np.int64)
 
 
@@ -53,8 +50,7 @@ class Station:
         arguments: Callable[[str], list[str]],
     ) -> None:
         """`arguments(part)` is the command line of the child `part` ("arm", "policy-server") up to the endpoints."""
-        if spec.driver not in drivers():
-            raise DriverError(f"robot {spec.name}: unknown driver {spec.driver!r}: {nearest(spec.driver, drivers())}")
+        check_driver(spec.driver)
         self._name = edge.name
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
         self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, spec))
@@ -104,7 +100,7 @@ class Station:
             self._uplink.check()
             for name, keeper in self._keepers.items():
                 status = keeper.tend()
-                if status == CANNOT_WORK:
+                if status == REFUSED:
                     raise ProcessError(f"edge {self._name}: its {name} process can't work, and has said why")
                 if status is not None:
                     self._lost(name, status)

@@ -99,26 +99,25 @@ class _Pulling:
 
     def put(self, index: int, payload: memoryview, digest: bytes) -> None:
         """A chunk has come: copy it to where it stays."""
-        first = self.layout.chunks[index].pieces[0]
-        if first.tensor in self.large:  # a piece of a large tensor is put to its neighbours
-            # The padding behind it is part of the hash, and is all zeros.
-            chunk = self.large[first.tensor][first.start : first.stop]
-        else:
+        chunk = self._place(index)
+        if chunk is None:
             chunk = self.memory.take(len(payload))
+        # The padding behind a piece of a large tensor is part of the hash, and is all zeros.
         np.copyto(chunk, np.frombuffer(payload, np.uint8, len(chunk)))
         self._set(index, chunk, digest)
 
-    def keep(self, index: int) -> None:
-        """A chunk is as it was in the weights before."""
-        old = self.old_chunks[index] if self.old_chunks is not None else None
-        if old is None:
-            raise WireError(f"chunk {index} is said to be the same as one that isn't here")
-        chunk, digest = old
+    def keep(self, index: int, chunk: Bytes, digest: bytes) -> None:
+        """A chunk is as it was in the weights before, where `chunk` is of."""
+        place = self._place(index)
+        if place is not None:
+            place[:] = chunk
+        self._set(index, chunk if place is None else place, digest)
+
+    def _place(self, index: int) -> Bytes | None:
+        """Where the chunk belongs, beside its neighbours, if it is a piece of a large tensor."""
         first = self.layout.chunks[index].pieces[0]
-        if first.tensor in self.large:
-            self.large[first.tensor][first.start : first.stop] = chunk
-            chunk = self.large[first.tensor][first.start : first.stop]
-        self._set(index, chunk, digest)
+        whole = self.large.get(first.tensor)
+        return whole[first.start : first.stop] if whole is not None else None
 
     def _set(self, index: int, chunk: Bytes, digest: bytes) -> None:
         self.chunks[index], self.hashes[index] = chunk, digest
@@ -300,7 +299,7 @@ class WeightsClient(Connection):
         old = pulling.old_chunks[index] if pulling.old_chunks is not None else None
         if message.same and old is not None and old[1] == message.hash:
             self.chunks_same += 1
-            pulling.keep(index)
+            pulling.keep(index, old[0], message.hash)
         else:
             good = len(payload) == pulling.layout.chunks[index].length
             if not good or xxhash.xxh3_64_digest(payload) != message.hash:
