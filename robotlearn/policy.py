@@ -42,10 +42,8 @@ def load_arrays(policy: Policy, arrays: Mapping[str, NDArray[Any]]) -> None:
         there = _kind(arrays[name]) if name in arrays else "missing"
         if here != there:
             raise WireError(f"weights do not fit this policy: {name} is {there} there and {here} here")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            # from_numpy warns of read-only memory; what arrives is read-only, and only copied from here.
-            tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+    for name, tensor in state.items():
+        np.copyto(tensor.numpy(), arrays[name])
 
 
 def _kind(array: NDArray[Any]) -> str:

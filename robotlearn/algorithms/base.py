@@ -1,7 +1,7 @@
 """Algorithm: turns episodes into better weights of a policy. The learner knows no more of it than this."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ class Algorithm(ABC):
     """Owns optimisers and helper networks; changes `policy` in place, on the thread that calls `update`."""
 
     policy: Policy
+    before_change: Callable[[], None]
+    """Called before each step that changes the policy's weights: their copy for the edges may still be under way."""
 
     @abstractmethod
     def update(self, episodes: Sequence[Episode], version: int) -> dict[str, float]:

@@ -46,6 +46,7 @@ class FlowPPO(Algorithm):
     def __init__(self, policy: Policy, config: PPOConfig, seed: int) -> None:
         """Learns `policy` in place, on the device where it is; its statistics, set before, are the critic's as well."""
         self.policy, self.config = policy, config
+        self.before_change = lambda: None
         self.device = next(policy.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -104,6 +105,7 @@ class FlowPPO(Algorithm):
                     stopped = config.target_kl is not None and result.half_square.item() > config.target_kl
                     if stopped:
                         break
+                    self.before_change()
                     metrics.add("grad_norm/policy", self.actor_optimizer.step(result.loss))
                     metrics.add("loss/policy", result.loss)
                     metrics.peak("ratio_max", result.ratio_max)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hal.spec import RobotSpec, load_spec
+from robotlearn.algorithms.base import Algorithm
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
@@ -137,9 +138,7 @@ class Learner:
     def _begin(self) -> None:
         taught = teach(self.config, self._spec, self._report)
         self._policy = taught.policy
-        self._algorithm = make_algorithm(
-            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
-        )
+        self._algorithm = self._make_algorithm()
         self._publish()
         self._save()
         if taught.measured is not None:
@@ -150,12 +149,15 @@ class Learner:
             self._metrics.write(self._measured(taught.measured) | {"sft_steps": taught.steps})
         self._film()
 
+    def _make_algorithm(self) -> Algorithm:
+        algorithm = make_algorithm(self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed)
+        algorithm.before_change = self._publisher.settle
+        return algorithm
+
     def _go_on(self, saved: Checkpoint) -> None:
         self._policy = build_policy(self.config, self._spec)
         self._policy.load_state_dict(saved.policy)
-        self._algorithm = make_algorithm(
-            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
-        )
+        self._algorithm = self._make_algorithm()
         self._algorithm.load_state_dict(saved.algorithm)
         self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
         self._seconds_before = float(saved.facts["seconds"])

@@ -1,4 +1,4 @@
-"""The learner's side of the weights: one copy when they are published, the rest on the server's thread."""
+"""The learner's side of the weights: one copy, made while the training loop computes its next step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADER = ALIGNMENT  # room in front of each chunk for the CHUNK message, so tha
 
 
 class _Memory:
-    """A buffer for one set of weights; its pages are touched when it is made, not when weights are published."""
+    """A buffer for one set of weights."""
 
     def __init__(self, layout: WeightsLayout) -> None:
         self.layout = layout
@@ -33,33 +33,27 @@ class _Memory:
         self.hashing = 0  # pulls being answered at this moment
         total = sum(_HEADER + chunk.length for chunk in layout.chunks)
         self._bytes: NDArray[np.uint8] = np.zeros(total, np.uint8)
-        self._bytes[::1024] = 0
-        self.targets: list[list[tuple[NDArray[Any], int, int]]] = [[] for _ in layout.tensors]
+        self._targets: list[list[tuple[str, NDArray[Any], slice | None]]] = []
         start = 0
         for chunk in layout.chunks:
             payload = start + _HEADER
             self.frames.append(memoryview(self._bytes)[start : payload + chunk.length])
+            self._targets.append([])
             for piece in chunk.pieces:
                 entry = layout.tensors[piece.tensor]
                 begin = payload + piece.offset
                 target = self._bytes[begin : begin + piece.stop - piece.start].view(entry.dtype)
+                part = slice(piece.start // target.itemsize, piece.stop // target.itemsize)
                 whole = piece.stop - piece.start == entry.nbytes
-                itemsize = target.dtype.itemsize
-                self.targets[piece.tensor].append(
-                    (target.reshape(entry.shape) if whole else target, piece.start // itemsize, piece.stop // itemsize)
+                self._targets[-1].append(
+                    (entry.name, target.reshape(entry.shape), None) if whole else (entry.name, target, part)
                 )
             start = payload + chunk.length
 
-    def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Copy the arrays in: the one copy."""
-        for entry, targets in zip(self.layout.tensors, self.targets, strict=True):
-            source = arrays[entry.name]
-            if len(targets) == 1:
-                np.copyto(targets[0][0], source)
-                continue
-            flat = source.reshape(-1)
-            for target, start, stop in targets:
-                np.copyto(target, flat[start:stop])
+    def fill(self, chunk: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy in what belongs to one chunk."""
+        for name, target, part in self._targets[chunk]:
+            np.copyto(target, arrays[name] if part is None else arrays[name].reshape(-1)[part])
 
     @property
     def busy(self) -> bool:
@@ -69,21 +63,53 @@ class _Memory:
 
 
 class _Published:
-    """One version, as it is served."""
+    """One version, as it is served. Its chunks are copied in their order, by whichever thread needs the next one."""
 
-    def __init__(self, version: int, memory: _Memory) -> None:
+    def __init__(self, version: int, memory: _Memory, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.version = version
         self.uid = secrets.randbits(62) + 1
         self.memory = memory
+        self.copied = 0  # chunks
         self.hashes: list[bytes | None] = [None] * len(memory.layout.chunks)
         self.last_pull = 0.0
+        self._arrays = arrays
+        self._copying = threading.Lock()
+
+    @property
+    def complete(self) -> bool:
+        return self.copied == len(self.hashes)
+
+    def copy(self, chunks: int) -> None:
+        """Copy until at least so many chunks are copied."""
+        while self.copied < chunks:
+            with self._copying:
+                if self.copied < chunks:
+                    self.memory.fill(self.copied, self._arrays)
+                    self.copied += 1
+                    if self.complete:
+                        self._arrays = {}
+
+    def digest(self, chunk: int) -> bytes:
+        """The hash of a chunk, which is copied first if it is not yet; only on the server's thread."""
+        digest = self.hashes[chunk]
+        if digest is None:
+            self.copy(chunk + 1)
+            frame = self.memory.frames[chunk]
+            digest = xxhash.xxh3_64_digest(frame[_HEADER:])
+            header = encode(ChunkOf(self.uid, chunk, digest, False))
+            if len(header) != _HEADER:
+                raise WireError(f"the header of a chunk has {len(header)} bytes, not {_HEADER}")
+            frame[:_HEADER] = header
+            self.hashes[chunk] = digest
+        return digest
 
 
 class Publisher:
     """Keeps the newest weights for the edges to pull, and older ones only while an edge is still pulling them.
 
-    `publish` makes exactly one copy, into memory that was used before, and returns; it waits for no edge. Hashing and
-    sending happen on the thread of the `LearnerServer` that it was given to. An edge that is slow skips versions.
+    `publish` returns at once. The weights are copied exactly once, into memory that was used before, and hashed and
+    sent, on the thread of the `LearnerServer` that this was given to, while the training loop computes its next
+    gradient; before it changes them it calls `settle`. It waits for no edge. An edge that is slow skips versions.
     """
 
     def __init__(self, *, chunk_bytes: int = CHUNK_BYTES, keep_older: int = 2) -> None:
@@ -108,21 +134,20 @@ class Publisher:
     # ---- the training loop's side
 
     def publish(self, version: int, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Make these the newest weights. Copies them once on the caller's thread; they may change right afterwards.
+        """Make these the newest weights. They must not change before `settle`.
 
-        Versions only rise. The first call of a run (or with other shapes) also makes the memory; see `prepare`. Raises
-        WireError for a version that doesn't rise, and for dtypes that weights can't have.
+        Versions only rise. Raises WireError for a version that doesn't rise, and for dtypes that weights can't have.
         """
         newest = self._newest
         if newest is not None and version <= newest.version:
             raise WireError(f"version {version} is published after version {newest.version}; versions only rise")
+        self.settle()
         memory = self._take_memory(self._layout_of(tensors))
-        memory.fill(tensors)
-        published = _Published(version, memory)
+        published = _Published(version, memory, dict(tensors))
         with self._lock:
-            if self._newest is not None:
-                self._older.append(self._newest)
-                if self._newest.memory.layout is not memory.layout:
+            if newest is not None:
+                self._older.append(newest)
+                if newest.memory.layout is not memory.layout:
                     self._hashes.clear()
             self._newest = published
             self._hashes[published.uid] = published.hashes
@@ -133,12 +158,11 @@ class Publisher:
         if self.announced is not None:
             self.announced()
 
-    def prepare(self, tensors: Mapping[str, NDArray[Any]], buffers: int = 3) -> None:
-        """Make the memory for weights of these shapes ahead of time, so that the first `publish` is as fast as any."""
-        layout = self._layout_of(tensors)
-        made = [_Memory(layout) for _ in range(buffers)]
-        with self._lock:
-            self._free = [memory for memory in self._free if memory.layout is layout] + made
+    def settle(self) -> None:
+        """Return when the tensors that were published last may change: when all of them are copied."""
+        newest = self._newest
+        if newest is not None:
+            newest.copy(len(newest.hashes))
 
     @property
     def version(self) -> int:
@@ -161,6 +185,20 @@ class Publisher:
         }
 
     # ---- the server's side; one thread
+
+    def advance(self) -> bool:
+        """Copy and hash one chunk of the newest weights, if some are left to be copied; returns whether more are."""
+        with self._lock:
+            newest = self._newest
+            if newest is None or newest.complete:
+                return False
+            newest.memory.hashing += 1
+        try:
+            newest.digest(min(newest.copied, len(newest.hashes) - 1))
+        finally:
+            with self._lock:
+                newest.memory.hashing -= 1
+        return not newest.complete
 
     def announcement(self, credit: int) -> tuple[Announce, LayoutOf] | None:
         """The newest weights and their layout, None before the first `publish`; `credit` chunks may go with it."""
@@ -194,18 +232,11 @@ class Publisher:
                 memory.hashing -= 1
 
     def _chunk(self, found: _Published, pull: Pull) -> bytes | zmq.Frame:
-        frame = found.memory.frames[pull.chunk]
-        digest = found.hashes[pull.chunk]
-        if digest is None:
-            digest = xxhash.xxh3_64_digest(frame[_HEADER:])
-            header = encode(ChunkOf(pull.uid, pull.chunk, digest, False))
-            if len(header) != _HEADER:
-                raise WireError(f"the header of a chunk has {len(header)} bytes, not {_HEADER}")
-            frame[:_HEADER] = header
-            found.hashes[pull.chunk] = digest
+        digest = found.digest(pull.chunk)
         if digest == pull.have:
             self.chunks_same += 1
             return encode(ChunkOf(pull.uid, pull.chunk, digest, True))
+        frame = found.memory.frames[pull.chunk]
         self.bytes_sent += len(frame) - _HEADER
         whole = zmq.Frame(frame, track=True, copy=False)
         found.memory.trackers.append(whole.tracker)

@@ -208,10 +208,11 @@ class LearnerServer:
         for source in (self._socket, self._monitor.events, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
         swept = time.monotonic()
+        copying = False
         try:
             while not self._stop.is_set():
                 now = time.monotonic()
-                ready = dict(poller.poll(250))
+                ready = dict(poller.poll(0 if copying else 250))
                 self._wakeup.clear()
                 if self._monitor.events in ready:
                     self._monitor.read()
@@ -220,6 +221,7 @@ class LearnerServer:
                 while self._outbox:
                     self._send_answers(*self._outbox.popleft())
                 self._announce()
+                copying = self._publisher.advance()
                 if self._grants_due:
                     self._grants_due = False
                     self._send_grants()

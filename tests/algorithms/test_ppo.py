@@ -59,6 +59,27 @@ def test_learning_rate_0_leaves_the_policy_and_every_ratio_1(policy, batch, prox
     assert ppo.updates == 3
 
 
+def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
+    """What was said last time covers one step: in between, its weights may have been published."""
+    ppo = FlowPPO(policy, config(), seed=0)
+    seen: list[dict[str, Tensor]] = [weights(policy)]
+    step = ppo.actor_optimizer.step
+
+    def say() -> None:
+        assert same(weights(policy), seen[-1])
+        seen.append({})
+
+    def watched(loss: Tensor) -> float:
+        assert seen[-1] == {}, "a step without a word"
+        norm = step(loss)
+        seen[-1] = weights(policy)
+        return norm
+
+    ppo.before_change, ppo.actor_optimizer.step = say, watched  # type: ignore[method-assign]
+    ppo.learn(batch, 9)
+    assert len(seen) > 5 and same(weights(policy), seen[-1])
+
+
 def test_other_batch_sizes_at_the_edge_change_no_log_prob(policy, batch) -> None:
     """The chunks were drawn three at a time, one episode each."""
     metrics = FlowPPO(policy, config(), seed=0).learn(replace(batch, version=torch.full_like(batch.version, 5)), 5)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hal import load_spec
+from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
@@ -233,6 +234,26 @@ def test_what_was_stored_and_not_yet_looked_at_is_not_lost_by_a_checkpoint(tmp_p
     resumed._go_on(resumed._checkpoint)  # type: ignore[arg-type]
     assert len(resumed._pool) == 3
     resumed._close()
+
+
+def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("learner.max_staleness=inf", "algorithm.critic_warmup=0")
+    learning = Learner(config, saved_run(tmp_path / "run", config, episodes(config, 4)), resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    complete: list[bool] = []
+    descend = Optimizer._descend
+
+    def watched(self: Optimizer) -> None:
+        if self.name == "policy":
+            complete.append(learning._publisher._newest.complete)  # type: ignore[union-attr]
+        descend(self)
+
+    monkeypatch.setattr(Optimizer, "_descend", watched)
+    assert not learning._publisher._newest.complete, "the server, which would copy, is not started"  # type: ignore[union-attr]
+    learning._update()
+    learning._close()
+    assert complete and all(complete)
 
 
 def test_a_resume_that_fails_leaves_no_checkpoint_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The processes that the kill tests start and kill: `python -m tests.wire.child edge|learner FOLDER ADDRESS [N]`."""
+"""What the kill tests start and kill: `python -m tests.wire.child edge|learner FOLDER ADDRESS N [BYTES]`."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ from tests.wire.make import make_segment
 from tests.wire.rig import Edge, Learner
 
 
-def run_edge(folder: Path, address: str, count: int) -> None:
+def run_edge(folder: Path, address: str, count: int, max_bytes: int = 2 << 20) -> None:
     """Record `count` segments, every tenth starred and every fiftieth such that it must be rejected; then wait."""
-    rig = Edge(folder, address, max_bytes=2 << 20)
+    rig = Edge(folder, address, max_bytes=max_bytes)
     for n in range(count):
         bad = {"reward": np.full(6, np.inf, np.float32)} if n % 50 == 49 else {}
         rig.spool.record(make_segment(seed=n, episode=n, starred=n % 10 == 0, last=n % 4 == 3, **bad))
@@ -50,4 +50,4 @@ def run_learner(folder: Path, address: str, dies_at: int) -> None:
 
 
 if __name__ == "__main__":
-    {"edge": run_edge, "learner": run_learner}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    {"edge": run_edge, "learner": run_learner}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

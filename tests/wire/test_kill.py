@@ -25,9 +25,9 @@ class Children:
     def __init__(self) -> None:
         self.all: list[subprocess.Popen[str]] = []
 
-    def start(self, kind: str, folder: Path, address: str, count: int) -> subprocess.Popen[str]:
+    def start(self, kind: str, folder: Path, address: str, *numbers: int) -> subprocess.Popen[str]:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.wire.child", kind, str(folder), address, str(count)],
+            [sys.executable, "-m", "tests.wire.child", kind, str(folder), address, *map(str, numbers)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],
@@ -72,7 +72,7 @@ def test_an_edge_killed_while_it_sends_loses_nothing(tmp_path: Path, children: C
     rng = random.Random(1)
     with learner(tmp_path / "l", window_bytes=60_000) as there:
         for life in range(4):
-            child = children.start("edge", tmp_path / "e", there.address, 300)
+            child = children.start("edge", tmp_path / "e", there.address, 300, 64 << 20)
             goal = there.store.stored + rng.randrange(20, 200)
             until(lambda goal=goal: there.store.stored >= goal or there.server.take_stored(0) is None, "progress")  # type: ignore[misc]
             child.kill()

@@ -81,6 +81,7 @@ def test_publishing_takes_a_snapshot_and_old_views_stay_valid(tmp_path: Path) ->
     with learner(tmp_path) as there, weights_client(there.address) as client:
         live = tensors(1.0)
         there.publisher.publish(0, live)
+        there.publisher.settle()
         for array in live.values():
             array[...] = 0  # the optimiser goes on
         first = client.wait(0, 20)
@@ -244,9 +245,56 @@ def test_what_is_not_kept_is_gone_and_what_is_being_pulled_is_kept() -> None:
     assert publisher.stats()["gone"] == 4
 
 
+@pytest.mark.parametrize("by_the_server", [0, 1, 3, 10**6])
+def test_what_is_published_may_change_once_it_is_settled(by_the_server: int) -> None:
+    """Whoever copied: the server in its own time, for a pull that was early, or the training loop at last."""
+    publisher = Publisher(chunk_bytes=64 << 10)
+    live = tensors(1.0)
+    publisher.publish(0, live)
+    for _ in range(by_the_server):
+        if not publisher.advance():
+            break
+    early, _ = publisher.pull(Pull(publisher.uid, 2, None))
+    publisher.settle()
+    assert not publisher.advance()
+    for array in live.values():
+        array[...] = 0
+    frames = [publisher.pull(Pull(publisher.uid, chunk, None))[0] for chunk in range(len(publisher._newest.hashes))]  # type: ignore[union-attr]
+    theirs = Publisher(chunk_bytes=64 << 10)
+    theirs.publish(0, tensors(1.0))
+    for chunk, frame in enumerate(frames):
+        expected, _ = theirs.pull(Pull(theirs.uid, chunk, None))
+        assert bytes(frame)[64:] == bytes(expected)[64:]
+    assert bytes(early) == bytes(frames[2])
+
+
+def test_server_and_training_loop_copy_at_the_same_time() -> None:
+    publisher = Publisher(chunk_bytes=4 << 10)
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            publisher.advance()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        live = tensors(1.0)
+        for version in range(100):
+            live["large"].fill(version)
+            publisher.publish(version, live)
+            publisher.settle()
+            live["large"].fill(-1)
+            for chunk in (1, 5, 20):
+                frame, _ = publisher.pull(Pull(publisher.uid, chunk, None))
+                assert (np.frombuffer(bytes(frame)[64:], np.float32) == version).all()
+    finally:
+        stop.set()
+        server.join()
+
+
 def test_memory_is_used_again_but_never_while_it_is_being_sent() -> None:
     publisher = Publisher(chunk_bytes=64 << 10, keep_older=0)
-    publisher.prepare(tensors(0), buffers=2)
     publisher.publish(0, tensors(0))
     frame, _ = publisher.pull(Pull(publisher.uid, 0, None))
     assert not isinstance(frame, bytes)
