@@ -27,6 +27,7 @@ from benchmarks.segments import STEPS, make_segment
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.learner.gate import StalenessGate
+from robotlearn.processes import freeze_heap
 from robotlearn.wire import record
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
@@ -48,6 +49,7 @@ def learner(pipe: Connection, folder: str) -> None:
         window_bytes=WINDOW,
     )  # fmt: skip
     server.start()
+    freeze_heap()
     pipe.send(server.address)
     while not pipe.poll():
         server.take_stored(0.1)
@@ -67,6 +69,7 @@ def ours(kind: str, folder: Path) -> float:
     uplink.start()
     while uplink.state != "connected":
         time.sleep(0.01)
+    freeze_heap()
     count = COUNTS[kind]
     start = time.perf_counter()
     for first in range(0, count, ARMS[kind]):

@@ -81,7 +81,7 @@ def learner(
 
     from robotlearn.config.load import differences, dump, load_config
     from robotlearn.learner.display import Display
-    from robotlearn.processes import stop_on_signals
+    from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
     stop = stop_on_signals()
@@ -106,6 +106,7 @@ def learner(
                 folder.discard()
             raise
         write_atomic(folder.config, dump(loaded).encode())
+        freeze_heap()
         with Display(learning.view) as display:
             learning.run(stop, display)
 
@@ -126,7 +127,7 @@ def edge(
     from robotlearn.config.edge import BatchEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.errors import ConfigError
-    from robotlearn.processes import stop_on_signals
+    from robotlearn.processes import freeze_heap, stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
@@ -153,6 +154,7 @@ def edge(
             folder,
             lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
         )
+    freeze_heap()
     try:
         running.run(stop)
     finally:
@@ -231,7 +233,7 @@ def policy_server(
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
     from robotlearn.errors import ConfigError
-    from robotlearn.processes import stop_on_signals
+    from robotlearn.processes import freeze_heap, stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
@@ -239,6 +241,7 @@ def policy_server(
     if entry is None:
         raise ConfigError(f"no edge {edge!r} in the config; it has {', '.join(e.name for e in loaded.edges)}")
     serving = Serving(loaded, entry, load_spec(loaded.robot), learner, session=session, server=server, station=station)
+    freeze_heap()
     try:
         serving.run(stop)
     finally:

@@ -1,6 +1,7 @@
 """Child processes that end with their parent, and a stop signal that every loop can ask."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -35,6 +36,15 @@ def stop_on_signals() -> threading.Event:
     if descriptor is not None:
         threading.Thread(target=_watch_parent, args=(int(descriptor), stop), name="parent-watch", daemon=True).start()
     return stop
+
+
+def freeze_heap() -> None:
+    """Keep the garbage collector from going through what this process made at its start; call it before the loop.
+
+    Each time that takes 9 ms in an arm process and 40 in one with torch, for which every loop of it stands still.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _watch_parent(descriptor: int, stop: threading.Event) -> None:

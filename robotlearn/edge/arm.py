@@ -19,6 +19,7 @@ from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
 from robotlearn.errors import ConfigError, WireError
+from robotlearn.processes import freeze_heap
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +225,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
     loop = ArmLoop(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
     try:
+        freeze_heap()
         loop.run(stop)
     finally:
         loop.close()
