@@ -112,6 +112,8 @@ def run() -> None:
         runs[seed] = wired = over_the_wire(f"seed={seed}")
         report(f"learning.seed{seed}.success", wired["after"], "success", "before", wired["before"])
         report(f"learning.seed{seed}.to_90", wired["to_90"], "s")
+        report(f"learning.seed{seed}.updates", wired["updates"], "updates")
+        report(f"learning.seed{seed}.seconds", wired["seconds"], "s")
         if seed == 0:
             one = in_one_process(seed, wired["updates"])
             report("learning.vs_one_process", wired["seconds"], "s", "one process, as many updates", one["seconds"])
