@@ -92,7 +92,7 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
         collecting += time.perf_counter() - started
         pool.add((segment, None) for segment in recorded)  # type: ignore[misc]
         recorded.clear()
-        algorithm.update([waiting.episode for waiting in pool.take(len(pool))[0]], version)
+        algorithm.update([waiting.episode for waiting in pool.take(len(pool))[0]], version, lambda: None)
         if next_eval is not None and (version + 1) % next_eval == 0:
             evaluate(taught.policy, spec, config.task, episodes=config.learner.eval_episodes, seed=seed + 1)
     seconds = time.perf_counter() - begun

@@ -1,11 +1,12 @@
-"""From `publish` to weights applied in another process, against bare pyzmq; and how long `publish` blocks its caller.
+"""From `publish` to weights applied in another process, against bare pyzmq; and what publishing costs a training loop.
 
 Applied means: copied into a set of float32 arrays of the other process. The bare way takes a snapshot of the arrays
 (the optimiser goes on changing them), sends it as one multi-part message without further copies, and copies each part
 into its array on the other side; it checks nothing and serves one receiver.
 
 Blocked means: what `publish` takes, and what `settle` takes before the weights may change, which a training loop calls
-when it has computed its next gradient. Here it computes only the forward pass of 32 samples.
+when it has computed its next gradient. Here it computes only the forward pass of 32 samples. Lost is what that takes
+altogether beyond a forward pass alone: with the copy, and an edge that pulls, beside it on the same cores.
     python benchmarks/weights.py
 """
 
@@ -106,15 +107,16 @@ class Ours:
     def publish(self, version: int, arrays: Arrays) -> None:
         self.publisher.publish(version, arrays)
 
-    def blocked(self, version: int, arrays: Arrays) -> float:
-        """Seconds for which a training loop is blocked."""
+    def blocked(self, version: int, arrays: Arrays) -> tuple[float, float]:
+        """Seconds for which a training loop is blocked, and those with the forward pass in between."""
         begin = time.perf_counter()
         self.publisher.publish(version, arrays)
-        seconds = time.perf_counter() - begin
+        published = time.perf_counter()
         forward(arrays)
-        begin = time.perf_counter()
+        computed = time.perf_counter()
         self.publisher.settle()
-        return seconds + time.perf_counter() - begin
+        end = time.perf_counter()
+        return published - begin + end - computed, end - begin
 
     def close(self) -> None:
         self.server.close()
@@ -155,6 +157,7 @@ def measure(size: str) -> None:
     target = {name: array.copy() for name, array in arrays.items()}
     applied: dict[str, list[float]] = {"ours": [], "bare": []}
     blocked: list[float] = []
+    lost: list[float] = []
     copied: list[float] = []
     with tempfile.TemporaryDirectory(prefix="robotlearn-bench-") as folder:
         ours, bare = Ours(size, Path(folder)), Bare(size)
@@ -177,8 +180,12 @@ def measure(size: str) -> None:
                 array.fill(version + 1)
             ours.pipe.send(version + 1)
             time.sleep(0.02)
-            blocked.append(ours.blocked(version + 1, arrays))
+            seconds, altogether = ours.blocked(version + 1, arrays)
             ours.pipe.recv()
+            begin = time.perf_counter()
+            forward(arrays)
+            lost.append(altogether - (time.perf_counter() - begin))
+            blocked.append(seconds)
         for side in sides.values():
             side.pipe.send(None)
             side.process.join()
@@ -186,10 +193,11 @@ def measure(size: str) -> None:
     warm = slice(2, None)  # the first ones make the memory and the connection
     ms = {name: 1e3 * statistics.median(times[warm]) for name, times in applied.items()}
     report(f"weights.{size}.vs_pyzmq", ms["ours"], "ms to applied", "bare pyzmq", ms["bare"])
-    report(
-        f"weights.{size}.blocked_ms", 1e3 * statistics.median(blocked[warm]), "ms", "one np.copyto of the same",
-        1e3 * statistics.median(copied[warm]),
-    )  # fmt: skip
+    copy = 1e3 * statistics.median(copied[warm])
+    for name, times in (("blocked", blocked), ("lost", lost)):
+        report(
+            f"weights.{size}.{name}_ms", 1e3 * statistics.median(times[warm]), "ms", "one np.copyto of the same", copy
+        )
 
 
 def run() -> None:

@@ -92,6 +92,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is in use by another learner (process {holder or 'unknown'}); stop it first"
             ) from None
+        self.address.unlink(missing_ok=True)  # of a learner that was killed
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor

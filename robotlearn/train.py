@@ -29,9 +29,11 @@ class Training:
             raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
 
     def run(self) -> int:
-        """Block until the run ends or a signal comes; returns the exit status."""
+        """Block until the run ends or a signal comes; returns the exit status. Raises RunFolderError."""
         stop = stop_on_signals()
-        self._folder.address.unlink(missing_ok=True)
+        if self._resume:
+            with self._folder:
+                pass  # not in use, and without the address of a learner that was killed
         learner = self._start_learner()
         edges: dict[str, Keeper] = {}
         address, failures, checkpoint = "", 0, self._newest()

@@ -67,14 +67,16 @@ def test_a_second_learner_is_refused_until_the_first_is_gone_even_by_kill(folder
     )
     assert holder.stdout is not None and holder.stdin is not None
     assert holder.stdout.readline() == "held\n"
+    folder.address.write_text("its address")
     with pytest.raises(RunFolderError, match=rf"in use by another learner \(process {holder.pid}\)"), folder:
         pass
+    assert folder.address.exists()
     holder.kill()
     holder.wait()
     holder.stdout.close()
     holder.stdin.close()
     with folder:
-        pass
+        assert not folder.address.exists()
 
 
 def test_a_reserved_version_is_known_after_a_crash(folder: RunFolder) -> None:

@@ -13,14 +13,14 @@ class Algorithm(ABC):
     """Owns optimisers and helper networks; changes `policy` in place, on the thread that calls `update`."""
 
     policy: Policy
-    before_change: Callable[[], None]
-    """Called before each step that changes the policy's weights: their copy for the edges may still be under way."""
 
     @abstractmethod
-    def update(self, episodes: Sequence[Episode], version: int) -> dict[str, float]:
+    def update(self, episodes: Sequence[Episode], version: int, before_change: Callable[[], None]) -> dict[str, float]:
         """Learn from whole episodes, once; returns the metrics.
 
         `version`: that of the policy's weights as they are; what this leaves will be published as the next one.
+        `before_change` must be called before each step that changes the policy, and may wait: the weights as they are
+        may still be being copied for the edges.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,10 @@ class Optimizer:
         self.skipped = 0
         self._in_a_row = 0
 
-    def step(self, loss: Tensor) -> float:
+    def step(self, loss: Tensor, before_change: Callable[[], None] = lambda: None) -> float:
         """One descent step; returns the gradient's norm before clipping (NaN or infinite: the step was skipped).
 
+        `before_change` is called when the gradient is there and the parameters are about to change.
         Raises DivergedError when this was the fifth skipped step in a row.
         """
         for parameter in self.parameters:
@@ -50,6 +51,7 @@ class Optimizer:
             self._skip(loss.item(), norm)
             return math.nan
         self._in_a_row = 0
+        before_change()
         self._descend()
         return norm
 

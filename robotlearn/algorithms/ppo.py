@@ -9,7 +9,7 @@ are masked out. An approximation: until the last denoising step, a unit's mean d
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -46,7 +46,6 @@ class FlowPPO(Algorithm):
     def __init__(self, policy: Policy, config: PPOConfig, seed: int) -> None:
         """Learns `policy` in place, on the device where it is; its statistics, set before, are the critic's as well."""
         self.policy, self.config = policy, config
-        self.before_change = lambda: None
         self.device = next(policy.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -58,11 +57,13 @@ class FlowPPO(Algorithm):
         self.generator = torch.Generator().manual_seed(seed)
         self.updates = 0
 
-    def update(self, episodes: Sequence[Episode], version: int) -> dict[str, float]:
-        return self.learn(chunk_batch(episodes, self.config.gamma), version)
+    def update(self, episodes: Sequence[Episode], version: int, before_change: Callable[[], None]) -> dict[str, float]:
+        return self.learn(chunk_batch(episodes, self.config.gamma), version, before_change)
 
-    def learn(self, batch: ChunkBatch, version: int) -> dict[str, float]:
-        """One update from a batch of chunks; `version` is that of the policy as it is."""
+    def learn(
+        self, batch: ChunkBatch, version: int, before_change: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """One update from a batch of chunks; the other arguments are those of `update`."""
         config, batch, metrics = self.config, batch.to(self.device), _Metrics()
         skipped = self._skipped()
 
@@ -105,8 +106,7 @@ class FlowPPO(Algorithm):
                     stopped = config.target_kl is not None and result.half_square.item() > config.target_kl
                     if stopped:
                         break
-                    self.before_change()
-                    metrics.add("grad_norm/policy", self.actor_optimizer.step(result.loss))
+                    metrics.add("grad_norm/policy", self.actor_optimizer.step(result.loss, before_change))
                     metrics.add("loss/policy", result.loss)
                     metrics.peak("ratio_max", result.ratio_max)
                     for name in ("kl", "clip_fraction", "w_mean", "w_masked_fraction"):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from hal.spec import RobotSpec, load_spec
-from robotlearn.algorithms.base import Algorithm
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
@@ -138,7 +137,9 @@ class Learner:
     def _begin(self) -> None:
         taught = teach(self.config, self._spec, self._report)
         self._policy = taught.policy
-        self._algorithm = self._make_algorithm()
+        self._algorithm = make_algorithm(
+            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
+        )
         self._publish()
         self._save()
         if taught.measured is not None:
@@ -149,15 +150,12 @@ class Learner:
             self._metrics.write(self._measured(taught.measured) | {"sft_steps": taught.steps})
         self._film()
 
-    def _make_algorithm(self) -> Algorithm:
-        algorithm = make_algorithm(self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed)
-        algorithm.before_change = self._publisher.settle
-        return algorithm
-
     def _go_on(self, saved: Checkpoint) -> None:
         self._policy = build_policy(self.config, self._spec)
         self._policy.load_state_dict(saved.policy)
-        self._algorithm = self._make_algorithm()
+        self._algorithm = make_algorithm(
+            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
+        )
         self._algorithm.load_state_dict(saved.algorithm)
         self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
         self._seconds_before = float(saved.facts["seconds"])
@@ -221,7 +219,8 @@ class Learner:
         taken, skipped = self._pool.take(batch)
         self._phase, self._waits_for = "updating", ""
         begun = time.perf_counter()
-        metrics = self._algorithm.update([waiting.episode for waiting in taken], self._version)
+        episodes = [waiting.episode for waiting in taken]
+        metrics = self._algorithm.update(episodes, self._version, self._publisher.settle)
         seconds = time.perf_counter() - begun
         self._updates += 1
         row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}

@@ -1,4 +1,4 @@
-"""The learner's side of the weights: one copy, made while the training loop computes its next step."""
+"""The learner's side of the weights: one copy, made while the training loop computes its next gradient."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Memory:
         self.layout = layout
         self.frames: list[memoryview] = []  # of each chunk, header included
         self.trackers: list[zmq.MessageTracker] = []  # of frames that libzmq still reads
-        self.hashing = 0  # pulls being answered at this moment
+        self.hashing = 0  # chunks being copied, hashed or sent at this moment by the server's thread
         total = sum(_HEADER + chunk.length for chunk in layout.chunks)
         self._bytes: NDArray[np.uint8] = np.zeros(total, np.uint8)
         self._targets: list[list[tuple[str, NDArray[Any], slice | None]]] = []
@@ -53,7 +53,11 @@ class _Memory:
     def fill(self, chunk: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy in what belongs to one chunk."""
         for name, target, part in self._targets[chunk]:
-            np.copyto(target, arrays[name] if part is None else arrays[name].reshape(-1)[part])
+            source = arrays[name]
+            if part is not None:
+                # `reshape` would copy the whole of what does not lie in order, for each part anew.
+                source = source.reshape(-1)[part] if source.flags.c_contiguous else source.flat[part]
+            np.copyto(target, source)
 
     @property
     def busy(self) -> bool:
@@ -239,7 +243,8 @@ class Publisher:
         frame = found.memory.frames[pull.chunk]
         self.bytes_sent += len(frame) - _HEADER
         whole = zmq.Frame(frame, track=True, copy=False)
-        found.memory.trackers.append(whole.tracker)
+        with self._lock:
+            found.memory.trackers.append(whole.tracker)
         return whole
 
     # ---- inside

@@ -216,7 +216,7 @@ class LearnerServer:
                 self._wakeup.clear()
                 if self._monitor.events in ready:
                     self._monitor.read()
-                if 0 < self._receive() < _FEW:
+                if 0 < self._receive() < _FEW and not copying:
                     time.sleep(_PACE_S)
                 while self._outbox:
                     self._send_answers(*self._outbox.popleft())

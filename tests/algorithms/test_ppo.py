@@ -63,20 +63,19 @@ def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
     """What was said last time covers one step: in between, its weights may have been published."""
     ppo = FlowPPO(policy, config(), seed=0)
     seen: list[dict[str, Tensor]] = [weights(policy)]
-    step = ppo.actor_optimizer.step
+    descend = ppo.actor_optimizer._descend
 
     def say() -> None:
         assert same(weights(policy), seen[-1])
         seen.append({})
 
-    def watched(loss: Tensor) -> float:
+    def watched() -> None:
         assert seen[-1] == {}, "a step without a word"
-        norm = step(loss)
+        descend()
         seen[-1] = weights(policy)
-        return norm
 
-    ppo.before_change, ppo.actor_optimizer.step = say, watched  # type: ignore[method-assign]
-    ppo.learn(batch, 9)
+    ppo.actor_optimizer._descend = watched  # type: ignore[method-assign]
+    ppo.learn(batch, 9, say)
     assert len(seen) > 5 and same(weights(policy), seen[-1])
 
 

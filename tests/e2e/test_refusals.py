@@ -52,8 +52,10 @@ def test_a_second_learner_on_a_run_folder_is_refused(place: Site, learner: Progr
     assert "already holds a run" in line and str(place.run) in line
     line = _refused(place.learner(config, "--resume"))
     assert f"in use by another learner (process {learner.pid})" in line and str(place.run) in line
+    line = _refused(place.start("train", "train", config, "--run", place.run, "--resume"))
+    assert f"in use by another learner (process {learner.pid})" in line
     assert learner.status is None
-    assert place.address(learner)
+    assert place.address(learner), "nobody else takes its address away"
 
 
 def test_a_port_in_use_is_refused(place: Site, learner: Program) -> None:

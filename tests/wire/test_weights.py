@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -279,18 +280,33 @@ def test_server_and_training_loop_copy_at_the_same_time() -> None:
     server = threading.Thread(target=serve)
     server.start()
     try:
-        live = tensors(1.0)
-        for version in range(100):
-            live["large"].fill(version)
-            publisher.publish(version, live)
+        live = np.zeros(200_000, np.float32)
+        for version in range(200):
+            live.fill(version)
+            publisher.publish(version, {"w": live})
             publisher.settle()
-            live["large"].fill(-1)
-            for chunk in (1, 5, 20):
-                frame, _ = publisher.pull(Pull(publisher.uid, chunk, None))
-                assert (np.frombuffer(bytes(frame)[64:], np.float32) == version).all()
+            live.fill(-1)
+            served = np.concatenate([np.frombuffer(f[64:], np.float32) for f in publisher._newest.memory.frames])  # type: ignore[union-attr]
+            assert (served[: live.size] == version).all()
     finally:
         stop.set()
         server.join()
+
+
+def test_the_server_copies_by_itself(tmp_path: Path) -> None:
+    with learner(tmp_path) as there:
+        there.publisher.publish(0, tensors(1.0))
+        until(lambda: there.publisher._newest.complete, "all chunks to be copied")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_tensor_may_lie_in_memory_in_any_order(order: Literal["C", "F"]) -> None:
+    publisher = Publisher(chunk_bytes=4 << 10)
+    tensor = np.asarray(np.arange(60_000, dtype=np.float32).reshape(200, 300), order=order)
+    publisher.publish(0, {"w": tensor})
+    publisher.settle()
+    served = np.concatenate([np.frombuffer(f[64:], np.float32) for f in publisher._newest.memory.frames])  # type: ignore[union-attr]
+    assert np.array_equal(served[:60_000], np.arange(60_000))
 
 
 def test_memory_is_used_again_but_never_while_it_is_being_sent() -> None:
