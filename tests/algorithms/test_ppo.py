@@ -333,7 +333,7 @@ def test_critic_learns_the_values_of_a_two_state_chain(record, end: str, v0: flo
     policy = FlowMLP({"observation.state": (4,), "observation.environment_state": (2,)}, 4, 3, hidden=(8,))
     ppo = FlowPPO(policy, config(gamma=0.5, critic_warmup=10_000, critic_lr=1e-2, epochs=4, minibatch=64), seed=0)
     for version in range(150):
-        metrics = ppo.update([episode], version)
+        metrics = ppo.update([episode], version, lambda: None)
     batch = chunk_batch([episode], 0.5)
     assert ppo.critic(batch.states).tolist() == pytest.approx([v0, v1], abs=0.02)
     assert metrics["loss/value"] < 1e-3

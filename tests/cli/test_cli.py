@@ -36,7 +36,7 @@ SMALL = ["policy.hidden=[8]"]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run the command line in this process, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
-        return Said(status, *capsys.readouterr())
+        return Said(status, *capfd.readouterr())
 
     return run
 
