@@ -6,14 +6,13 @@ into its array on the other side; it checks nothing and serves one receiver.
 
 Blocked means: what `publish` takes, and what `settle` takes before the weights may change, which a training loop calls
 when it has computed its next gradient. Here it computes only the forward pass of 32 samples. Lost is what that takes
-altogether beyond a forward pass alone: with the copy, and an edge that pulls, beside it on the same cores.
+altogether beyond a forward pass alone: the copy and an edge that pulls work on the same cores meanwhile.
     python benchmarks/weights.py
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -34,14 +33,13 @@ from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.weights import WeightsClient
 
-SIZES = {"1M": (16, 250), "10M": (40, 500), "100M": (100, 1000)}  # square matrices, each with a bias
-RUNS = int(os.environ.get("BENCH_RUNS", "21"))
+SIZES = {"1M": (16, 250, 101), "10M": (40, 500, 41), "100M": (100, 1000, 15)}  # square matrices with a bias; rounds
 CONTRACT = {"bench": 1}
 Arrays = dict[str, np.ndarray]
 
 
 def make(size: str) -> Arrays:
-    count, side = SIZES[size]
+    count, side, _ = SIZES[size]
     arrays: Arrays = {}
     for layer in range(count):
         arrays[f"layers.{layer}.weight"] = np.full((side, side), layer, np.float32)
@@ -107,16 +105,8 @@ class Ours:
     def publish(self, version: int, arrays: Arrays) -> None:
         self.publisher.publish(version, arrays)
 
-    def blocked(self, version: int, arrays: Arrays) -> tuple[float, float]:
-        """Seconds for which a training loop is blocked, and those with the forward pass in between."""
-        begin = time.perf_counter()
-        self.publisher.publish(version, arrays)
-        published = time.perf_counter()
-        forward(arrays)
-        computed = time.perf_counter()
+    def settle(self) -> None:
         self.publisher.settle()
-        end = time.perf_counter()
-        return published - begin + end - computed, end - begin
 
     def close(self) -> None:
         self.server.close()
@@ -140,6 +130,9 @@ class Bare:
             np.copyto(self.snapshot[name], array)
         self.tracker = self.socket.send_multipart([a.data for a in self.snapshot.values()], copy=False, track=True)
 
+    def settle(self) -> None:
+        """Its snapshot was taken before it was sent."""
+
     def close(self) -> None:
         self.socket.close()
 
@@ -151,18 +144,30 @@ def start(target: object, size: str, address: str) -> tuple[Connection, multipro
     return here, process
 
 
+def blocked_by(side: Ours | Bare, version: int, arrays: Arrays) -> tuple[float, float]:
+    """Seconds for which a training loop is blocked, and those with the forward pass in between."""
+    begin = time.perf_counter()
+    side.publish(version, arrays)
+    published = time.perf_counter()
+    forward(arrays)
+    computed = time.perf_counter()
+    side.settle()
+    end = time.perf_counter()
+    return published - begin + end - computed, end - begin
+
+
 def measure(size: str) -> None:
     torch.set_num_threads(1)
     arrays = make(size)
     target = {name: array.copy() for name, array in arrays.items()}
     applied: dict[str, list[float]] = {"ours": [], "bare": []}
     blocked: list[float] = []
-    lost: list[float] = []
+    lost: dict[str, list[float]] = {"ours": [], "bare": []}
     copied: list[float] = []
     with tempfile.TemporaryDirectory(prefix="robotlearn-bench-") as folder:
         ours, bare = Ours(size, Path(folder)), Bare(size)
         sides: dict[str, Ours | Bare] = {"ours": ours, "bare": bare}
-        for version in range(2, 2 * RUNS + 6, 2):
+        for version in range(1, 3 * (SIZES[size][2] + 2), 3):
             for array in arrays.values():
                 array.fill(version)
             time.sleep(0.02)  # as before each publish: what waited finds cold caches
@@ -176,16 +181,21 @@ def measure(size: str) -> None:
                 begin = time.perf_counter()
                 side.publish(version, arrays)
                 applied[name].append(side.pipe.recv() - begin)
-            for array in arrays.values():
-                array.fill(version + 1)
-            ours.pipe.send(version + 1)
-            time.sleep(0.02)
-            seconds, altogether = ours.blocked(version + 1, arrays)
-            ours.pipe.recv()
-            begin = time.perf_counter()
-            forward(arrays)
-            lost.append(altogether - (time.perf_counter() - begin))
-            blocked.append(seconds)
+            for name, side in sides.items():
+                version += 1
+                for array in arrays.values():
+                    array.fill(version)
+                side.pipe.send(version)
+                time.sleep(0.02)
+                forward(arrays)
+                begin = time.perf_counter()
+                forward(arrays)
+                alone = time.perf_counter() - begin
+                seconds, altogether = blocked_by(side, version, arrays)
+                side.pipe.recv()
+                lost[name].append(altogether - alone)
+                if name == "ours":
+                    blocked.append(seconds)
         for side in sides.values():
             side.pipe.send(None)
             side.process.join()
@@ -193,10 +203,13 @@ def measure(size: str) -> None:
     warm = slice(2, None)  # the first ones make the memory and the connection
     ms = {name: 1e3 * statistics.median(times[warm]) for name, times in applied.items()}
     report(f"weights.{size}.vs_pyzmq", ms["ours"], "ms to applied", "bare pyzmq", ms["bare"])
-    copy = 1e3 * statistics.median(copied[warm])
-    for name, times in (("blocked", blocked), ("lost", lost)):
+    for name, value, reference, bound in (
+        ("blocked", blocked, "one np.copyto of the same", copied),
+        ("lost", lost["ours"], "bare pyzmq", lost["bare"]),
+    ):
+        value, bound = value[warm], bound[warm]
         report(
-            f"weights.{size}.{name}_ms", 1e3 * statistics.median(times[warm]), "ms", "one np.copyto of the same", copy
+            f"weights.{size}.{name}_ms", 1e3 * statistics.median(value), "ms", reference, 1e3 * statistics.median(bound)
         )
 
 
