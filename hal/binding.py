@@ -16,6 +16,8 @@ from hal.spec import MujocoModel, RobotSpec
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
+_SLACK = 1e-3  # [rad, m] rounding of limits
+
 
 def load_model(spec: RobotSpec) -> Any:
     """Compiles the MJCF that the spec names. Raises SpecError when there is none or MuJoCo refuses it."""
@@ -80,6 +82,8 @@ class Binding:
             for index in joints + fingers
             if int(model.jnt_type[index]) not in single
         ]
+        if not faults:
+            faults = _beyond(spec, model, joints, actuators)
         if faults:
             raise SpecError(f"{spec.name} and the model {block.mjcf}: {'; '.join(faults)}")
 
@@ -127,6 +131,24 @@ class Binding:
             return joints
         width = fingers.sum(axis=-1, keepdims=True) * mujoco_block(self.spec).gripper_width_scale
         return np.concatenate((joints, width), axis=-1)
+
+
+def _beyond(spec: RobotSpec, model: Any, joints: list[int], actuators: list[int]) -> list[str]:
+    """Limits of the spec that the model doesn't reach: it would stop short of its set-points without a word."""
+    faults = []
+    for axis, joint, actuator in zip(spec.joints, joints, actuators, strict=True):
+        ranges = {
+            "joint": model.jnt_range[joint] if model.jnt_limited[joint] else None,
+            "actuator": model.actuator_ctrlrange[actuator] if model.actuator_ctrllimited[actuator] else None,
+        }
+        for kind, bounds in ranges.items():
+            if bounds is not None and (axis.lower < bounds[0] - _SLACK or axis.upper > bounds[1] + _SLACK):
+                faults.append(
+                    f"joint {axis.name!r} goes from {axis.lower:g} to {axis.upper:g} in the spec, the model's {kind} "
+                    f"only from {bounds[0]:g} to {bounds[1]:g}"
+                )
+                break
+    return faults
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ RunOption = Annotated[
     Path | None, typer.Option("--run", help="The run folder; by default runs/NAME-DATE-TIME.", show_default=False)
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run, with that run's config.")
+    bool,
+    typer.Option(
+        "--resume", help="Go on from the newest checkpoint of --run, with that run's config and the overrides given."
+    ),
 ]
 LearnerOption = Annotated[str, typer.Option("--learner", help="Where the learner listens: tcp://HOST:PORT.")]
 
@@ -91,7 +94,11 @@ def learner(
         loaded = load_config(folder.config, overrides or [])
         other = differences(load_config(config), load_config(folder.config))
         if other:
-            typer.echo(f"the run goes on with its own config; {config} differs from it in {', '.join(other)}", err=True)
+            typer.echo(
+                f"the run goes on with its own config and what is overridden here; {config} differs from it in "
+                f"{', '.join(other)}",
+                err=True,
+            )
     else:
         loaded = load_config(config, overrides or [])
         folder = RunFolder.create(path, dump(loaded), secrets.token_hex(8))
@@ -155,6 +162,8 @@ def edge(
             lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
         )
     freeze_heap()
+    logging.getLogger("robotlearn").setLevel(logging.INFO)
+    typer.echo(f"edge {chosen.name}: works for the learner at {learner}, keeps its log in {folder}", err=True)
     try:
         running.run(stop)
     finally:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +51,7 @@ class RunFolder:
         self.address = path / "address"
         self._state = path / "run.json"
         self._version = path / "version"
+        self._made = False
         self._lock: int | None = None
 
     @classmethod
@@ -58,6 +60,7 @@ class RunFolder:
         folder = cls(path)
         if folder.config.exists():
             raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
+        folder._made = not path.exists()
         try:
             for directory in (path, folder.checkpoints, folder.segments, folder.edges, folder.logs, folder.videos):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -70,8 +73,11 @@ class RunFolder:
         return folder
 
     def discard(self) -> None:
-        """Make it a folder without a run again, for a run that could not begin; its place may then be used anew."""
-        self.config.unlink(missing_ok=True)
+        """Undo `create`, for a run that could not begin: its place may be used anew."""
+        if self._made:
+            shutil.rmtree(self.path)
+        else:
+            self.config.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

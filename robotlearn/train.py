@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from hal import load_spec
+from hal.registry import check_driver
 from robotlearn.config.config import Config
+from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import RunFolderError
 from robotlearn.processes import REFUSED, Child, Keeper, stop_all, stop_on_signals
 from robotlearn.run_folder import RunFolder
@@ -19,10 +22,12 @@ class Training:
     """Starts the learner, which draws the display on this terminal, and the edges, whose output goes to RUN/logs."""
 
     def __init__(self, source: str, config: Config, overrides: Sequence[str], path: Path, *, resume: bool) -> None:
-        """`source` and `overrides` are what `config` was loaded from. Raises RunFolderError."""
+        """`source` and `overrides` are what `config` was loaded from. Raises RunFolderError, SpecError, DriverError."""
         self._source, self._config, self._overrides = source, config, list(overrides)
         self._folder = RunFolder(path)
         self._resume = resume
+        if any(isinstance(edge, PacedEdgeConfig) for edge in config.edges):
+            check_driver(load_spec(config.robot).driver)  # its arm process would find out after the imitation
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is not a folder; choose another --run")
         if not resume and self._folder.config.exists():

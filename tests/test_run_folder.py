@@ -33,7 +33,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(folder: RunFolder) -> None
 
 def test_what_never_began_can_be_discarded_and_its_place_used_anew(folder: RunFolder) -> None:
     folder.discard()
+    assert not folder.path.exists()
     assert RunFolder.create(folder.path, "seed: 1\n", "other").run_id == "other"
+
+
+def test_what_was_there_before_is_not_discarded(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    folder = RunFolder.create(tmp_path, "seed: 1\n", "id")
+    folder.discard()
+    assert (tmp_path / "notes").exists() and not folder.config.exists()
 
 
 @pytest.mark.parametrize("what", ["nothing", "an empty folder"])

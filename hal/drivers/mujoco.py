@@ -32,7 +32,7 @@ class MujocoRobot(Robot):
 
     Raises:
         SpecError: names that the scene lacks, all in one message.
-        DriverError: a camera that spec or scene doesn't have.
+        DriverError: a camera that the spec doesn't have, or one of the spec's that the scene doesn't have.
     """
 
     def __init__(self, spec: RobotSpec, scene: Any = None, cameras: Sequence[str] = ()) -> None:
@@ -44,6 +44,7 @@ class MujocoRobot(Robot):
         for name in cameras:
             if name not in sizes:
                 raise DriverError(f"{spec.name}: the spec has no camera {name!r}: {nearest(name, sizes)}")
+        for name in sizes:
             self._camera(name)
         self._cameras = tuple(sizes[name] for name in cameras)
         self._data: Any = None

@@ -66,7 +66,11 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # Options given here would be those of the live page too, which is drawn anew below the line.
+        if self._console.is_terminal:
+            self._console.print(Text(text))
+        else:
+            self._console.print(Text(text), soft_wrap=True)
 
     def _run(self) -> None:
         if self._console.is_terminal:

@@ -18,14 +18,14 @@ from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.config.config import Config
 from robotlearn.contract import contract, misfit
-from robotlearn.errors import LogError
+from robotlearn.errors import LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display, PeerLine, View
 from robotlearn.learner.episodes import EpisodePool, Waiting
 from robotlearn.learner.gate import StalenessGate
-from robotlearn.learner.metrics import MetricsLog, draw_curve
+from robotlearn.learner.metrics import MetricsLog, draw_curve, read_metrics
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy, to_arrays
 from robotlearn.run_folder import RunFolder, write_atomic
@@ -55,7 +55,7 @@ class Learner:
     def __init__(self, config: Config, folder: RunFolder, *, resume: bool, bind: str | None = None) -> None:
         """Bind the address (`bind`, else the config's) and open the log; `folder` must be held.
 
-        Raises AddressError, LogError, CheckpointError.
+        Raises AddressError, LogError, CheckpointError, and RunFolderError for a run that is complete.
         """
         torch.set_num_threads(config.learner.threads)
         self.config, self.folder = config, folder
@@ -66,6 +66,11 @@ class Learner:
         path = checkpoint.newest(folder.checkpoints) if resume and begun else None
         self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
         settings = config.learner
+        if self._checkpoint is not None and self._concluded(self._checkpoint):
+            raise RunFolderError(
+                f"{folder.path} is complete: {settings.updates} updates are done and measured; with --resume and a "
+                "larger learner.updates=N it goes on"
+            )
         batch = settings.episodes_per_update
         self._pool = EpisodePool(settings.max_staleness)
         unbounded = settings.max_staleness == math.inf
@@ -183,6 +188,13 @@ class Learner:
             f"resumed from version {saved.version} as version {self._version}: {self._updates} updates done, "
             f"{len(self._pool)} episodes wait in the log"
         )
+
+    def _concluded(self, saved: Checkpoint) -> bool:
+        """Whether nothing is left to be done: the updates are, and their result was measured."""
+        if saved.facts["updates"] < self.config.learner.updates:
+            return False
+        rows = read_metrics(self.folder.metrics)[-1:]
+        return any(row.get("eval_success") is not None and row["version"] == saved.version for row in rows)
 
     def _report(self, phase: str, progress: float) -> None:
         self._phase, self._progress = phase, progress
@@ -370,7 +382,7 @@ class Learner:
         peers = [
             PeerLine(
                 edge.edge,
-                edge.state if edge.connected else f"lost, last seen {edge.last_seen_s:.0f} s ago",
+                (edge.state or "coming") if edge.connected else f"lost, last seen {edge.last_seen_s:.0f} s ago",
                 edge.version,
                 int(edge.rates.get("episodes", 0)),
                 edge.rates.get("steps", 0.0) if edge.connected else 0.0,

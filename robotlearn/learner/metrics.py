@@ -89,7 +89,7 @@ def draw_curve(folder: RunFolder, title: str) -> Path | None:
     )
     above.set(ylabel="success, %", ylim=(0, 102), title=title)
     above.grid(alpha=0.3)
-    above.legend(loc="lower right")
+    above.legend(loc="best")
     below.plot(steps, [row["staleness_max"] for row in rows], color="tab:red", label="max")
     below.plot(steps, [row["staleness_mean"] for row in rows], color="tab:gray", label="mean")
     below.set(xlabel="environment steps, thousands", ylabel="staleness")

@@ -228,7 +228,7 @@ class Connection(ABC):
                 self.welcome, self._refusal = message, None
                 self.state = "connected"
                 self.connections += 1
-                if self._complained:
+                if self._complained or self.role == "data":
                     logger.info("learner %s is there, run %s", self.address, message.run)
                 self._on_welcome(message)
             case Refuse(key="hello"):

@@ -15,7 +15,7 @@ from robotlearn.wire.connection import Connection
 from robotlearn.wire.messages import Ack, Grant, Hello, Message, Reject, Status, Want, Welcome
 from robotlearn.wire.sockets import Limits
 
-_STATUS_S = 1.0
+_STATUS_S = 0.5
 _ZERO_COPY = 64 << 10
 
 

@@ -84,7 +84,7 @@ def test_a_mistake_in_the_config(run: Run, command: str, mistake: str, tmp_path:
         ["--run", tmp_path / "run"] if command == "learner" else ["--learner", "tcp://127.0.0.1:9", "--name", "batch"]
     )
     assert_one_line(run(command, "smoke", *overrides, *more), expected)
-    assert not (tmp_path / "run" / "config.yaml").exists(), "what could not begin is no run"
+    assert not (tmp_path / "run").exists(), "what could not begin leaves nothing"
 
 
 @pytest.mark.parametrize("mistake", ["a wrong key", "a wrong value"], ids=lambda name: name.replace(" ", "_"))
@@ -128,6 +128,16 @@ def test_a_spec_that_makes_no_sense(run: Run, tmp_path: Path) -> None:
                     "--learner", "tcp://127.0.0.1:9"]):  # fmt: skip
         assert_one_line(run(*command), str(path), "joints.2")
     assert not list((tmp_path / "runs").glob("*/config.yaml"))
+
+
+def test_a_driver_that_there_is_not_is_told_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    import yaml
+
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"driver": "mujco"}))
+    said = run("train", "smoke", f"robot={path}", "--run", tmp_path / "run")
+    assert_one_line(said, "unknown driver 'mujco': did you mean 'mujoco'?")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_port_in_use_and_then_the_same_command_again(run: Run, tmp_path: Path) -> None:
@@ -230,7 +240,10 @@ def test_a_resumed_run_keeps_its_own_config(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "seed=3", foreign="policy.denoising_steps=3")
     said = run("learner", "smoke", "--run", folder.path, "--resume")
     first, second = said.err.splitlines()  # the second: it can't go on from that checkpoint
-    assert first.startswith("the run goes on with its own config; smoke differs from it in") and "seed" in first
+    assert (
+        first.startswith("the run goes on with its own config and what is overridden here; smoke differs from it in")
+        and "seed" in first
+    )
     assert "belongs to another policy" in second and load_config(folder.config).seed == 3
 
 

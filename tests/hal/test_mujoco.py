@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import mujoco
@@ -181,6 +182,21 @@ def test_a_diverged_simulation_is_a_fault_until_set_state() -> None:
         robot.set_state(SPEC.home, {})
         robot.step(0.1)
         assert robot.health().state == "ok"
+
+
+def changed(key: str, index: int, **values: object) -> hal.RobotSpec:
+    content = SPEC.model_dump(mode="json")
+    content[key][index] |= values
+    return hal.RobotSpec.model_validate_json(json.dumps(content))
+
+
+def test_a_spec_that_the_model_does_not_fit_is_refused() -> None:
+    with pytest.raises(
+        hal.SpecError, match=r"'joint1' goes from -2\.8973 to 5\.8973 in the spec, the model's joint only"
+    ):
+        MujocoRobot(changed("joints", 0, upper=5.8973))
+    with pytest.raises(hal.DriverError, match="the scene has no camera 'frnt': did you mean 'front'"):
+        MujocoRobot(changed("cameras", 0, name="frnt"))
 
 
 def test_what_it_refuses() -> None:

@@ -85,3 +85,13 @@ def test_on_a_terminal_a_page_is_drawn() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160, height=40)
     with Display(lambda: VIEW, console):
         until(lambda: "arms working" in console.file.getvalue(), "the page")  # type: ignore[attr-defined]
+
+
+def test_a_line_above_the_page_changes_nothing_of_it() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=40)
+    with Display(lambda: VIEW, console) as display:
+        until(lambda: "arms working" in console.file.getvalue(), "the page")  # type: ignore[attr-defined]
+        for _ in range(3):
+            display.say("learner of run runs/[red]x listens at tcp://[::1]:1")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[bold]" not in text and "runs/[red]x" in text

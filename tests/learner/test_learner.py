@@ -19,7 +19,7 @@ from robotlearn.config import Config, dump, load_config
 from robotlearn.contract import contract
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
-from robotlearn.errors import LogError
+from robotlearn.errors import LogError, RunFolderError
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display
@@ -125,6 +125,14 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     assert counts.recorded == counts.acknowledged + counts.pending
     assert store.stored >= counts.acknowledged
     store.close()
+
+    with pytest.raises(
+        RunFolderError, match=r"is complete: 3 updates are done and measured; .* larger learner\.updates"
+    ):
+        Learner(config, folder, resume=True)
+    more = Learner(tiny("learner.updates=4"), folder, resume=True)
+    more._server.close()
+    more._store.close()
 
 
 def test_a_run_stopped_while_it_is_taught_leaves_nothing_half_and_can_be_resumed(
