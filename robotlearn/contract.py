@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from envs import make_task
 from envs.control import JointDeltaControl
 from envs.spaces import observation_space
@@ -22,6 +24,7 @@ def misfit(agreed: Mapping[str, ContractValue], layout: Layout) -> str:
         ("policy.horizon", dims.horizon),
         ("policy.denoising_steps", dims.denoising_steps),
         ("action_dim", dims.action_dim),
+        ("action_dim", next(array.shape[-1] for array in layout.arrays if array.name == "chunk_path")),
     ):
         if agreed[key] != there:
             return f"{key} is {there} in the segment and {agreed[key]} in this run"
@@ -29,6 +32,9 @@ def misfit(agreed: Mapping[str, ContractValue], layout: Layout) -> str:
     seen = {tensor.name: list(tensor.shape[1:]) for tensor in layout.observations}
     if seen != here:
         return f"the segment observes {seen}, this run {here}"
+    for tensor in layout.observations:
+        if tensor.dtype != np.float32:
+            return f"{tensor.name} is {tensor.dtype} in the segment and float32 in this run"
     return ""
 
 

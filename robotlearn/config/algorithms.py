@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from robotlearn.config.section import PositiveInts, Section
+from robotlearn.config.section import Section, Widths
 
 
 class SFTConfig(Section):
@@ -60,7 +60,7 @@ class PPOConfig(Section):
         description="One ratio per denoising step and action step, or one per chunk (far coarser: a single optimiser "
         "step can then move it by a KL of 1).",
     )
-    value_hidden: Annotated[PositiveInts, Field(min_length=1)] = Field(
+    value_hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
         (256, 256), description="Widths of the value network's hidden layers."
     )
     normalize_advantages: bool = Field(

@@ -48,7 +48,9 @@ class Config(Section):
     seed: NonNegativeInt = Field(lt=2**63, description="Every random number of the run follows from it.")
     robot: str = Field(min_length=1, description="A robot spec: a name in hardware_specs/, or the path of a YAML file.")
     task: str = Field(min_length=1, description="The task's name.")
-    episode_steps: PositiveInt | None = Field(None, description="Longest episode, in steps; null: the task's own.")
+    episode_steps: Annotated[PositiveInt, Field(le=10**6)] | None = Field(
+        None, description="Longest episode, in steps; null: the task's own."
+    )
     policy: PolicyConfig = Field(PolicyConfig(), description="The policy.")
     demonstrations: DemonstrationsConfig = Field(DemonstrationsConfig(), description="What the policy is taught from.")
     sft: SFTConfig = Field(SFTConfig(), description="How it is taught.")

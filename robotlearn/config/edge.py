@@ -29,7 +29,9 @@ class _Edge(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = Field(
         description="Its name in messages, metrics and file names; no two edges of a run share one."
     )
-    threads: PositiveInt = Field(1, description="Threads of the policy and, in a batch edge, of the simulation.")
+    threads: Annotated[PositiveInt, Field(le=1024)] = Field(
+        1, description="Threads of the policy and, in a batch edge, of the simulation."
+    )
     segment_steps: PositiveInt = Field(32, description="Longest segment, in environment steps; an episode is cut so.")
     offline_episodes: NonNegativeInt = Field(
         256, description="Episodes that it still starts while it can't reach the learner, over all its arms."
@@ -41,7 +43,7 @@ class BatchEdgeConfig(_Edge):
     """Many simulated arms in lockstep, as fast as they go."""
 
     kind: Literal["batch"] = Field(description=_KIND)
-    arms: PositiveInt = Field(64, description="Simulated arms.")
+    arms: Annotated[PositiveInt, Field(le=65536)] = Field(64, description="Simulated arms.")
 
 
 class PacedEdgeConfig(_Edge):

@@ -31,8 +31,10 @@ class LearnerConfig(Section):
         description="Listen beyond this machine without keys: whoever reaches the port can then feed the learner and "
         "read its weights.",
     )
-    threads: PositiveInt = Field(1, description="Threads of torch in the learner's process.")
-    episodes_per_update: PositiveInt = Field(256, description="B: finished episodes that one update learns from.")
+    threads: Annotated[PositiveInt, Field(le=1024)] = Field(1, description="Threads of torch in the learner's process.")
+    episodes_per_update: Annotated[PositiveInt, Field(le=2**20)] = Field(
+        256, description="B: finished episodes that one update learns from."
+    )
     max_staleness: Annotated[float, PlainValidator(_staleness)] = Field(
         1,
         description="Versions that a sample may lie behind: 0 is synchronous, inf never waits. An edge starts a new "

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from robotlearn.config.section import PositiveInts, Section
+from robotlearn.config.section import Section, Widths
 
 
 class PolicyConfig(Section):
@@ -14,7 +14,7 @@ class PolicyConfig(Section):
 
     kind: Literal["flow_mlp"] = Field("flow_mlp", description="The network.")
     horizon: PositiveInt = Field(4, description="H: environment steps that one chunk of actions covers.")
-    hidden: Annotated[PositiveInts, Field(min_length=1)] = Field(
+    hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
         (256, 256, 256), description="Widths of the hidden layers."
     )
     denoising_steps: PositiveInt = Field(2, description="N: steps from noise to a chunk.")

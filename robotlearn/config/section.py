@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 
 class Section(BaseModel):
@@ -31,5 +31,5 @@ def _tuple(value: Any) -> Any:
 
 # YAML has lists, a frozen config has tuples: every sequence in a config takes both.
 ListAsTuple = BeforeValidator(_tuple)
-PositiveInts = Annotated[tuple[PositiveInt, ...], ListAsTuple]
+Widths = Annotated[tuple[Annotated[PositiveInt, Field(le=65536)], ...], ListAsTuple]
 Interval = Annotated[tuple[float, float], ListAsTuple]

@@ -1,6 +1,7 @@
 """A paced edge: arm process and policy server under one roof, with recorder, spool and uplink. Imports no torch."""
 
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -30,6 +31,8 @@ from robotlearn.wire.uplink import Uplink
 log = logging.getLogger(__name__)
 
 FLUSH_S = 3.0
+HUNG_S = 60.0
+"""A process of this edge that says nothing for so long is killed and started again: it holds an episode."""
 _ARM = np.zeros(1, np.int64)
 
 
@@ -83,6 +86,7 @@ class Station:
             "arm": Keeper(lambda: Child("arm", [*arguments("arm"), *ends])),
             "policy-server": Keeper(lambda: Child("policy-server", [*arguments("policy-server"), *ends, *session])),
         }
+        self._heard: dict[str, float] = {}  # when each process last told how it is
         self._arm: local.ArmState | None = None
         self._server: local.ServerState | None = None
         self._active: int | None = None
@@ -99,6 +103,10 @@ class Station:
         while not stop.is_set():
             self._uplink.check()
             for name, keeper in self._keepers.items():
+                silent = time.monotonic() - self._heard.get(name, math.inf)
+                if silent > HUNG_S:
+                    log.error("%s: the %s process says nothing for %.0f s and is killed", self._name, name, silent)
+                    keeper.child.kill()
                 status = keeper.tend()
                 if status == REFUSED:
                     raise ProcessError(f"edge {self._name}: its {name} process can't work, and has said why")
@@ -126,6 +134,7 @@ class Station:
 
     def _lost(self, name: str, status: int) -> None:
         log.error("%s: the %s process ended with status %d; it is started again", self._name, name, status)
+        self._heard.pop(name, None)
         if name == "arm":
             self._arm = None
             self._abort()
@@ -169,11 +178,13 @@ class Station:
                 self._recording, self._next_step = True, 0
             case local.ArmState():
                 self._arm = message
+                self._heard["arm"] = time.monotonic()
                 if message.state == "resting" and message.episode == self._active:
                     # At rest again without a last line: it was stopped in mid-episode, or the line was lost.
                     self._abort()
             case local.ServerState():
                 self._server = message
+                self._heard["policy-server"] = time.monotonic()
 
     def _take_line(self, line: local.Line) -> None:
         if line.episode != self._active or not self._recording:

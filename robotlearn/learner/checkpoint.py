@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from robotlearn.errors import CheckpointError
 from robotlearn.run_folder import sync_directory
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,22 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _digest_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
 def save(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Write a checkpoint as `directory/VERSION`; durable and whole when this returns. Blocks for the disk."""
+    """Write a checkpoint as `directory/VERSION`; durable and whole when this returns. Blocks for the disk.
+
+    Raises CheckpointError when the disk fails or is full; then what was there before is untouched.
+    """
+    try:
+        return _save(checkpoint, directory)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {checkpoint.version} can't be written to {directory}: {error}") from error
+
+
+def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     final = directory / f"{checkpoint.version:06d}"
     temporary = directory / f".{final.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,6 +74,7 @@ def save(checkpoint: Checkpoint, directory: Path) -> Path:
         "contract": checkpoint.contract,
         "sha256": {name: _digest(temporary / name) for name in ("policy.safetensors", "algorithm.safetensors")},
     }
+    document["self"] = _digest_of(document)
     (temporary / "checkpoint.json").write_text(json.dumps(document))
     for path in temporary.iterdir():
         with path.open("rb") as stream:
@@ -82,6 +97,8 @@ def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
         document = json.loads((path / "checkpoint.json").read_bytes())
         if document["format"] != FORMAT:
             raise CheckpointError(f"{path}: checkpoint format {document['format']}; this robotlearn reads {FORMAT}")
+        if document.pop("self") != _digest_of(document):
+            raise CheckpointError(f"{path / 'checkpoint.json'} is damaged (it differs from its own hash)")
         for name, digest in document["sha256"].items():
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
@@ -92,7 +109,7 @@ def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error.filename} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
     if contract is not None:
         for key in sorted(contract.keys() | checkpoint.contract.keys()):

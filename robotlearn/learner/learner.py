@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from hal.spec import RobotSpec, load_spec
+from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.config.config import Config
 from robotlearn.contract import contract, misfit
-from robotlearn.errors import LogError, RunFolderError
+from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
@@ -97,6 +98,7 @@ class Learner:
             raise
         self._metrics = MetricsLog(folder)
         self._version, self._updates, self._env_steps = -1, 0, 0
+        self._lost = self._unusable = 0
         self._seconds_before, self._training_since = 0.0, 0.0
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
@@ -172,6 +174,7 @@ class Learner:
                 segment = self._store.read(position)
             except LogError as error:
                 log.error("an episode is lost to damage in the log: %s", error)
+                self._lost += 1
                 continue
             ended += segment.last
             self._pool.add([(segment, position)])
@@ -180,6 +183,7 @@ class Learner:
             ended += segment.last
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
+        self._version = saved.version  # the run folder's may be older, restored from a copy
         self._publish()
         # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
         self._gate.restore(ended)
@@ -232,7 +236,16 @@ class Learner:
         self._phase, self._waits_for = "updating", ""
         begun = time.perf_counter()
         episodes = [waiting.episode for waiting in taken]
-        metrics = self._algorithm.update(episodes, self._version, self._publisher.settle)
+        try:
+            metrics = self._algorithm.update(episodes, self._version, self._publisher.settle)
+        except EpisodeError as error:
+            # It changed nothing; edges that send such episodes must not end the run, now or at its resume.
+            log.error("%d episodes are of no use: %s", len(taken), error)
+            self._unusable += len(taken)
+            self._torn = False
+            self._gate.consumed(batch)
+            self._gate.skipped(skipped)
+            return
         seconds = time.perf_counter() - begun
         self._updates += 1
         row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
@@ -248,10 +261,13 @@ class Learner:
         if settings.eval_every is not None and self._updates % settings.eval_every == 0:
             self._metrics.write(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
-            self._save()
+            try:
+                self._save()
+            except CheckpointError as error:
+                log.error("%s; training goes on, and so does the checkpoint before it", error)
 
     def _publish(self) -> None:
-        self._version = self.folder.highest_version + 1
+        self._version = max(self.folder.highest_version, self._version) + 1
         self.folder.reserve_version(self._version)
         self._publisher.publish(self._version, to_arrays(self._policy))
 
@@ -281,6 +297,9 @@ class Learner:
             **{name: sum(counts.get(name, 0) for counts in told) for name in TOLD},
             "segments_duplicate": stats["duplicates"],
             "segments_damaged": stats["damaged"],
+            "segments_corrupt": stats["corrupt"],
+            "episodes_lost": self._lost,
+            "episodes_unusable": self._unusable,
             "frames_bad": stats["bad_frames"],
             "frames_over_window": stats["over_window"],
             "frames_unsent": stats["unsent"],
@@ -354,13 +373,15 @@ class Learner:
             log.warning("no video: the scene can't be rendered here (%s)", " ".join(str(error).split()))
 
     def _close(self) -> None:
-        # What a failed update left is no version: the checkpoint before it knows which episodes it took.
-        if self._version >= 0 and self._saved != self._version and not self._torn:
-            self._save()
-        self._server.close()
-        self._store.close()
-        self._metrics.close()
-        self.folder.address.unlink(missing_ok=True)
+        try:
+            # What a failed update left is no version: the checkpoint before it knows which episodes it took.
+            if self._version >= 0 and self._saved != self._version and not self._torn:
+                self._save()
+        finally:
+            self._server.close()
+            self._store.close()
+            self._metrics.close()
+            self.folder.address.unlink(missing_ok=True)
         curve = draw_curve(self.folder, f"{self.config.task} with {self._spec.name}, seed {self.config.seed}")
         if curve is not None:
             self._display.say(f"curve: {curve}")

@@ -43,6 +43,7 @@ _PREFIX = struct.Struct("<8sQHBBIQ")
 _CHECKSUM = struct.Struct("<Q")
 _SMALL = 16 << 10
 _ALIKE_BYTES = 64 << 10  # larger records are verified one by one
+_CACHED_MARKS = 4096  # booleans and indices of more bytes are checked anew each time
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _MAX_TEXT, _MAX_TASK = 256, 4096
@@ -321,7 +322,7 @@ def _check_marks(view: memoryview, layout: Layout, body: int, marks: bytes) -> t
     check_chunks(start, first, executed, lag, layout.dims)
     last = bool(arrays["terminated"][-1] or arrays["truncated"][-1])
     result = (last, bool(arrays["success"].any()), bool(arrays["intervention"].any()))
-    if len(layout.known) < layouts.MAX_CACHED:
+    if len(layout.known) < layouts.MAX_CACHED and len(marks) <= _CACHED_MARKS:
         layout.known[marks] = result
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -284,8 +285,9 @@ class LearnerServer:
                 self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
                 raise WireError("record before HELLO")
             bound = self.window_bytes + self.limits.max_frame_bytes
-            if peer.unanswered_bytes and (
-                peer.unanswered_bytes + len(data) > bound or self._inbox_bytes + len(data) > self._max_inbox_bytes
+            size = len(data)
+            if (peer.unanswered_bytes and peer.unanswered_bytes + size > bound) or (
+                self._inbox_bytes and self._inbox_bytes + size > self._max_inbox_bytes
             ):
                 self.counters["over_window"] += 1
                 return True
@@ -307,6 +309,8 @@ class LearnerServer:
     def _on_message(self, peer: Peer, message: Message) -> None:
         hello = peer.hello
         match message:
+            case Status() if hello.role == "data" and not all(map(math.isfinite, message.rates.values())):
+                raise WireError("STATUS holds a rate that is not finite")
             case Status() if hello.role == "data":
                 with self._lock:
                     self._edges[hello.edge].status = message
