@@ -13,7 +13,7 @@ CONFIG = load_config("smoke")
 AGREED = contract(CONFIG, load_spec("panda"))
 
 
-def segment(horizon: int, **observations: tuple[int, ...]) -> Segment:
+def segment(horizon: int, dtype: str = "f4", path_dim: int = 8, **observations: tuple[int, ...]) -> Segment:
     """One step that says nothing, with one chunk."""
     steps, n, d = 1, CONFIG.policy.denoising_steps, 8
     shapes = {key.removeprefix("features."): shape for key, shape in AGREED.items() if key.startswith("features.")}
@@ -22,13 +22,13 @@ def segment(horizon: int, **observations: tuple[int, ...]) -> Segment:
         edge="a", robot="a/arm", embodiment="panda", task="reach", episode=1, first_step=0,
         monotonic=np.zeros(steps), wall=np.zeros(steps), reward=np.zeros(steps, np.float32), **flags,
         observations={
-            name: np.zeros((steps + 1, *shape), np.float32)  # type: ignore[misc]
+            name: np.zeros((steps + 1, *shape), dtype)  # type: ignore[misc]
             for name, shape in {**shapes, **observations}.items()
         },
         action_proposed=np.zeros((steps, d), np.float32), action_executed=np.zeros((steps, d), np.float32),
         chunk_version=np.zeros(1, np.int64), chunk_start=np.zeros(1, np.int32), chunk_first=np.zeros(1, np.int32),
         chunk_executed=np.ones(1, np.int32), chunk_lag=np.zeros(1, np.int32),
-        chunk_path=np.zeros((1, n + 1, horizon, d), np.float32), chunk_stochastic=np.zeros((1, n), bool),
+        chunk_path=np.zeros((1, n + 1, horizon, path_dim), np.float32), chunk_stochastic=np.zeros((1, n), bool),
         chunk_log_prob=np.zeros((1, n, horizon), np.float32),
     )  # fmt: skip
 
@@ -40,8 +40,14 @@ def segment(horizon: int, **observations: tuple[int, ...]) -> Segment:
         (segment(CONFIG.policy.horizon + 4), "policy.horizon is 8 in the segment and 4 in this run"),
         (segment(CONFIG.policy.horizon, **{"observation.state": (5,)}), "the segment observes"),
         (segment(CONFIG.policy.horizon, **{"observation.more": (5,)}), "the segment observes"),
+        (
+            segment(CONFIG.policy.horizon, dtype="f8"),
+            "observation.environment_state is float64 in the segment and float32",
+        ),
+        (segment(CONFIG.policy.horizon, dtype="?"), "observation.environment_state is bool in the segment and float32"),
+        (segment(CONFIG.policy.horizon, path_dim=11), "action_dim is 11 in the segment and 8 in this run"),
     ],
-    ids=["its own", "another horizon", "another shape", "another observation"],
+    ids=["its own", "another horizon", "another shape", "another observation", "doubles", "booleans", "another path"],
 )
 def test_a_segment_of_another_run_is_told_by_its_layout(made: Segment, reason: str) -> None:
     data = record.encode(made, session=1, sequence=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -198,6 +200,20 @@ def test_a_dead_arm_process_is_started_again_and_its_episode_given_up(bench: Ben
     bench.rest(again)
     assert bench.started() == again + 1
     until(lambda: bench.end.gate.running_at("station") == 1, "the learner to know that only the last one runs")
+
+
+def test_an_arm_process_that_hangs_is_killed_and_its_episode_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.rest(-1)
+    bench.started()
+    hung = bench.arm_process
+    hung._writing = os.open(os.devnull, os.O_WRONLY)  # what makes `kill` kill
+    until(lambda: "arm" in bench.station._heard, "what the arm said")
+    monkeypatch.setattr(station_module, "HUNG_S", 0.2)
+    until(lambda: any(child.name == "arm" for child in Sleeper.started[2:]), "another arm process")
+    assert hung.process.returncode == -signal.SIGKILL
+    until(lambda: bench.end.gate.running_at("station") == 0, "the learner to know that nothing runs")
 
 
 def test_until_the_policy_server_has_weights_the_arm_rests(bench: Bench) -> None:

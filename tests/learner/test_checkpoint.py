@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,14 +71,41 @@ def test_a_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', b'{"format": 1, "sha256": 3}', b'{"format": 2}'],
-    ids=lambda content: repr(content),
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"format": 1}',
+        b'{"format": 1, "sha256": 3}',
+        b'{"format": 2}',
+        b"[" * 100_000,
+    ],
+    ids=lambda content: repr(content[:30]),
 )
 def test_a_damaged_description_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     path = checkpoint.save(made(1), tmp_path)
     (path / "checkpoint.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=str(path)):
         checkpoint.load(path)
+
+
+def test_a_changed_fact_is_found(tmp_path: Path) -> None:
+    path = checkpoint.save(made(1), tmp_path)
+    document = json.loads((path / "checkpoint.json").read_bytes())
+    document["facts"]["updates"] = math.nan
+    (path / "checkpoint.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged"):
+        checkpoint.load(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = checkpoint.save(made(1), tmp_path)
+    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: Path("/dev/full").write_bytes(b"0" * 10**6))
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 can't be written to .*No space left"):
+        checkpoint.save(made(2), tmp_path)
+    assert checkpoint.newest(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "policy.safetensors", "algorithm.safetensors"])

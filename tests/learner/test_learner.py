@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,33 @@ def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatc
     learning._update()
     learning._close()
     assert complete and all(complete)
+
+
+def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -> None:
+    config = tiny("learner.max_staleness=inf")
+    useless = [replace(one, chunk_lag=one.chunk_lag + 100) for one in episodes(config, 4)]
+    folder = saved_run(tmp_path / "run", config, useless)
+    learning = Learner(config, folder, resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    try:
+        learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+        version = learning._version
+        learning._update()
+        assert (learning._accounts()["episodes_unusable"], learning._version, len(learning._pool)) == (4, version, 0)
+    finally:
+        learning._close()
+    assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
+
+
+def test_a_version_file_that_is_older_than_the_checkpoint_lets_no_version_fall(tmp_path: Path) -> None:
+    config = tiny("learner.max_staleness=inf")
+    folder = saved_run(tmp_path / "run", config, [])
+    folder.reserve_version(1)
+    learning = Learner(config, folder, resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    assert learning._version == 6
+    learning._close()
 
 
 def test_a_resume_that_fails_leaves_no_checkpoint_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,6 +335,19 @@ def test_what_is_sent_beyond_the_window_is_dropped_and_counted(tmp_path: Path) -
         until(lambda: there.server.stats()["over_window"] > 50, "the window's bound")
 
 
+def test_all_connections_together_are_bounded_former_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with learner(tmp_path / "l", max_frame_bytes=20_000) as there:
+        there.server._max_inbox_bytes = 5000
+        full = threading.Event()
+        monkeypatch.setattr(there.server._intake, "put", lambda arrivals: full.wait(0))  # nothing is ever answered
+        for number in range(10):
+            with Bare(there.address, name=f"edge-{number}") as bare:
+                bare.send(data(0))
+                until(lambda: there.server._inbox_bytes or there.server.counters["over_window"], "a record")
+        until(lambda: there.server.counters["over_window"] >= 5, "the bound")
+        assert there.server._inbox_bytes <= 5000 + 20_000
+
+
 def test_an_honest_edge_never_sends_beyond_the_window(tmp_path: Path) -> None:
     with (
         learner(tmp_path / "l", window_bytes=10_000, max_frame_bytes=20_000) as there,
