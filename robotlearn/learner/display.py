@@ -67,10 +67,7 @@ class Display:
     def say(self, text: str) -> None:
         """One line that stays."""
         # Options given here would be those of the live page too, which is drawn anew below the line.
-        if self._console.is_terminal:
-            self._console.print(Text(text))
-        else:
-            self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(text), soft_wrap=not self._console.is_terminal)
 
     def _run(self) -> None:
         if self._console.is_terminal:

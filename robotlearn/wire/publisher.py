@@ -30,7 +30,7 @@ class _Memory:
         self.layout = layout
         self.frames: list[memoryview] = []  # of each chunk, header included
         self.trackers: list[zmq.MessageTracker] = []  # of frames that libzmq still reads
-        self.hashing = 0  # chunks being copied, hashed or sent at this moment by the server's thread
+        self.in_use = 0  # chunks being copied, hashed or sent at this moment by the server's thread
         total = sum(_HEADER + chunk.length for chunk in layout.chunks)
         self._bytes: NDArray[np.uint8] = np.zeros(total, np.uint8)
         self._targets: list[list[tuple[str, NDArray[Any], slice | None]]] = []
@@ -63,7 +63,7 @@ class _Memory:
     def busy(self) -> bool:
         """Whether the server or libzmq still reads from it."""
         self.trackers = [tracker for tracker in self.trackers if not tracker.done]
-        return bool(self.trackers or self.hashing)
+        return bool(self.trackers or self.in_use)
 
 
 class _Published:
@@ -196,12 +196,12 @@ class Publisher:
             newest = self._newest
             if newest is None or newest.complete:
                 return False
-            newest.memory.hashing += 1
+            newest.memory.in_use += 1
         try:
             newest.digest(min(newest.copied, len(newest.hashes) - 1))
         finally:
             with self._lock:
-                newest.memory.hashing -= 1
+                newest.memory.in_use -= 1
         return not newest.complete
 
     def announcement(self, credit: int) -> tuple[Announce, LayoutOf] | None:
@@ -228,12 +228,12 @@ class Publisher:
                 return encode(Gone(pull.uid)), -1
             found.last_pull = time.monotonic()
             memory = found.memory
-            memory.hashing += 1  # from here on nobody may take the memory for other weights
+            memory.in_use += 1  # from here on nobody may take the memory for other weights
         try:
             return self._chunk(found, pull), found.version
         finally:
             with self._lock:
-                memory.hashing -= 1
+                memory.in_use -= 1
 
     def _chunk(self, found: _Published, pull: Pull) -> bytes | zmq.Frame:
         digest = found.digest(pull.chunk)

@@ -184,6 +184,15 @@ def saved_run(path: Path, config: Config, stored: list[Segment], **facts: object
     return folder
 
 
+def resumed(config: Config, folder: RunFolder) -> Learner:
+    """A learner that has gone on from the newest checkpoint, its server not started and its loop not begun."""
+    learning = Learner(config, folder, resume=True)
+    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    assert learning._checkpoint is not None
+    learning._go_on(learning._checkpoint)
+    return learning
+
+
 def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
     tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,25 +240,19 @@ def test_what_was_stored_and_not_yet_looked_at_is_not_lost_by_a_checkpoint(tmp_p
     config = tiny("learner.max_staleness=inf")
     segments = episodes(config, 3)
     folder = saved_run(tmp_path / "run", config, segments[:1])
-    learning = Learner(config, folder, resume=True)
-    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
-    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    learning = resumed(config, folder)
     # As the intake's thread does: stored, and not yet taken by the loop when the checkpoint is written.
     learning._store.append([record.encode(one, session=2, sequence=i) for i, one in enumerate(segments[1:])])
     learning._save()
     learning._close()
-    resumed = Learner(config, folder, resume=True)
-    resumed._stop, resumed._display = threading.Event(), Display(resumed.view, Console(file=io.StringIO()))
-    resumed._go_on(resumed._checkpoint)  # type: ignore[arg-type]
-    assert len(resumed._pool) == 3
-    resumed._close()
+    again = resumed(config, folder)
+    assert len(again._pool) == 3
+    again._close()
 
 
 def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("learner.max_staleness=inf", "algorithm.critic_warmup=0")
-    learning = Learner(config, saved_run(tmp_path / "run", config, episodes(config, 4)), resume=True)
-    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
-    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    learning = resumed(config, saved_run(tmp_path / "run", config, episodes(config, 4)))
     complete: list[bool] = []
     descend = Optimizer._descend
 
@@ -269,10 +272,8 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     config = tiny("learner.max_staleness=inf")
     useless = [replace(one, chunk_lag=one.chunk_lag + 100) for one in episodes(config, 4)]
     folder = saved_run(tmp_path / "run", config, useless)
-    learning = Learner(config, folder, resume=True)
-    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
+    learning = resumed(config, folder)
     try:
-        learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
         version = learning._version
         learning._update()
         assert (learning._accounts()["episodes_unusable"], learning._version, len(learning._pool)) == (4, version, 0)
@@ -285,9 +286,7 @@ def test_a_version_file_that_is_older_than_the_checkpoint_lets_no_version_fall(t
     config = tiny("learner.max_staleness=inf")
     folder = saved_run(tmp_path / "run", config, [])
     folder.reserve_version(1)
-    learning = Learner(config, folder, resume=True)
-    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
-    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    learning = resumed(config, folder)
     assert learning._version == 6
     learning._close()
 
@@ -320,9 +319,7 @@ def test_weights_of_a_resumed_run_are_those_that_were_saved(tmp_path: Path) -> N
     config = tiny()
     folder = saved_run(tmp_path / "run", config, [])
     saved = checkpoint.load(checkpoint.newest(folder.checkpoints))
-    learning = Learner(config, folder, resume=True)
-    learning._stop, learning._display = threading.Event(), Display(learning.view, Console(file=io.StringIO()))
-    learning._go_on(learning._checkpoint)  # type: ignore[arg-type]
+    learning = resumed(config, folder)
     for name, array in to_arrays(learning._policy).items():
         assert (array == saved.policy[name].numpy()).all(), name
     learning._close()

@@ -269,6 +269,12 @@ def test_what_is_published_may_change_once_it_is_settled(by_the_server: int) -> 
     assert bytes(early) == bytes(frames[2])
 
 
+def served(publisher: Publisher) -> np.ndarray:
+    """What the newest weights' chunks hold, as numbers, without their headers."""
+    assert publisher._newest is not None
+    return np.concatenate([np.frombuffer(frame[64:], np.float32) for frame in publisher._newest.memory.frames])
+
+
 def test_server_and_training_loop_copy_at_the_same_time() -> None:
     publisher = Publisher(chunk_bytes=4 << 10)
     stop = threading.Event()
@@ -286,8 +292,7 @@ def test_server_and_training_loop_copy_at_the_same_time() -> None:
             publisher.publish(version, {"w": live})
             publisher.settle()
             live.fill(-1)
-            served = np.concatenate([np.frombuffer(f[64:], np.float32) for f in publisher._newest.memory.frames])  # type: ignore[union-attr]
-            assert (served[: live.size] == version).all()
+            assert (served(publisher)[: live.size] == version).all()
     finally:
         stop.set()
         server.join()
@@ -305,8 +310,7 @@ def test_a_tensor_may_lie_in_memory_in_any_order(order: Literal["C", "F"]) -> No
     tensor = np.asarray(np.arange(60_000, dtype=np.float32).reshape(200, 300), order=order)
     publisher.publish(0, {"w": tensor})
     publisher.settle()
-    served = np.concatenate([np.frombuffer(f[64:], np.float32) for f in publisher._newest.memory.frames])  # type: ignore[union-attr]
-    assert np.array_equal(served[:60_000], np.arange(60_000))
+    assert np.array_equal(served(publisher)[:60_000], np.arange(60_000))
 
 
 def test_memory_is_used_again_but_never_while_it_is_being_sent() -> None:
