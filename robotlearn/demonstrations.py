@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv, Expert
+from envs import BatchArmEnv, EnvOptions, Expert
 from hal.spec import RobotSpec
 from robotlearn.errors import StartError
 
@@ -44,7 +44,7 @@ def collect(
     seed: int,
     *,
     noise: float = EXPERT_NOISE,
-    episode_steps: int | None = None,
+    options: EnvOptions | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Demonstrations:
     """Let the expert do the task until `episodes` succeeded; failures are left out.
@@ -54,7 +54,7 @@ def collect(
     expert fails more than nine times in ten.
     """
     n = min(episodes, 64)
-    env = BatchArmEnv(spec, task, n, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED)
+    env = BatchArmEnv(spec, task, n, seed=seed, options=options, autoreset=AutoresetMode.DISABLED)
     expert = Expert(spec, env.task)
     rng = np.random.default_rng([seed, 1])
     kept: list[tuple[dict[str, np.ndarray], np.ndarray]] = []

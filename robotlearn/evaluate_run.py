@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hal.spec import load_spec
 from robotlearn.config.load import load_config
 from robotlearn.contract import contract
+from robotlearn.environment import env_options
 from robotlearn.errors import CheckpointError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
@@ -50,7 +51,7 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
             episodes=episodes,
             seed=seed,
             threads=2,
-            episode_steps=config.episode_steps,
+            options=env_options(config),
             video=video,
             progress=lambda done: progress.update(bar, completed=done),
         )

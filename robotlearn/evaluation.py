@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv
+from envs import BatchArmEnv, EnvOptions
 from hal.spec import RobotSpec
 from policies.base import Policy
 from robotlearn.statistics import wilson_interval
@@ -40,7 +40,7 @@ def evaluate(
     episodes: int,
     seed: int,
     threads: int = 1,
-    episode_steps: int | None = None,
+    options: EnvOptions | None = None,
     video: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
@@ -50,7 +50,7 @@ def evaluate(
     """
     n = min(episodes, 100)
     env = BatchArmEnv(
-        spec, task, n, threads=threads, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED
+        spec, task, n, threads=threads, seed=seed, options=options, autoreset=AutoresetMode.DISABLED
     )
     rng = np.random.default_rng([seed, 2])
     returns, steps, success = [], [], []

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import robotlearn.demonstrations as demonstrations
-from envs import BatchArmEnv, Expert
+from envs import BatchArmEnv, EnvOptions, Expert
 from hal import RobotSpec, load_spec
 from policies.base import Policy
 from robotlearn.config import load_config
@@ -35,7 +35,7 @@ def policy(spec: RobotSpec) -> Policy:
 
 
 def run(policy: Policy, spec: RobotSpec, seed: int = 1, episodes: int = 5, **more: object) -> Evaluation:
-    return evaluate(policy, spec, "reach", episodes=episodes, seed=seed, episode_steps=9, **more)  # type: ignore[arg-type]
+    return evaluate(policy, spec, "reach", episodes=episodes, seed=seed, options=EnvOptions(episode_steps=9), **more)  # type: ignore[arg-type]
 
 
 def test_the_same_arguments_give_the_same_result(
@@ -99,7 +99,7 @@ def test_the_experts_actions_replayed_as_a_policy_succeed(spec: RobotSpec, monke
 @pytest.mark.parametrize(("suffix", "arms"), [("mp4", 4), ("gif", 1)])
 def test_a_video_is_written(policy: Policy, spec: RobotSpec, tmp_path: Path, suffix: str, arms: int) -> None:
     path = tmp_path / "new folder" / f"video.{suffix}"
-    evaluate(policy, spec, "reach", episodes=arms, seed=1, episode_steps=2, video=path)
+    evaluate(policy, spec, "reach", episodes=arms, seed=1, options=EnvOptions(episode_steps=2), video=path)
     assert path.read_bytes()[:64].find(b"ftyp" if suffix == "mp4" else b"GIF") >= 0
 
 
@@ -131,7 +131,7 @@ def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
     spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StartError, match="expert of task reach succeeded 0 of 1"):
-        collect(spec, "reach", 1, seed=0, episode_steps=1)
+        collect(spec, "reach", 1, seed=0, options=EnvOptions(episode_steps=1))
     # Every other arm's expert does nothing: its episodes fail and must not be among the demonstrations.
     act = Expert.act
 
@@ -141,7 +141,7 @@ def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
         return action
 
     monkeypatch.setattr(demonstrations.Expert, "act", half)
-    found = collect(spec, "reach", 4, seed=0, episode_steps=30)
+    found = collect(spec, "reach", 4, seed=0, options=EnvOptions(episode_steps=30))
     ends = [0, *found.episode_ends]
     assert len(found.episode_ends) == 4
     assert all(np.abs(found.actions[a:b, :7]).max() > 0 for a, b in pairwise(ends))

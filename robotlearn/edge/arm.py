@@ -18,6 +18,7 @@ from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
+from robotlearn.environment import env_options
 from robotlearn.errors import ConfigError, WireError
 from robotlearn.processes import freeze_heap
 
@@ -220,7 +221,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     robot = make_robot(spec, **options)
     if robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)
-    env = ArmEnv(robot, task, episode_steps=config.episode_steps)
+    env = ArmEnv(robot, task, env_options(config))
     # Other starts after each restart of this process.
     env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
     loop = ArmLoop(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)

@@ -14,6 +14,7 @@ from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.rollout import BatchRollout
+from robotlearn.environment import env_options
 from robotlearn.policy import build_policy, load_arrays
 from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import Weights, WeightsClient
@@ -46,7 +47,7 @@ class BatchEdge:
             # A restarted edge must not live through the same episodes again.
             seed=(config.seed * 1_000_003 + self._spool.session) % 2**63,
             emit=self._gate.record,
-            episode_steps=config.episode_steps,
+            options=env_options(config),
         )
         self._applied: Weights | None = None
         self._steps_before, self._rate_at, self._rate = 0, time.monotonic(), 0.0

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv
+from envs import BatchArmEnv, EnvOptions
 from hal.spec import RobotSpec
 from policies.base import Policy
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
@@ -50,19 +50,19 @@ class BatchRollout:
         seed: int,
         emit: Callable[[list[Segment]], object],
         explore: bool = True,
-        episode_steps: int | None = None,
+        options: EnvOptions | None = None,
     ) -> None:
         """`policy` is used as it is at each chunk: change its weights between two calls of `advance`."""
         self.policy, self.explore, self.counts = policy, explore, Counts()
         self.env = BatchArmEnv(
-            spec, task, arms, threads=threads, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED
+            spec, task, arms, threads=threads, seed=seed, options=options, autoreset=AutoresetMode.DISABLED
         )
         self._rngs = [np.random.default_rng([seed, arm]) for arm in range(arms)]
         spaces = self.env.single_observation_space.spaces  # type: ignore[attr-defined]
         observations = {key: (space.shape, space.dtype) for key, space in spaces.items()}
         self._recorder = Recorder(
             arms,
-            Origin(edge, f"{edge}/sim", spec.embodiment, self.env.task.instruction),
+            Origin(edge, f"{edge}/sim", spec.embodiment, self.env.task.instructions[0]),
             Sizes(observations, policy.horizon, policy.denoising_steps, policy.action_dim),
             segment_steps,
             emit,

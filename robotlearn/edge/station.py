@@ -62,7 +62,7 @@ class Station:
         spaces = observation_space(spec, task).spaces
         self._recorder = Recorder(
             1,
-            Origin(edge.name, f"{edge.name}/arm", spec.embodiment, task.instruction),
+            Origin(edge.name, f"{edge.name}/arm", spec.embodiment, task.instructions[0]),
             Sizes(
                 {key: (space.shape, space.dtype) for key, space in spaces.items()},
                 config.policy.horizon,

@@ -19,6 +19,7 @@ from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.config.config import Config
 from robotlearn.contract import contract, misfit
+from robotlearn.environment import env_options
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.learner import checkpoint
@@ -317,7 +318,7 @@ class Learner:
             episodes=episodes,
             seed=self.config.seed + 1,
             threads=self.config.learner.threads,
-            episode_steps=self.config.episode_steps,
+            options=env_options(self.config),
             progress=lambda done: self._report("measuring", done / episodes),
         )
 
@@ -366,7 +367,7 @@ class Learner:
         try:
             evaluate(
                 self._policy, self._spec, self.config.task, episodes=4, seed=self.config.seed + 2, video=path,
-                episode_steps=self.config.episode_steps,
+                options=env_options(self.config),
             )  # fmt: skip
         except (RuntimeError, AttributeError, ImportError, OSError) as error:
             # No GL on this machine: learning goes on, the picture is missing and that is said.

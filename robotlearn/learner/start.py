@@ -11,6 +11,7 @@ from policies.normalizer import statistics
 from robotlearn.algorithms.sft import SFT, windows
 from robotlearn.config.config import Config
 from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
+from robotlearn.environment import env_options
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.policy import build_policy
@@ -81,7 +82,7 @@ def _collect(config: Config, spec: RobotSpec, report: Report) -> Demonstrations:
         wanted.episodes,
         config.seed,
         noise=EXPERT_NOISE if wanted.noise is None else wanted.noise,
-        episode_steps=config.episode_steps,
+        options=env_options(config),
         progress=lambda done: report("collecting demonstrations", done / wanted.episodes),
     )
 
@@ -94,7 +95,7 @@ def _measure(config: Config, spec: RobotSpec, policy: Policy, report: Report) ->
         episodes=config.start.episodes,
         seed=config.seed + 1,
         threads=config.learner.threads,
-        episode_steps=config.episode_steps,
+        options=env_options(config),
         progress=lambda done: report("measuring what imitation gave", done / config.start.episodes),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs import EnvOptions
 from hal import RobotSpec
 from policies.base import Policy
 from policies.normalizer import Statistics
@@ -40,7 +41,7 @@ def roll(policy: Policy, spec: RobotSpec, *, arms: int = ARMS, explore: bool = T
     steps = options.pop("segment_steps", 8)
     rollout = BatchRollout(
         policy, spec, "reach", edge="batch", arms=arms, threads=1, segment_steps=steps, seed=SEED,
-        emit=segments.extend, explore=explore, episode_steps=12,
+        emit=segments.extend, explore=explore, options=EnvOptions(episode_steps=12),
     )  # fmt: skip
     return rollout, segments
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from envs import EnvOptions
 from hal import load_spec
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
@@ -157,7 +158,7 @@ def episodes(config: Config, count: int) -> list[Segment]:
     made: list[Segment] = []
     rollout = BatchRollout(
         build_policy(config, SPEC), SPEC, config.task, edge="batch", arms=count, threads=1, segment_steps=32, seed=0,
-        emit=made.extend, episode_steps=4,
+        emit=made.extend, options=EnvOptions(episode_steps=4),
     )  # fmt: skip
     rollout.start(count)
     while rollout.running:
