@@ -56,7 +56,7 @@ def segment(
     ids=(
         "its own", "another horizon", "another shape", "another observation", "doubles", "booleans", "other words",
         "another path",
-    ),  # fmt: skip
+    ),
 )
 def test_a_segment_of_another_run_is_told_by_its_layout(made: Segment, reason: str) -> None:
     data = record.encode(made, session=1, sequence=0)
