@@ -6,14 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hal.spec import load_spec
-from robotlearn.config.load import load_config
-from robotlearn.contract import contract
-from robotlearn.errors import CheckpointError
 from robotlearn.evaluation import Evaluation, evaluate
-from robotlearn.learner import checkpoint
-from robotlearn.policy import build_policy
-from robotlearn.run_folder import RunFolder
+from robotlearn.saved_policy import find_policy
 
 
 @dataclass(frozen=True)
@@ -28,15 +22,8 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
 
     Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
     """
-    if not run.exists():
-        raise CheckpointError(f"{run}: there is no such run folder or checkpoint")
-    single = (run / "checkpoint.json").is_file()
-    folder = RunFolder.open(run.resolve().parent.parent if single else run)
-    config = load_config(folder.config)
-    spec = load_spec(config.robot)
-    saved = checkpoint.load(run if single else checkpoint.newest(folder.checkpoints), contract(config, spec))
-    policy = build_policy(config, spec)
-    policy.load_state_dict(saved.policy)
+    saved = find_policy(run)
+    policy = saved.load()
     if video is not None:  # what can't be written is said before the episodes, not after
         video.parent.mkdir(parents=True, exist_ok=True)
         video.open("ab").close()
@@ -45,12 +32,12 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
         bar = progress.add_task("", total=episodes)
         measured = evaluate(
             policy,
-            spec,
-            config.task,
+            saved.spec,
+            saved.config.task,
             episodes=episodes,
             seed=seed,
             threads=2,
-            episode_steps=config.episode_steps,
+            episode_steps=saved.config.episode_steps,
             video=video,
             progress=lambda done: progress.update(bar, completed=done),
         )
