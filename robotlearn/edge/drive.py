@@ -89,6 +89,7 @@ class Drive:
         self._show: Callable[[str], object] = lambda text: None
         self._step = 0
         self._stopping = False
+        self._refusals: list[str] = []
         self._logs = Path(tempfile.mkdtemp(prefix="robotlearn-"))
         self._tails = {part: Tail(self._logs / f"{part}.log") for part in ("arm", "policy-server")}
         robot = f"robot={json.dumps(saved.config.robot)}"
@@ -113,8 +114,9 @@ class Drive:
         while not stop.is_set() and self.done < self._episodes:
             try:
                 self._arm.turn()
-            except ProcessError:
-                raise ProcessError(self._last_words()) from None
+            except ProcessError as error:
+                self._pass_on()
+                raise ProcessError("; ".join(self._refusals) or str(error)) from None
             self._pass_on()
             if self._arm.idle and self._arm.version >= 0 and self._arm.started < self._episodes:
                 self._arm.start()
@@ -151,7 +153,7 @@ class Drive:
             episodes=self._episodes,
             done=self.done,
             step=self._step,
-            state=_state(arm, server),
+            state=_state(self._arm),
             health=arm.health if arm is not None else "",
             version=server.version if server is not None else -1,
             latency_ms=server.latency_ms if server is not None and server.requests else None,
@@ -181,18 +183,13 @@ class Drive:
         self._say(f"{self._unit} {self._arm.started} broke: {why}")
 
     def _pass_on(self) -> None:
+        """Say what the processes printed, but keep why one gave up."""
         for tail in self._tails.values():
             for text in tail.lines():
-                self._say(text)
-
-    def _last_words(self) -> str:
-        """Why a process gave up, in its own words; what it said before is passed on."""
-        said = [text for tail in self._tails.values() for text in tail.lines()]
-        why = [text.removeprefix("robotlearn: ") for text in said if text.startswith("robotlearn: ")]
-        for text in said:
-            if not text.startswith("robotlearn: "):
-                self._say(text)
-        return "; ".join(why) or "a process of the arm can't work and has not said why"
+                if text.startswith("robotlearn: "):
+                    self._refusals.append(text.removeprefix("robotlearn: "))
+                else:
+                    self._say(text)
 
 
 def _edge(config: Config) -> PacedEdgeConfig:
@@ -202,7 +199,9 @@ def _edge(config: Config) -> PacedEdgeConfig:
     return next((edge for edge in config.edges if isinstance(edge, PacedEdgeConfig)), default)
 
 
-def _state(arm: local.ArmState | None, server: local.ServerState | None) -> str:
-    if arm is None:
+def _state(paced: PacedArm) -> str:
+    if paced.arm is None:
         return "waits for the arm process"
-    return arm.state if server is not None else f"{arm.state}, waits for the policy server"
+    # What it says of itself may be half a second old.
+    state = "working" if paced.active is not None and paced.arm.state == "resting" else paced.arm.state
+    return state if paced.server is not None else f"{state}, waits for the policy server"
