@@ -73,6 +73,11 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._next_tick = None
         return self._observe(state), {}
 
+    def observe(self) -> Observations:
+        """What the arm sees at this moment, wherever it is; moves nothing."""
+        self.reading = self.robot.read()
+        return self._observe(self._state_at(self.reading.position))
+
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""
         self._next_tick = None

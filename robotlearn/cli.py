@@ -202,6 +202,41 @@ def evaluate(
             typer.echo(f"video: {video}")
 
 
+@app.command("run")
+def run_policy(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A run folder, or one of its checkpoints.")],
+    robot: Annotated[
+        str | None, typer.Option(help="A spec's name or YAML file; by default the run's robot.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One of the run's tasks; needed when it has several.", show_default=False)
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many; in a dry run how many chunks.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the policy would do and what safety would make of it; no move.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
+    from robotlearn.edge.drive import Drive
+    from robotlearn.learner.display import Display
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.saved_policy import find_policy_for
+
+    stop = stop_on_signals()
+    driving = Drive(find_policy_for(policy, robot, task), episodes=episodes, dry_run=dry_run)
+    try:
+        if as_json:
+            driving.run(stop)
+        else:
+            with Display(driving.view) as display:
+                driving.run(stop, display.say)
+    finally:
+        driving.close()
+        if driving.done or stop.is_set():
+            typer.echo(json.dumps(driving.outcome()) if as_json else driving.summary())
+
+
 @app.command()
 def robots(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None,
@@ -219,38 +254,50 @@ def arm(
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
     overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
 ) -> None:
     """The arm process of a paced edge; started by its station."""
     from robotlearn.config.load import load_config
     from robotlearn.edge.arm import run_arm
     from robotlearn.processes import stop_on_signals
 
-    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop_on_signals())
+    stop = stop_on_signals()
+    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop, dry_run=dry_run)
 
 
 @app.command("policy-server", hidden=True)
 def policy_server(
     config: ConfigArgument,
     edge: Annotated[str, typer.Option()],
-    learner: LearnerOption,
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
-    session: Annotated[int, typer.Option()],
     overrides: Overrides = None,
+    learner: Annotated[str | None, typer.Option()] = None,
+    session: Annotated[int, typer.Option()] = 0,
+    checkpoint: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """The policy server of a paced edge; started by its station."""
+    """The policy server of a paced edge; started by its station. Weights: of --learner, or of --checkpoint."""
     from robotlearn.config.edge import PacedEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
+    from robotlearn.edge.weights_source import CheckpointWeights, LearnerWeights
     from robotlearn.errors import ConfigError
     from robotlearn.processes import freeze_heap, stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
     entry = loaded.edge(edge)
+    if (learner is None) == (checkpoint is None):
+        raise ConfigError("policy-server: weights come either of --learner or of --checkpoint")
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
-    serving = Serving(loaded, entry, learner, session=session, server=server, station=station)
+    if checkpoint is not None:
+        source = CheckpointWeights(checkpoint, loaded)
+    else:
+        source = LearnerWeights(learner, loaded, edge=edge, session=session)
+    # A policy that is run and not taught does what it does best.
+    explore = checkpoint is None
+    serving = Serving(loaded, entry, source, session=session, server=server, station=station, explore=explore)
     freeze_heap()
     try:
         serving.run(stop)

@@ -12,7 +12,7 @@ from robotlearn.config.config import Config
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted path (`edges.0.arms`; `*` for any item), what it takes, its default as in YAML, what it means.
+    """One key: its dotted path (`edges.*.arms`), what it takes, its default as in YAML, what it means.
 
     `section` names the variant it belongs to (such as `policy, kind gaussian`) or is the path of its section.
     """
