@@ -45,7 +45,28 @@ def ur5e(q: Array) -> Array:
     return pose @ turn(2, -np.pi / 2) @ shift(0, 0, 0.15)
 
 
-TABLES = {"ur5e": ur5e}
+# TheRobotStudio, so101_new_calib.urdf: origin of each joint in its parent, xyz [m] and rpy [rad]; every axis is z.
+BASEFRAME = (0.020791, 0.0157608, 0.0324817)
+SO101 = (
+    ((0.0207909, -0.0230745, 0.0948817), (-np.pi, 0.0, np.pi / 2)),
+    ((-0.0303992, -0.0182778, -0.0542), (-np.pi / 2, -np.pi / 2, 0.0)),
+    ((-0.11257, -0.028, 0.0), (0.0, 0.0, np.pi / 2)),
+    ((-0.1349, 0.0052, 0.0), (0.0, 0.0, -np.pi / 2)),
+    ((0.0, -0.0611, 0.0181), (np.pi / 2, 0.0, np.pi)),
+)
+
+
+def so101(q: Array) -> Array:
+    """The URDF's chain in its `baseframe`, which is turned and stands on a block of 0.1 m; then our TCP at the jaws."""
+    pose = shift(0, 0, 0.1) @ turn(2, np.pi / 2) @ shift(*(-np.array(BASEFRAME)))
+    for (xyz, (roll, pitch, yaw)), angle in zip(SO101, q, strict=True):
+        pose = pose @ shift(*xyz) @ turn(2, yaw) @ turn(1, pitch) @ turn(0, roll) @ turn(2, angle)
+    # 28 mm from where the URDF's gripperframe (x -0.0079) touches the fixed jaw; approach is -z, the jaws open along x.
+    tool = np.array([[0.0, 1, 0, -0.0079 + 0.028], [1, 0, 0, 0], [0, 0, -1, -0.0981274], [0, 0, 0, 1]])
+    return pose @ tool
+
+
+TABLES = {"ur5e": ur5e, "so101": so101}
 
 
 @pytest.mark.parametrize("name", TABLES)
