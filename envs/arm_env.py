@@ -47,6 +47,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._start = solve_start(spec, self.task)
         self.action_space = action_space(self._control)
         self.observation_space = observation_space(spec, self.task)
+        self.instruction = self.task.instructions[0]
         self.missed_ticks = 0
         self._next_tick: float | None = None
         robot.connect()

@@ -7,6 +7,8 @@ from policies.base import Chunk, Policy
 from policies.check import check_policy
 from policies.errors import PolicyError
 from policies.flow_mlp import FlowMLP
+from policies.flow_transformer import FlowTransformer
+from policies.gaussian import GaussianPolicy
 from policies.normalizer import Statistics, statistics
 from policies.registry import make_policy, policies, register_policy
 from policies.value import ValueNet
@@ -14,6 +16,8 @@ from policies.value import ValueNet
 __all__ = [
     "Chunk",
     "FlowMLP",
+    "FlowTransformer",
+    "GaussianPolicy",
     "Policy",
     "PolicyError",
     "Statistics",
