@@ -5,6 +5,7 @@ Imports nothing of the other packages here.
 
 from policies.base import Chunk, Policy
 from policies.check import check_policy
+from policies.chunk_policy import ChunkPolicy
 from policies.errors import PolicyError
 from policies.flow_mlp import FlowMLP
 from policies.flow_transformer import FlowTransformer
@@ -15,6 +16,7 @@ from policies.value import ValueNet
 
 __all__ = [
     "Chunk",
+    "ChunkPolicy",
     "FlowMLP",
     "FlowTransformer",
     "GaussianPolicy",

@@ -79,20 +79,21 @@ class FlowPolicy(ChunkPolicy):
     def act(self, obs: Observations, noise: Tensor, explore: bool) -> Chunk:
         encoded, real = self.observation(obs), self.real_of(obs)
         sample = self.denoising.sample(
-            self._masked(self.field(encoded), real), noise, explore, real, self._spread(encoded)
+            self._masked(self.field(encoded), real), noise, explore, real, self._spread(encoded, real)
         )
         return Chunk(self.actions_of(obs, sample.path[:, -1]), sample.path, sample.stochastic, sample.log_prob)
 
     def log_prob(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
         encoded, real = self.observation(obs), self.real_of(obs)
         velocity = self._masked(self.field(encoded), real)
-        return self.denoising.log_prob(velocity, path, stochastic, real, self._spread(encoded))
+        return self.denoising.log_prob(velocity, path, stochastic, real, self._spread(encoded, real))
 
     def entropy(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
-        spread = self._spread(self.observation(obs))
+        real = self.real_of(obs)
+        spread = self._spread(self.observation(obs), real)
         if spread is None:
             return super().entropy(obs, path, stochastic)
-        return self.denoising.entropy(path, stochastic, spread, self.real_of(obs))
+        return self.denoising.entropy(path, stochastic, spread, real)
 
     def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
         """E |v(x_t, t, s) - (eps - a)|^2 with t ~ Beta(1.5, 1), mostly noise (pi0, arXiv:2410.24164)."""
@@ -132,7 +133,7 @@ class FlowPolicy(ChunkPolicy):
         # Padding neither says anything nor moves.
         return lambda z, t: field(z * mask, t) * mask
 
-    def _spread(self, encoded: Sequence[Tensor]) -> Spread | None:
+    def _spread(self, encoded: Sequence[Tensor], real: Tensor | None) -> Spread | None:
         """Flow-Noise's std of each entry, its logarithm held in the range by a sigmoid."""
         head = self.spread_head
         if head is None:
@@ -141,6 +142,7 @@ class FlowPolicy(ChunkPolicy):
         flat = torch.cat(list(encoded), -1)
 
         def spread(z: Tensor, t: Tensor) -> Tensor:
+            z = z if real is None else z * real[:, None, None]
             share: Tensor = head(self.flat(flat, z, t)).sigmoid()
             return (low + (high - low) * share).exp().view(z.shape)
 

@@ -62,10 +62,10 @@ class Inputs:
             if key == EMBODIMENT:
                 one = np.zeros((1, len(self.embodiments)), np.float32)
                 one[0, self.embodiments.index(embodiment)] = 1.0
-                shown[key] = np.broadcast_to(one, (n, one.shape[1]))
+                shown[key] = one.repeat(n, 0)
             elif key == INSTRUCTION:
                 if isinstance(instructions, str):
-                    shown[key] = np.broadcast_to(embed(instructions), (n, INSTRUCTION_DIM))
+                    shown[key] = embed(instructions)[None].repeat(n, 0)
                 else:
                     shown[key] = np.stack([embed(words) for words in instructions])
             elif key == STATE and len(self.used_dims[embodiment]) < self.action_dim:
