@@ -88,7 +88,9 @@ def find_policy_for(path: Path, robot: str | None, task: str | None) -> SavedPol
         spec = load_spec(robot)
         known = dict.fromkeys(key.partition(".")[0].partition("/")[2] for key in saved.contract if "/" in key)
         if spec.embodiment not in known:
-            raise ConfigError(f"robot {robot} does not fit the policy {chosen}: it is for {', '.join(known)}, not {spec.embodiment}")
+            raise ConfigError(
+                f"robot {robot} does not fit the policy {chosen}: it is for {', '.join(known)}, not {spec.embodiment}"
+            )
         place, differs = _place(robots, spec)
         if differs:
             raise ConfigError(f"robot {robot} does not fit the policy {chosen}: {differs}")
