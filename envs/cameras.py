@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -129,10 +130,8 @@ def _send(child: subprocess.Popen[bytes], line: bytes, more: bytes = b"") -> Non
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
     for child in children:
         assert child.stdin is not None and child.stdout is not None
-        try:
+        with contextlib.suppress(OSError):
             child.stdin.close()  # at which it ends
-        except OSError:
-            pass
         child.stdout.close()
     for child in children:
         child.wait()

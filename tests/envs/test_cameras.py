@@ -14,7 +14,6 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions
-from envs.resize import fit
 from envs.scene import build_scene
 from envs.spaces import observation_space
 from envs.tasks import make_task
@@ -269,18 +268,6 @@ def test_a_camera_without_images_is_refused() -> None:
 
     with pytest.raises(EnvError, match="brings no images of camera 'wrist', only: front"):
         ArmEnv(Half(SPEC, build_scene(SPEC, make_task("lift", SPEC))), "lift", BOTH)
-
-
-@pytest.mark.parametrize("shape", [(120, 160), (160, 120), (30, 40), (200, 90)])
-def test_fit_keeps_the_middle(shape: tuple[int, int]) -> None:
-    image = np.zeros((*shape, 3), np.uint8)
-    image[:] = np.linspace(0, 255, shape[1])[:, None]
-    assert fit(image, shape) is image
-    small = fit(image, (32, 32))
-    assert small.shape == (32, 32, 3) and small.dtype == np.uint8
-    assert abs(float(small.mean()) - 127.5) < 3
-    slope = (float(small[0, -1, 0]) - float(small[0, 0, 0])) / 31 * 32
-    assert slope == pytest.approx(255 * min(shape) / shape[1], abs=10)
 
 
 def test_a_machine_that_can_not_draw_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

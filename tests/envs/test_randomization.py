@@ -230,7 +230,7 @@ def test_each_episode_draws_anew() -> None:
     body, gains = env._objects["cube"].body, env._batch.expanded("actuator_gainprm")
     env.reset()
     masses, first = env._batch.expanded("body_mass")[:, body].copy(), gains[:, 0, 0].copy()
-    assert masses[0] != masses[1] and ((0.025 <= masses) & (masses <= 0.1)).all()
+    assert masses[0] != masses[1] and ((masses >= 0.025) & (masses <= 0.1)).all()
     env.reset(options={"reset_mask": np.array([True, False])})
     again = env._batch.expanded("body_mass")[:, body]
     assert again[0] != masses[0] and again[1] == masses[1]
