@@ -5,15 +5,15 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 import numpy as np
 import zmq
 
-from envs import ArmEnv
+from envs import ArmEnv, Randomization
 from envs.scene import build_scene
-from hal import ReadOnly, RealTime, Steppable, make_robot
+from hal import ReadOnly, RealTime, Steppable, Tunable, make_robot
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
@@ -234,7 +234,10 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
         robot, kind = ReadOnly(robot), DryRun
     elif robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)
-    env = ArmEnv(robot, task, env_options(config))
+    varied = env_options(config)
+    if robot.capability(Tunable) is None:  # type: ignore[type-abstract]
+        varied = replace(varied, randomization=Randomization())  # a real arm's physics are what they are
+    env = ArmEnv(robot, task, varied)
     if not dry_run:
         # Other starts after each restart of this process.
         env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
