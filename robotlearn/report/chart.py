@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Literal
 
@@ -14,6 +15,7 @@ Style = Literal["line", "thin", "thick", "dashed", "dots"]
 
 WIDTH, HEIGHT = 480.0, 264.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 40.0
+SMALLEST = 1e-100
 MOST_POINTS = 600
 """Of one line; a longer one keeps the extremes of each stretch."""
 MOST_COLUMNS = 120
@@ -34,10 +36,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """The area between the (x, low, high)."""
+    """The area between the (x, low, high), around a line that says what it is."""
 
     points: Sequence[tuple[float, float, float]]
-    label: str
     colour: int = 0
 
 
@@ -85,9 +86,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def figure(chart: Chart) -> str:
     """The chart as a <figure>, with its title and legend in HTML and the drawing in SVG."""
-    legend: list[tuple[str, int, str]] = [(line.label, line.colour, line.style) for line in chart.listed]
-    legend += [(band.label, band.colour, "band") for band in chart.bands if band.points]
-    keys = "".join(f'<li><i class="key {style} c{colour}"></i>{escape(label)}</li>' for label, colour, style in legend)
+    keys = "".join(
+        f'<li><i class="key {line.style} c{line.colour}"></i>{escape(line.label)}</li>' for line in chart.listed
+    )
     return (
         f"<figure><figcaption>{escape(chart.title)}</figcaption>"
         f'<ul class="legend">{keys}</ul>{_drawing(chart)}</figure>'
@@ -130,8 +131,7 @@ def _drawing(chart: Chart) -> str:
         share = (min(max(value, y_low), y_high) - y_low) / (y_high - y_low)
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
-    shown = (lambda value: f"{100 * value:.0f} %") if chart.percent else compact
-    parts = [_axes(chart, ticks(x_low, x_high), ticks(y_low, y_high), at_x, at_y, shown)]
+    parts = [_axes(chart, ticks(x_low, x_high), ticks(y_low, y_high), at_x, at_y)]
     for band in chart.bands:
         edge = [(x, high) for x, _, high in band.points] + [(x, low) for x, low, _ in reversed(band.points)]
         parts.append(f'<polygon class="band c{band.colour}" points="{_path(edge, at_x, at_y)}"/>')
@@ -150,17 +150,23 @@ def _ranges(chart: Chart) -> tuple[float, float, float, float]:
     x_low, x_high = min(xs), max(xs)
     if x_low > 0 and x_low < 0.5 * x_high:
         x_low = 0.0
-    if x_high <= x_low:
-        x_high = x_low + (abs(x_low) or 1.0)
+    if _equal(x_low, x_high):
+        x_high = x_low + max(abs(x_low), 1.0)
     if chart.y_range is not None:
         return x_low, x_high, *chart.y_range
     y_low, y_high = (min(ys), max(ys)) if ys else (0.0, 1.0)
     if 0 < y_low < 0.6 * y_high:
         y_low = 0.0
-    if y_high <= y_low:
-        y_low, y_high = y_low - 0.5 * (abs(y_low) or 1.0), y_high + 0.5 * (abs(y_high) or 1.0)
+    if _equal(y_low, y_high):
+        margin = 0.5 * abs(y_high) if abs(y_high) > SMALLEST else 0.5
+        y_low, y_high = y_low - margin, y_high + margin
     margin = 0.05 * (y_high - y_low)
     return x_low, x_high, y_low - (margin if y_low != 0 else 0), y_high + margin
+
+
+def _equal(low: float, high: float) -> bool:
+    """Too near to each other for an axis of their own."""
+    return high - low <= max(1e-9 * abs(high), 1e-9 * abs(low), SMALLEST)
 
 
 def _axes(
@@ -169,13 +175,13 @@ def _axes(
     y_ticks: Sequence[float],
     at_x: Callable[[float], float],
     at_y: Callable[[float], float],
-    shown: Callable[[float], str],
 ) -> str:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     grid = "".join(f"M{LEFT:.0f} {at_y(value):.1f}H{right:.0f}" for value in y_ticks)
     marks = "".join(f"M{at_x(value):.1f} {bottom:.0f}v4" for value in x_ticks)
     texts = [
-        f'<text x="{LEFT - 7:.0f}" y="{at_y(value) + 4:.1f}" class="end">{shown(value)}</text>' for value in y_ticks
+        f'<text x="{LEFT - 7:.0f}" y="{at_y(value) + 4:.1f}" class="end">{_shown(chart, 3, value)}</text>'
+        for value in y_ticks
     ]
     for value in x_ticks:
         # Near the right border a centred label would be cut off.
@@ -217,7 +223,7 @@ def _columns(chart: Chart, at_x: Callable[[float], float]) -> list[str]:
     """Invisible stripes over the drawing, each with the values around its x as its title."""
     xs = sorted({x for line in chart.listed for x, _ in line.points})
     xs = xs[:: math.ceil(len(xs) / MOST_COLUMNS)] if xs else []
-    shown = (lambda value: f"{100 * value:.1f} %") if chart.percent else (lambda value: compact(value, 4))
+    shown = partial(_shown, chart, 4)
     parts = []
     for index, x in enumerate(xs):
         left = (xs[index - 1] + x) / 2 if index else x
@@ -239,6 +245,10 @@ def _columns(chart: Chart, at_x: Callable[[float], float]) -> list[str]:
             f'height="{HEIGHT - TOP - BOTTOM:.0f}"><title>{escape(chr(10).join(texts))}</title></rect>'
         )
     return parts
+
+
+def _shown(chart: Chart, digits: int, value: float) -> str:
+    return f"{float(f'{100 * value:.{digits}g}'):g} %" if chart.percent else compact(value, digits)
 
 
 def _nearest(points: Points, x: float) -> int:

@@ -48,8 +48,8 @@ def success(run: Run, key: str, others: Sequence[Run] = ()) -> Chart:
         median, band = middle(curves)
         names = [f"seed {one.config.seed}" for one in others]
         lines += [Line(curve, name, OTHER_SEEDS, "thin") for curve, name in zip(curves[1:], names, strict=True)]
-        bands.append(Band(band, f"lowest to highest of {len(curves)} seeds", OTHER_SEEDS))
-        lines.append(Line(median, f"median of {len(curves)} seeds", OTHER_SEEDS, "dashed"))
+        bands.append(Band(band, OTHER_SEEDS))
+        lines.append(Line(median, _of_seeds("training", len(curves)), OTHER_SEEDS, "dashed"))
     lines.append(Line(along.of(run.updates, "success"), "training episodes (sampled)", 0))
     lines.append(
         Line(along.of(measured, "eval_success"), "evaluation (no exploration), 95 % interval", 1, "dots", intervals)
@@ -78,13 +78,13 @@ def details(run: Run) -> dict[str, list[Chart]]:
     found = {
         "Staleness and throughput": [
             chart("Staleness, versions", ("staleness_mean", "mean"), ("staleness_max", "largest")),
-            chart("Environment steps per second", ("samples_per_s", "as learnt from")),
+            chart("Environment steps per second", ("samples_per_s", "moving average")),
             Chart("Updates per second", along.label, [rate]),
         ],
         "Learning": [
             chart("Policy loss", ("loss/policy", "mean of the update")),
             chart("Value loss", ("loss/value", "mean of the update")),
-            chart("KL to the policy before the update", ("kl", "mean"), ("kl_max", "largest of a minibatch")),
+            chart("KL to the proximal policy", ("kl", "mean"), ("kl_max", "largest of a minibatch")),
             chart("Clipped share of the ratios", ("clip_fraction", "mean of the update"), percent=True),
             chart("Variance that the critic explains", ("explained_variance", "before the update")),
             chart("Gradient norms", ("grad_norm/policy", "policy"), ("grad_norm/value", "value")),
@@ -121,8 +121,8 @@ def side_by_side(groups: Sequence[Group], names: Sequence[str]) -> list[Chart]:
             seeds = [f"{name}, seed {run.config.seed}" for run in group.runs]
             if median:
                 lines += [Line(curve, seed, colour, "thin") for curve, seed in zip(curves, seeds, strict=True)]
-                lines.append(Line(median, f"{name}, median of {len(curves)} seeds", colour, "thick"))
-                bands.append(Band(band, f"{name}, lowest to highest", colour))
+                lines.append(Line(median, _of_seeds(name, len(curves)), colour, "thick"))
+                bands.append(Band(band, colour))
                 continue
             labels = [name] if len(curves) == 1 else seeds
             style: Style = "line" if updates else "dots"
@@ -138,10 +138,14 @@ def side_by_side(groups: Sequence[Group], names: Sequence[str]) -> list[Chart]:
         chart("Success in training, over time", time, "success", percent=True),
         chart("Largest staleness, versions", steps, "staleness_max"),
         chart("Environment steps per second", steps, "samples_per_s"),
-        chart("Mean KL to the policy before the update", steps, "kl"),
+        chart("Mean KL to the proximal policy", steps, "kl"),
         chart("Value loss", steps, "loss/value"),
     ]
     return [one for one in charts if not one.empty]
+
+
+def _of_seeds(name: str, count: int) -> str:
+    return f"{name}, {count} seeds: median, lowest to highest"
 
 
 def _or(row: Row, key: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,14 @@ Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
 GOOD = 0.9
 """The success rate whose first measurement dates a run: "time to 90 %"."""
+LARGEST = 1e100
 RECENT = 5
 """Updates over which the learner averages its training success."""
 
 
 def number(value: object) -> float | None:
-    """A finite number as it is, anything else (null, text, a missing key) as None."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    """A number as it is; anything else (null, text, a missing key), and what is too large to be drawn, as None."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return value
     return None
 
@@ -84,7 +84,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.path.resolve().name
+        """The folder's; what is not UTF-8 in it is shown as question marks."""
+        return self.folder.path.resolve().name.encode(errors="replace").decode()
 
     @property
     def robot(self) -> str:

@@ -122,6 +122,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     assert [row["version"] for row in rows if "eval_success" in row] == [2, 3]
     assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000003"]
     assert folder.highest_version == 3 and folder.curve.exists() and not folder.address.exists()
+    assert "after 3 updates" in folder.report.read_text() and 'class="state complete"' in folder.report.read_text()
     counts = edge._spool.counts()
     store = SegmentStore(folder.segments)
     assert counts.recorded == counts.acknowledged + counts.pending
