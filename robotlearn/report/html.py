@@ -53,8 +53,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
 
 
 def moment(seconds: float) -> str:
-    """Seconds since the epoch, as a date."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    """Seconds since the epoch, as a date; what is beyond the calendar is told as it is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s"
 
 
 def duration(seconds: float) -> str:

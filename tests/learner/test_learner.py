@@ -285,6 +285,17 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
 
 
+def test_a_page_that_cannot_be_written_costs_the_run_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny("learner.max_staleness=inf")
+    folder = saved_run(tmp_path / "run", config, episodes(config, 4))
+    learning = resumed(config, folder)
+    learning._update()
+    folder.report.mkdir()  # something else is in its place
+    learning._close()
+    assert "no picture of the run" in caplog.text and folder.curve.exists()
+    assert checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["updates"] == 2
+
+
 def test_a_version_file_that_is_older_than_the_checkpoint_lets_no_version_fall(tmp_path: Path) -> None:
     config = tiny("learner.max_staleness=inf")
     folder = saved_run(tmp_path / "run", config, [])

@@ -196,7 +196,7 @@ NUMBERS = st.integers(-3, 30) | st.floats(-2, 2)
 ROWS = st.lists(st.dictionaries(st.sampled_from(KEYS), NUMBERS | JUNK), min_size=1, max_size=8)
 
 
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_any_rows_make_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     data = Path(__file__).with_name("data") / "smoke" / "config.yaml"
