@@ -165,6 +165,8 @@ def _accounts(run: Run) -> str:
     parts = []
     if balance is not None:
         kind, word = ("good", "holds") if balance.holds else ("bad", "does not hold")
+        if balance.surplus > 0:
+            word = "holds as far as the edges have told"
         parts.append(
             f'<p class="balance {kind}"><b>Nothing lost, nothing stored twice: {word}.</b> {escape(str(balance))}</p>'
         )

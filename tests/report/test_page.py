@@ -81,6 +81,7 @@ def test_the_page_of_a_real_run(place: Place) -> None:
         "seed: 0", "complete",
     ):  # fmt: skip
         assert words in parsed.text, words
+    assert "holds as far as the edges have told. 4,489 recorded = 4,518 stored once + 4 still" in parsed.text
     assert parsed.tags.count("video") == 2
     for each in films:
         assert base64.b64encode(each.read_bytes()).decode() in text
@@ -90,6 +91,7 @@ def test_a_run_whose_start_was_not_measured_and_that_has_no_film(place: Place) -
     parsed = checked(page(Run.read(place("smoke"))))
     assert "Success without exploration is 15.0 % [5.2, 36.0] after 20 updates" in parsed.text
     assert "330 recorded = 330 stored once + 0 still in the edges' logs + 0 evicted + 0 rejected." in parsed.text
+    assert "stored twice: holds. 330" in parsed.text
     assert "As the shipped config smoke." in parsed.text
     assert "video" not in parsed.tags and "The policy on film" not in parsed.text
 
