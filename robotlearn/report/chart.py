@@ -95,16 +95,17 @@ def figure(chart: Chart) -> str:
     )
 
 
-def spark(points: Points, label: str) -> str:
-    """A curve of rates in the height of a line of text, for a table's cell."""
-    if not points:
-        return ""
-    (first, _), (last, _) = points[0], points[-1]
-    width = (last - first) or 1.0
-    path = " ".join(f"{118 * (x - first) / width + 1:.1f},{23 - 22 * y:.1f}" for x, y in thinned(points, 120))
+def spark(curves: Sequence[Points], label: str) -> str:
+    """Curves of rates, in the colours of the palette, in the height of a line of text: for a table's cell."""
+    xs = [x for curve in curves for x, _ in curve]
+    first, width = min(xs, default=0.0), (max(xs, default=0.0) - min(xs, default=0.0)) or 1.0
+    drawn = ""
+    for colour, curve in enumerate(curves):
+        path = " ".join(f"{118 * (x - first) / width + 1:.1f},{23 - 22 * y:.1f}" for x, y in thinned(curve, 120))
+        drawn += f'<polyline class="line c{colour}" points="{path}"/>'
     return (
         f'<svg class="spark" viewBox="0 0 120 24" role="img"><title>{escape(label)}</title>'
-        f'<path class="grid" d="M0 1H120M0 23H120"/><polyline class="line c0" points="{path}"/></svg>'
+        f'<path class="grid" d="M0 1H120M0 23H120"/>{drawn}</svg>'
     )
 
 

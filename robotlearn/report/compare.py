@@ -75,8 +75,8 @@ class Comparison:
             "runs": [
                 {
                     "run": str(run.folder.path),
-                    "task": run.config.task,
-                    "robot": run.robot,
+                    "task": list(run.config.task),
+                    "robot": list(run.config.robot),
                     "policy": run.config.policy.kind,
                     "seed": run.config.seed,
                     "state": run.state,
@@ -125,7 +125,7 @@ class Comparison:
 
     def _settings(self) -> dict[str, list[str]]:
         return {
-            "task": [run.config.task for run in self.runs],
+            "task": [run.task for run in self.runs],
             "robot": [run.robot for run in self.runs],
             "policy": [run.config.policy.kind for run in self.runs],
         }

@@ -58,9 +58,14 @@ def success(run: Run, key: str, others: Sequence[Run] = ()) -> Chart:
     return Chart(title, along.label, lines, bands, (0.0, 1.0), percent=True)
 
 
-def success_of_parts(run: Run, part: str) -> Points:
-    """The curve of one `success/TASK/EMBODIMENT`, over environment steps."""
-    return points(run.rows, STEPS, part)
+def success_by_part(run: Run) -> dict[str, tuple[Points, Points]]:
+    """Per TASK/EMBODIMENT success over environment steps: of training episodes, and without exploration."""
+    keys = {key for row in run.rows for key in row}
+    names = sorted({key.partition("success/")[2] for key in keys if key.startswith(("success/", "eval_success/"))})
+    return {
+        name: (points(run.rows, STEPS, f"success/{name}"), points(run.rows, STEPS, f"eval_success/{name}"))
+        for name in names
+    }
 
 
 def details(run: Run) -> dict[str, list[Chart]]:

@@ -120,18 +120,16 @@ def _grid(charts: Sequence[Chart], kind: str = "") -> str:
 
 
 def _parts(run: Run) -> str:
-    """Success per task and embodiment, from the keys `success/TASK/EMBODIMENT` of the rows."""
-    keys = sorted({key for row in run.rows for key in row if key.startswith("success/")})
+    """Success per task and embodiment, where the rows tell them apart."""
     rows = []
-    for key in keys:
-        curve = figures.success_of_parts(run, key)
-        task, _, embodiment = key.removeprefix("success/").partition("/")
-        label = f"{task} {embodiment}: {percent(curve[0][1])} to {percent(curve[-1][1])}" if curve else ""
-        last = percent(curve[-1][1]) if curve else "–"
-        rows.append([escape(task), escape(embodiment), last, spark(curve, label)])
-    return (
-        f"<h3>By task and embodiment</h3>{table(['task', 'embodiment', 'last', 'course'], rows, (2,))}" if rows else ""
-    )
+    for name, (training, evaluation) in figures.success_by_part(run).items():
+        task, _, embodiment = name.partition("/")
+        last = [percent(curve[-1][1] if curve else None) for curve in (training, evaluation)]
+        label = f"{task} {embodiment}: training {last[0]}, evaluation {last[1]} at the end"
+        rows.append([escape(task), escape(embodiment), *last, spark((training, evaluation), label)])
+    key = '<i class="key line c{}"></i>'
+    head = ["task", "embodiment", f"{key.format(0)}training", f"{key.format(1)}evaluation", "course"]
+    return f"<h3>By task and embodiment, newest</h3>{table(head, rows, (2, 3))}" if rows else ""
 
 
 def _videos(run: Run) -> str:
@@ -155,8 +153,11 @@ def _videos(run: Run) -> str:
 
 
 def _film_title(path: Path) -> str:
-    name = path.stem.removeprefix("version-")
-    return f"version {int(name)}, four arms, without exploration" if name.isdecimal() else path.stem
+    """Of `version-000088.mp4`, or `version-000088-lift-panda.mp4` where there are several tasks or robots."""
+    version, _, part = path.stem.removeprefix("version-").partition("-")
+    if not version.isdecimal():
+        return path.stem
+    return f"version {int(version)}{', ' if part else ''}{part}: four arms, without exploration"
 
 
 def _accounts(run: Run) -> str:

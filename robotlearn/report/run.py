@@ -89,12 +89,16 @@ class Run:
 
     @property
     def robot(self) -> str:
-        """The robot model's name; of a spec given as a path, the file's."""
-        return Path(self.config.robot).stem
+        """The robot models' names; of a spec given as a path, the file's."""
+        return ", ".join(Path(robot).stem for robot in self.config.robot)
+
+    @property
+    def task(self) -> str:
+        return ", ".join(self.config.task)
 
     @property
     def title(self) -> str:
-        return f"{self.config.task} with {self.robot}"
+        return f"{self.task} with {self.robot}"
 
     @property
     def updates(self) -> list[Row]:

@@ -31,7 +31,7 @@ def test_compare_prints_a_table_or_json_and_writes_a_page(place: Place, tmp_path
     assert table.returncode == 0 and "lift-0" in table.stdout and "learner.updates" in table.stdout
     assert (tmp_path / "page.html").read_text().count("<figure>") == 8
     as_json = robotlearn("compare", *paths, "--json")
-    assert [each["task"] for each in json.loads(as_json.stdout)["runs"]] == ["lift", "reach"]
+    assert [each["task"] for each in json.loads(as_json.stdout)["runs"]] == [["lift"], ["reach"]]
 
 
 MISTAKES = {

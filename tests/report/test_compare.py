@@ -86,7 +86,7 @@ def test_json_has_everything_unrounded(runs: list[Run], place: Place) -> None:
     unbounded = Run.read(changed(place("lift-1", "other"), "max_staleness: 2", "max_staleness: .inf"))
     found = json.loads(printed([*runs, unbounded], 80, as_json=True))
     assert found["runs"][1]["seconds"] == runs[1].summary().seconds
-    assert found["runs"][0]["robot"] == "panda" and found["runs"][2]["seed"] == 2
+    assert found["runs"][0]["robot"] == ["panda"] and found["runs"][2]["seed"] == 2
     assert found["differences"]["learner.max_staleness"] == ["2", "2", "2", "inf"]
     assert [each["seeds"] for each in found["groups"]] == [[0, 1, 2], [1]]
     assert found["groups"][0]["final_success"] == {"median": 0.9, "min": 0.9, "max": 0.96}

@@ -77,7 +77,7 @@ def test_the_page_of_a_real_run(place: Place) -> None:
     for words in (
         "Success without exploration rose from 37.5 % to 90.0 % [82.6, 94.5] after 16 updates, 144,535 environment",
         "Success over environment steps", "Success over time", "Staleness, versions", "Updates per second",
-        "Policy loss", "KL to the proximal policy", "version 16, four arms", "learner.eval_every", "noise_level: 0.5",
+        "Policy loss", "KL to the proximal policy", "version 16: four arms", "learner.eval_every", "noise_level: 0.5",
         "seed: 0", "complete",
     ):  # fmt: skip
         assert words in parsed.text, words
@@ -133,10 +133,15 @@ def test_success_by_task_and_embodiment_has_a_line_each(place: Place) -> None:
         }
         for i in range(1, 5)
     ]
-    text = page(Run.read(place("smoke", rows=rows)))
+    rows.append({"eval_success": 0.5, "env_steps": 5004, "eval_success/lift/so101": 0.7})
+    path = place("smoke", rows=rows)
+    film(path, 20).rename(path / "videos" / "version-000020-lift-so101.mp4")
+    text = page(Run.read(path))
     parsed = checked(text)
-    assert re.search(r"<td>lift</td><td>so101</td><td class=\"number\">60\.0 %</td>", text)
-    assert text.count('class="spark"') == 3 and "lift panda: 10.0 % to 40.0 %" in parsed.text
+    cells = '<td>lift</td><td>so101</td><td class="number">60.0 %</td><td class="number">70.0 %</td>'
+    assert cells in text and '<td class="number">–</td>' in text and text.count('class="spark"') == 3
+    assert "lift so101: training 60.0 %, evaluation 70.0 % at the end" in parsed.text
+    assert "version 20, lift-so101: four arms" in parsed.text
 
 
 def test_other_seeds_are_drawn_around_the_run(place: Place) -> None:
