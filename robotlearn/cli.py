@@ -247,6 +247,37 @@ def robots(
     show_robots(config)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders; they may still be learning.")],
+) -> None:
+    """Write RUN/report.html, a page that opens anywhere; runs that differ in the seed only show each other's curve."""
+    from robotlearn.report.compare import read_runs
+    from robotlearn.report.page import write_report
+    from robotlearn.report.seeds import same_but_seed
+
+    read = read_runs(runs)
+    for run in read:
+        others = [other for other in read if other is not run and same_but_seed(run, other)]
+        typer.echo(f"report: {write_report(run, others)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders; they may still be learning.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the curves of all, too.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Runs side by side: success, time and steps to 90 %, rate, staleness, and what their configs differ in."""
+    from rich.console import Console
+
+    from robotlearn.report.compare import compare, read_runs
+
+    compare(read_runs(runs), as_json=as_json, page=html, console=Console(file=sys.stdout))
+
+
 @app.command(hidden=True)
 def arm(
     config: ConfigArgument,

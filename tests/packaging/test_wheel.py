@@ -37,7 +37,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module_and_every_data_file_and_nothing_else(wheel: Path) -> None:
-    expected = {str(file.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
+    sources = [file for package in PACKAGES for kind in ("*.py", "*.css") for file in (ROOT / package).rglob(kind)]
+    expected = {str(file.relative_to(ROOT)) for file in sources}
     expected |= {
         f"hal/_data/{file.relative_to(ROOT)}"
         for folder in FOLDERS
