@@ -8,10 +8,9 @@ import mmap
 import os
 import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import mujoco
@@ -33,20 +32,28 @@ class Cameras:
     `images` are the last ones drawn, camera's name to uint8 (n, H, W, 3), valid until `close`.
 
     Raises:
-        EnvError: the children can't draw.
+        EnvError: the children can't draw, or the scene lacks a camera.
     """
 
     def __init__(self, model: Any, n: int, names: Sequence[str], size: tuple[int, int], processes: int) -> None:
+        known = [model.cam(camera).name for camera in range(model.ncam)]
+        if missing := [name for name in names if name not in known]:
+            raise EnvError(f"the scene has no camera {missing[0]!r}, which the spec names; it has {', '.join(known)}")
         binary = np.empty(mujoco.mj_sizeModel(model), np.uint8)
         mujoco.mj_saveModel(model, None, binary)
         shapes = {name: getattr(mujoco.MjData(model), name).shape for name in PLACES}
         layout = Layout(n, shapes, len(names), size)
-        folder = Path("/dev/shm")
-        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as file:
+        # Not in /dev/shm: containers bound it to 64 MB, and a page too many kills the process that writes it.
+        with os.fdopen(os.memfd_create("images"), "r+b") if sys.platform == "linux" else TemporaryFile() as file:
             file.truncate(layout.bytes)
             memory = mmap.mmap(file.fileno(), layout.bytes)
-            cameras = [model.camera(name).id for name in names]
-            order = {"n": n, "shapes": shapes, "cameras": cameras, "size": size, "model": len(binary)}
+            order = {
+                "n": n,
+                "shapes": shapes,
+                "cameras": [known.index(name) for name in names],
+                "size": size,
+                "model": len(binary),
+            }
             self._children = [_start(order, binary.tobytes(), file.fileno()) for _ in range(min(processes, n))]
         self._close = weakref.finalize(self, _end, self._children)
         self._places, images = layout.arrays(memory)

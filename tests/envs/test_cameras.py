@@ -70,6 +70,12 @@ def test_an_unknown_camera_names_the_nearest() -> None:
         ArmEnv(simulated(), "lift", options(cameras=("wirst",)))
 
 
+def test_a_camera_that_the_scene_lacks_is_named() -> None:
+    spec = SPEC.model_copy(update={"cameras": (SPEC.cameras[0].model_copy(update={"name": "top"}),)})
+    with pytest.raises(EnvError, match="the scene has no camera 'top', which the spec names; it has front, wrist"):
+        BatchArmEnv(spec, "lift", 1, options=options(cameras=("top",)))
+
+
 @renders
 @pytest.mark.parametrize("environment_state", [True, False])
 def test_observations_are_in_their_space(environment_state: bool) -> None:
