@@ -26,10 +26,11 @@ class Expert:
         """(n, D) float32 actions."""
         goal = self._task.expert_goal(state)
         turn = rotation_vector(state.rotation, goal.rotation)
-        error = np.concatenate([goal.position - state.tcp, turn], -1)
+        weights = np.array([1.0] * 3 + [goal.turn_weight] * 3)
+        error = weights * np.concatenate([goal.position - state.tcp, turn], -1)
         joints = state.position[:, : self._joints]
         action = np.zeros((len(joints), self._spec.dim), np.float32)
-        delta = damped_step(self._chain.jacobian(joints), error)
+        delta = damped_step(weights[:, None] * self._chain.jacobian(joints), error)
         fastest = GAIN * np.abs(delta).max(-1, keepdims=True)
         action[:, : self._joints] = GAIN * delta / np.maximum(fastest / self._task.expert_delta, 1.0)
         action[:, self._joints :] = goal.width[:, None]

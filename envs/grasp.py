@@ -6,6 +6,7 @@ import numpy as np
 
 from envs.errors import TaskError
 from envs.geometry import pointing_down, rotation_from_quaternion, rotation_vector
+from envs.jaws import one_jaw
 from envs.task import SceneState, Task, ToolGoal
 from hal.spec import RobotSpec
 
@@ -44,12 +45,25 @@ def grasp(task: Task, state: SceneState, pose: np.ndarray, width: float, above: 
     is, a policy can't see.
     """
     scale = task.tabletop.scale
+    open_width, measured = opening(task, width), state.position[:, -1]
     rotation = pointing_down(square_yaw(pose))
     target = pose[:, :3] + [0, 0, above]
     offset = target - state.tcp
     turn = np.linalg.norm(rotation_vector(state.rotation, rotation), axis=-1)
     aligned = (np.linalg.norm(offset[:, :2], axis=-1) < NEAR * scale) & (turn < TURN)
-    at_block = aligned & (np.abs(offset[:, 2]) < NEAR * scale)
-    held = at_block & (state.position[:, -1] < width + 0.0002)
+    if one_jaw(task.spec):
+        # The jaw pushes the block away from the tool, up to the other jaw: following it would never end.
+        along, across = np.einsum("nji,nj->ni", state.rotation, offset)[:, :2].T
+        closing = (measured < open_width - 0.003) & (turn < 2 * TURN) & (np.abs(offset[:, 2]) < NEAR)
+        closing &= (np.abs(along) < NEAR) & (np.abs(across) < task.spec.upper[-1] / 2)
+        target[closing, :2] = state.tcp[closing, :2]
+        aligned |= closing
+    at_block = aligned & (np.abs(offset[:, 2]) < (NEAR if one_jaw(task.spec) else NEAR * scale))
+    held = at_block & (measured < width + 0.0002)
     target[:, 2] += np.where(aligned, 0.0, APPROACH_HEIGHT * scale)
-    return Grasp(ToolGoal(target, rotation, np.where(at_block, width / 2, task.spec.upper[-1])), held)
+    return Grasp(ToolGoal(target, rotation, np.where(at_block, width / 2, open_width)), held)
+
+
+def opening(task: Task, width: float) -> float:
+    """How wide to open for a block of that `width`, m: with room beside it, yet no wider than needed."""
+    return float(min(task.spec.upper[-1], width + 0.04 * task.tabletop.scale))

@@ -7,8 +7,8 @@ import numpy as np
 from envs.errors import TaskError
 from hal.spec import RobotSpec
 
-FULL_SIDE = 0.2
-"""Tables at least this wide and deep, m, hold things of full size; on smaller ones all lengths shrink with the table."""
+FULL_SIDE = 0.15
+"""A square table of this side, m, holds things of full size; on smaller tables all lengths shrink with them."""
 SMALLEST_SCALE = 0.4
 DRAWS = 1000
 
@@ -32,10 +32,11 @@ class Tabletop:
         if spec.tabletop is None:
             raise TaskError(f"task {task}: the spec of robot {spec.name} has no key 'tabletop': where may things lie?")
         lower, upper = np.array(spec.tabletop.lower), np.array(spec.tabletop.upper)
-        scale = round(min(1.0, float((upper - lower).min()) / FULL_SIDE), 2)
+        side = float(np.sqrt(np.prod(upper - lower)))
+        scale = round(min(1.0, side / FULL_SIDE), 2)
         if scale < SMALLEST_SCALE:
             raise TaskError(
-                f"task {task}: the tabletop of robot {spec.name} is {100 * (upper - lower).min():.0f} cm wide, "
+                f"task {task}: the tabletop of robot {spec.name} is as large as a square of {100 * side:.1f} cm, "
                 f"at least {100 * SMALLEST_SCALE * FULL_SIDE:.0f} cm are needed"
             )
         return cls(lower, upper, scale)

@@ -38,11 +38,13 @@ class ToolGoal:
         position: (n, 3) tool centre point in the base frame, m.
         rotation: (n, 3, 3) orientation of the tool.
         width: (n,) what the gripper is to open to, m; ignored by an arm without one.
+        turn_weight: how much an rad of wrong orientation counts beside a m of wrong position.
     """
 
     position: np.ndarray
     rotation: np.ndarray
     width: np.ndarray
+    turn_weight: float = 1.0
 
 
 class Task(ABC):

@@ -46,7 +46,7 @@ class Lift(Task):
 
     def achieved(self, state: SceneState) -> np.ndarray:
         cube = state.objects["cube"][:, :3]
-        near = np.linalg.norm(cube - state.tcp, axis=-1) < 0.03 * self.tabletop.scale
+        near = np.linalg.norm(cube - state.tcp, axis=-1) < 0.03
         return near & (cube[:, 2] > self.half_size + self.height)
 
     def progress(self, state: SceneState) -> np.ndarray:

@@ -5,6 +5,7 @@ import numpy as np
 
 from envs.features import object_features
 from envs.geometry import pointing_down, poses
+from envs.jaws import closed_offset
 from envs.objects import add_mark
 from envs.tabletop import draw_pairs
 from envs.task import SceneState, Task, ToolGoal
@@ -27,15 +28,17 @@ class Push(Task):
     )
     episode_steps = 64
     hold_steps = 3
+    tolerance = 0.02
     objects = ("puck", "mark")
     expert_delta = 0.1
 
     def __init__(self, spec: RobotSpec) -> None:
         super().__init__(spec)
         scale = self.tabletop.scale
-        self.radius, self.half_height, self.tolerance = 0.045 * scale, 0.015 * scale, 0.02 * scale
-        self.behind = self.radius + 0.03 * scale
-        """How far from the puck's middle the tool comes down to push it, m."""
+        self.radius, self.half_height = 0.045 * scale, 0.015 * scale
+        self.behind = self.radius + 0.03
+        """How far from the puck's middle the jaws come down to push it, m."""
+        self._jaws = np.array([0.0, closed_offset(spec), 0.0])
 
     def build(self, scene: mujoco.MjSpec) -> None:
         x, y = self.tabletop.centre
@@ -55,7 +58,7 @@ class Push(Task):
     def place(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         # The tool must get behind the puck without leaving the tabletop.
         scale = self.tabletop.scale
-        puck, mark = draw_pairs(rng, n, self.tabletop.inset(0.06 * scale), self.tabletop, 0.06 * scale, 0.14 * scale)
+        puck, mark = draw_pairs(rng, n, self.tabletop.inset(0.06 * scale), self.tabletop, max(0.06 * scale, 0.04), 0.14 * scale)
         puck[:, 2], mark[:, 2] = self.half_height, 0.0005
         return {"puck": poses(puck, np.zeros(n)), "mark": poses(mark, np.zeros(n))}
 
@@ -78,7 +81,9 @@ class Push(Task):
         way = (self._goal(state) - puck)[:, :2]
         remaining = np.linalg.norm(way, axis=-1, keepdims=True)
         ahead = way / np.maximum(remaining, 1e-6)
-        tool = state.tcp[:, :2] - puck[:, :2]
+        # What pushes is where the closed jaws are: where only one moves, not at the tool centre point.
+        jaws = (state.rotation @ self._jaws)[:, :2]
+        tool = state.tcp[:, :2] + jaws - puck[:, :2]
         along = (tool * ahead).sum(-1, keepdims=True)
         aside = tool - along * ahead
         sideways = np.linalg.norm(aside, axis=-1)
@@ -86,8 +91,9 @@ class Push(Task):
         pushing = low & (along[:, 0] < -0.6 * self.radius) & (sideways < 0.4 * self.radius)
         above = (np.linalg.norm(tool + self.behind * ahead, axis=-1) < 0.015 * scale) & ~pushing
         gap = np.maximum(-along - self.radius - 0.012, 0)
-        pushed = state.tcp[:, :2] - aside + ahead * np.minimum(0.6 * remaining + gap, 0.05 * scale)
+        pushed = state.tcp[:, :2] + jaws - aside + ahead * np.minimum(0.6 * remaining + gap, 0.05 * scale)
         xy = np.where(pushing[:, None], pushed, puck[:, :2] - self.behind * ahead)
+        xy = xy - jaws
         z = np.where(pushing | above, self.half_height, 2 * self.half_height + 0.035 * scale)
         return ToolGoal(
             np.concatenate([xy, z[:, None]], -1), pointing_down(np.zeros(n)), np.full(n, self.spec.lower[-1])
