@@ -15,6 +15,8 @@ ROOM = 0.005
 APPROACH_HEIGHT = 0.06
 NEAR = 0.012
 TURN = 0.15
+RESTING = 0.004
+"""How far, m, from its height on what carries it a block may be and still rest there."""
 
 
 def check_gripper(spec: RobotSpec, task: str, width: float, what: str) -> None:
@@ -67,3 +69,49 @@ def grasp(task: Task, state: SceneState, pose: np.ndarray, width: float, above: 
 def opening(task: Task, width: float) -> float:
     """How wide to open for a block of that `width`, m: with room beside it, yet no wider than needed."""
     return float(min(task.spec.upper[-1], width + 0.04 * task.tabletop.scale))
+
+
+def carry_goal(task: Task, state: SceneState, pose: np.ndarray, place: np.ndarray, width: float) -> ToolGoal:
+    """Take the block of that `width` at `pose` (n, 7) and leave it with its centre at `place` (n, 3), let go.
+
+    Grasp, up, across, down, open, away. Up and away are one: clear of `place` by a block.
+    """
+    scale, block = task.tabletop.scale, pose[:, :3]
+    taken = grasp(task, state, pose, width)
+    goal, held = taken.goal, taken.held
+    way = place - block
+    sideways = np.linalg.norm(way[:, :2], axis=-1)
+    over = sideways < 0.01 * scale
+    clearance = 0.75 * width
+    high = way[:, 2] < -0.5 * clearance
+    # The block goes where it must; the tool makes the same way.
+    step = np.where((high | over)[:, None], way, [0.0, 0.0, 1.0] * way)
+    step[:, 2] = np.where(over, way[:, 2] - 0.003, way[:, 2] + clearance)
+    goal.position[held] = (state.tcp + step)[held]
+    placed = is_at(block, place, 0.02 * scale)
+    open_width = opening(task, width)
+    free = state.position[:, -1] > width + 0.4 * (open_width - width)
+    goal.position[placed] = (state.tcp + np.where(free, 0.06, 0.0)[:, None] * [0, 0, 1])[placed]
+    goal.rotation[placed] = state.rotation[placed]
+    goal.width[placed] = open_width
+    return goal
+
+
+def is_at(block: np.ndarray, place: np.ndarray, tolerance: float) -> np.ndarray:
+    """(n,) whether a block (n, 3) lies at its `place` (n, 3): within `tolerance` m sideways, and no higher."""
+    way = place - block
+    return (np.linalg.norm(way[:, :2], axis=-1) < tolerance) & (np.abs(way[:, 2]) < RESTING)
+
+
+def let_go(task: Task, state: SceneState, block: np.ndarray, width: float) -> np.ndarray:
+    """(n,) whether the jaws are open and the tool is above the block (n, 3), by more than its size."""
+    return (state.position[:, -1] > width + ROOM) & (state.tcp[:, 2] - block[:, 2] > 0.75 * width + 0.01)
+
+
+def carry_progress(state: SceneState, block: np.ndarray, place: np.ndarray, resting_height: float) -> np.ndarray:
+    """(n,) in [0, 1]: a fifth for coming to the block, one for raising it, the rest for bringing it to its place."""
+    there = 1 - np.tanh(10 * np.linalg.norm(place - block, axis=-1))
+    near = 1 - np.tanh(5 * np.linalg.norm(block - state.tcp, axis=-1))
+    raised = np.clip((block[:, 2] - resting_height) / 0.02, 0, 1)
+    done = there > 0.7
+    return 0.2 * np.maximum(near, done) + 0.2 * np.maximum(raised, done) + 0.6 * there

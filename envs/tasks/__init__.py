@@ -6,8 +6,10 @@ from importlib.metadata import EntryPoint, entry_points
 from envs.errors import TaskError
 from envs.task import Task
 from envs.tasks.lift import Lift
+from envs.tasks.pick_place import PickPlace
 from envs.tasks.push import Push
 from envs.tasks.reach import Reach
+from envs.tasks.stack import Stack
 from hal.spec import RobotSpec
 
 GROUP = "robotlearn.tasks"
@@ -78,5 +80,5 @@ def _load(name: str, point: EntryPoint) -> None:
     register_task(task)
 
 
-for _task in (Reach, Lift, Push):
+for _task in (Reach, Lift, Push, PickPlace, Stack):
     register_task(_task)
