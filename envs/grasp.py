@@ -6,7 +6,7 @@ import numpy as np
 
 from envs.errors import TaskError
 from envs.geometry import pointing_down, rotation_from_quaternion, rotation_vector
-from envs.jaws import one_jaw
+from envs.jaws import closed_offset, one_jaw
 from envs.task import SceneState, Task, ToolGoal
 from hal.spec import RobotSpec
 
@@ -15,6 +15,8 @@ ROOM = 0.005
 APPROACH_HEIGHT = 0.06
 NEAR = 0.012
 TURN = 0.15
+BESIDE = 0.006
+"""How far from the jaw that stands still, if one does, a block is when the other begins to close, m."""
 RESTING = 0.004
 """How far, m, from its height on what carries it a block may be and still rest there."""
 
@@ -40,30 +42,31 @@ class Grasp:
     held: np.ndarray
 
 
-def grasp(task: Task, state: SceneState, pose: np.ndarray, width: float, above: float = 0.0) -> Grasp:
+def grasp(
+    task: Task, state: SceneState, pose: np.ndarray, width: float, *, above: float = 0.0, slack: float = 0.0
+) -> Grasp:
     """Take hold of the block of that `width` at `pose` (n, 7), `above` m above its centre.
 
     The phase follows from where block, tool and fingers are: that the fingers touch is measured; where their set-point
-    is, a policy can't see.
+    is, a policy can't see. A block that they touch is held while it is within `slack` m too: in quick moves it creeps.
     """
-    scale = task.tabletop.scale
-    open_width, measured = opening(task, width), state.position[:, -1]
+    single = one_jaw(task.spec)
+    near = NEAR if single else NEAR * task.tabletop.scale
     rotation = pointing_down(square_yaw(pose))
-    target = pose[:, :3] + [0, 0, above]
+    # Where one jaw stands still the block starts beside that one, or closing would push it far and topple it.
+    aim = rotation[:, :, 1] * (closed_offset(task.spec) + width / 2 + BESIDE if single else 0.0)
+    target = pose[:, :3] + [0, 0, above] - aim
     offset = target - state.tcp
     turn = np.linalg.norm(rotation_vector(state.rotation, rotation), axis=-1)
-    aligned = (np.linalg.norm(offset[:, :2], axis=-1) < NEAR * scale) & (turn < TURN)
-    if one_jaw(task.spec):
-        # The jaw pushes the block away from the tool, up to the other jaw: following it would never end.
-        along, across = np.einsum("nji,nj->ni", state.rotation, offset)[:, :2].T
-        closing = (measured < open_width - 0.003) & (turn < 2 * TURN) & (np.abs(offset[:, 2]) < NEAR)
-        closing &= (np.abs(along) < NEAR) & (np.abs(across) < task.spec.upper[-1] / 2)
-        target[closing, :2] = state.tcp[closing, :2]
-        aligned |= closing
-    at_block = aligned & (np.abs(offset[:, 2]) < (NEAR if one_jaw(task.spec) else NEAR * scale))
-    held = at_block & (measured < width + 0.0002)
-    target[:, 2] += np.where(aligned, 0.0, APPROACH_HEIGHT * scale)
-    return Grasp(ToolGoal(target, rotation, np.where(at_block, width / 2, open_width)), held)
+    touching = state.position[:, -1] < width + 0.0002
+    aligned = (np.linalg.norm(offset[:, :2], axis=-1) < near) & (turn < TURN)
+    aligned |= touching & (np.linalg.norm(offset, axis=-1) < slack) & (turn < 2 * TURN)
+    at_block = aligned & (np.abs(offset[:, 2]) < near)
+    held = at_block & touching
+    if single:
+        target[at_block, :2] = state.tcp[at_block, :2]
+    target[:, 2] += np.where(aligned, 0.0, APPROACH_HEIGHT * task.tabletop.scale)
+    return Grasp(ToolGoal(target, rotation, np.where(at_block, width / 2, opening(task, width))), held)
 
 
 def opening(task: Task, width: float) -> float:
@@ -77,7 +80,7 @@ def carry_goal(task: Task, state: SceneState, pose: np.ndarray, place: np.ndarra
     Grasp, up, across, down, open, away. Up and away are one: clear of `place` by a block.
     """
     scale, block = task.tabletop.scale, pose[:, :3]
-    taken = grasp(task, state, pose, width)
+    taken = grasp(task, state, pose, width, slack=0.022)
     goal, held = taken.goal, taken.held
     way = place - block
     sideways = np.linalg.norm(way[:, :2], axis=-1)

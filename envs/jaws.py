@@ -1,5 +1,7 @@
 """How an arm's gripper closes, as its model says."""
 
+from functools import lru_cache
+
 import mujoco
 import numpy as np
 
@@ -15,6 +17,7 @@ def one_jaw(spec: RobotSpec) -> bool:
     return spec.mujoco is not None and len(spec.mujoco.gripper_joints) == 1
 
 
+@lru_cache
 def closed_offset(spec: RobotSpec) -> float:
     """Where the jaws meet, m along the tool's y axis, the one they open along; 0 without a gripper.
 

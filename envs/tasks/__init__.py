@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from envs.errors import TaskError
 from envs.task import Task
 from envs.tasks.lift import Lift
+from envs.tasks.peg import Peg
 from envs.tasks.pick_place import PickPlace
 from envs.tasks.push import Push
 from envs.tasks.reach import Reach
@@ -80,5 +81,5 @@ def _load(name: str, point: EntryPoint) -> None:
     register_task(task)
 
 
-for _task in (Reach, Lift, Push, PickPlace, Stack):
+for _task in (Reach, Lift, Push, PickPlace, Stack, Peg):
     register_task(_task)

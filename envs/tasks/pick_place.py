@@ -27,7 +27,7 @@ class PickPlace(Task):
         "pick up the green cube and set it down on the pad",
         "move the green cube to the white platform",
     )
-    episode_steps = 80
+    episode_steps = 64
     hold_steps = 3
     objects = ("cube", "pad")
     expert_delta = 0.12

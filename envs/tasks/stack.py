@@ -27,7 +27,7 @@ class Stack(Task):
         "place the red cube onto the blue one",
         "build a tower with the blue cube below and the red cube above",
     )
-    episode_steps = 80
+    episode_steps = 64
     hold_steps = 3
     objects = ("red", "blue")
     expert_delta = 0.12
