@@ -1,4 +1,4 @@
-"""What `observation.environment_state` tells of an object: one layout for all tasks, so that one policy can learn several.
+"""What `observation.environment_state` tells of an object: one layout for all tasks, so that one policy can learn many.
 
 | entries | what | unit |
 |---|---|---|

@@ -28,7 +28,7 @@ def check_gripper(spec: RobotSpec, task: str, width: float, what: str) -> None:
 
 
 def square_yaw(pose: np.ndarray) -> np.ndarray:
-    """(n,) how far a block at `pose` (n, 7) is turned about z, rad, within 45 degrees: a square looks alike every 90."""
+    """(n,) how far a block at `pose` (n, 7) is turned about z, rad; within 45 degrees, since a square looks alike."""
     axes = rotation_from_quaternion(pose[:, 3:])
     yaw = np.arctan2(axes[:, 1, 0], axes[:, 0, 0])
     return (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4

@@ -50,8 +50,8 @@ class ToolGoal:
 class Task(ABC):
     """One task for any number of arms at once; holds no state of an episode, so one instance serves every arm.
 
-    A subclass states the constants below and five methods, and `expert_goal` if it is to be demonstrated;
-    `envs.tasks` finds it by `name`. `self.tabletop` says where on the arm's table things may lie and how large they are.
+    A subclass states the constants below and five methods, and `expert_goal` if it is to be demonstrated; `envs.tasks`
+    finds it by `name`. `self.tabletop` says where on the arm's table things may lie and how large they are.
     """
 
     name: ClassVar[str]

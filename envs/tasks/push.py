@@ -13,7 +13,9 @@ from hal.spec import RobotSpec
 
 
 class Push(Task):
-    """A puck, too wide to be grasped (9 cm, 3 cm high, 150 g), pushed 6 to 14 cm to within 2 cm of a mark, for three steps.
+    """A puck, 9 cm wide and so not to be grasped, 3 cm high, 150 g, pushed 6 to 14 cm along the table.
+
+    It must be within 2 cm of the middle of a mark for three steps.
 
     On small tables lengths are in proportion. `observation.environment_state`, (21,): see `envs.features`; the goal is
     the middle of the mark, at the height of the puck's middle.
@@ -58,7 +60,9 @@ class Push(Task):
     def place(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         # The tool must get behind the puck without leaving the tabletop.
         scale = self.tabletop.scale
-        puck, mark = draw_pairs(rng, n, self.tabletop.inset(0.06 * scale), self.tabletop, max(0.06 * scale, 0.04), 0.14 * scale)
+        puck, mark = draw_pairs(
+            rng, n, self.tabletop.inset(0.06 * scale), self.tabletop, max(0.06 * scale, 0.04), 0.14 * scale
+        )
         puck[:, 2], mark[:, 2] = self.half_height, 0.0005
         return {"puck": poses(puck, np.zeros(n)), "mark": poses(mark, np.zeros(n))}
 

@@ -10,8 +10,8 @@ from envs.task import SceneState, Task, ToolGoal
 class Reach(Task):
     """The tool must come within 2 cm of a target and stay there for two steps.
 
-    Targets lie above the tabletop and 2.5 cm (x) and 10 cm (y) around it, 10 to 40 cm high; less around
-    small tables, in proportion. `observation.environment_state`, (6,): tool position (3, m), target minus tool position (3, m).
+    Targets lie above the tabletop and 2.5 cm (x) and 10 cm (y) around it, 10 to 40 cm high; on small tables less,
+    in proportion. `observation.environment_state`, (6,): tool position (3, m), target minus tool position (3, m).
     """
 
     name = "reach"
