@@ -12,7 +12,7 @@ from hal.spec import RobotSpec
 
 
 class Lift(Task):
-    """A 4 cm cube of 50 g, anywhere on the tabletop, turned by up to 45 degrees, lifted by 10 cm and held for two steps.
+    """A 4 cm cube of 50 g, anywhere on the tabletop, turned by up to 45 degrees, lifted by 10 cm for two steps.
 
     On small tables lengths are in proportion. `observation.environment_state`, (15,): see `envs.features`; no goal.
     """

@@ -27,8 +27,8 @@ Waiting for half a millimetre instead never ends where an arm trembles by more t
 class Peg(Task):
     """A square peg, 40 mm wide and 70 mm long, into a square hole, 41 mm wide and without a chamfer.
 
-    The peg stands on the table, 8 cm or more from a fixture 30 mm high, both turned by up to 23 degrees. It must be 20 mm
-    deep in the hole for two steps; it need not be let go. Sizes are the same on all tables: 1 mm means 1 mm.
+    The peg stands on the table, 8 cm or more from a fixture 30 mm high, both turned by up to 23 degrees. It must be 20
+    mm deep in the hole for two steps; it need not be let go. Sizes are the same on all tables: 1 mm means 1 mm.
 
     `observation.environment_state`, (24,): see `envs.features`; the object is the peg, the goal is where its centre is
     when it stands in the hole on the table. 21..23: the fixture's x axis in the tool's frame.

@@ -15,8 +15,8 @@ from hal.spec import RobotSpec
 class PickPlace(Task):
     """A 4 cm cube of 50 g, and a pad 7 cm wide and 1 cm high, 10 cm or more apart.
 
-    The cube must rest within 2 cm of the middle of the pad, the gripper open and above it, for three steps. A cube that is
-    pushed stops at the edge of the pad.
+    The cube must rest within 2 cm of the middle of the pad, the gripper open and above it, for three steps. A cube
+    that is pushed stops at the edge of the pad.
 
     On small tables lengths are in proportion. `observation.environment_state`, (21,): see `envs.features`; the goal is
     where the cube's centre is to be.

@@ -15,9 +15,11 @@ from hal.spec import RobotSpec
 class Stack(Task):
     """A red and a blue cube, each of 4 cm and 50 g, 10 cm or more apart.
 
-    The red one must rest on the blue one, which stays on the table, centres within 2 cm, the gripper open and above, for
-    three steps. On small tables lengths are in proportion. `observation.environment_state`, (21,): see `envs.features`;
-    the object is the red cube, the goal is where its centre is to be.
+    The red one must rest on the blue one, which stays on the table, centres within 2 cm, the gripper open and above,
+    for three steps. On small tables lengths are in proportion.
+
+    `observation.environment_state`, (21,): see `envs.features`; the object is the red cube, the goal is
+    where its centre is to be.
     """
 
     name = "stack"
