@@ -47,6 +47,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._start = solve_start(spec, self.task)
         self.action_space = action_space(self._control)
         self.observation_space = observation_space(spec, self.task)
+        self.instruction = self.task.instructions[0]
         self.missed_ticks = 0
         self._next_tick: float | None = None
         robot.connect()
@@ -71,6 +72,11 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._referee.start(_ONE, state)
         self._next_tick = None
         return self._observe(state), {}
+
+    def observe(self) -> Observations:
+        """What the arm sees at this moment, wherever it is; moves nothing."""
+        self.reading = self.robot.read()
+        return self._observe(self._state_at(self.reading.position))
 
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""

@@ -81,6 +81,7 @@ class BatchArmEnv(VectorEnv):
         self.referee = Referee(self.task, num_envs, self.options)
         self._start = solve_start(spec, self.task)
         self.running = np.zeros(num_envs, bool)
+        self.instructions = [self.task.instructions[0]] * num_envs
         self.single_action_space = action_space(self.control)
         self.single_observation_space = observation_space(spec, self.task)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -13,6 +13,7 @@ from hal.check import check_robot
 from hal.data import data_path
 from hal.errors import DriverError, HalError, RobotCheckError, RobotFault, SafetyError, SpecError
 from hal.kinematics import Chain
+from hal.read_only import ReadOnly
 from hal.realtime import RealTime
 from hal.registry import make_robot, register_driver
 from hal.robot import Command, Health, Reading, Renderable, Robot, Scene, Steppable
@@ -31,6 +32,7 @@ __all__ = [
     "JointSpec",
     "Limited",
     "MujocoModel",
+    "ReadOnly",
     "Reading",
     "RealTime",
     "Rectangle",

@@ -130,7 +130,6 @@ def edge(
     ] = None,
 ) -> None:
     """One edge: arms, policy, and the uplink to a learner, which may start later."""
-    from hal.spec import load_spec
     from robotlearn.config.edge import BatchEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.errors import ConfigError
@@ -143,12 +142,11 @@ def edge(
     if chosen is None:
         wrong = f"no edge {name!r} in the config" if name is not None else "the config has several edges"
         raise ConfigError(f"{wrong}; choose with --name one of {', '.join(names)}")
-    spec = load_spec(loaded.robot)
     folder = state or Path.home() / ".local" / "state" / "robotlearn" / "edges" / chosen.name
     if isinstance(chosen, BatchEdgeConfig):
         from robotlearn.edge.batch import BatchEdge
 
-        running = BatchEdge(loaded, chosen, spec, learner, folder)
+        running = BatchEdge(loaded, chosen, learner, folder)
     else:
         from robotlearn.edge.station import Station
 
@@ -156,7 +154,6 @@ def edge(
         running = Station(
             loaded,
             chosen,
-            spec,
             learner,
             folder,
             lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
@@ -188,17 +185,56 @@ def evaluate(
             raise ConfigError("--video: nothing to draw with, neither EGL nor OSMesa is installed")
     from robotlearn.evaluate_run import evaluate_run
 
-    measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
+    version, measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
     if as_json:
-        typer.echo(json.dumps(measured.as_json()))
+        typer.echo(json.dumps({"version": version, **measured.as_json()}))
     else:
         typer.echo(
-            f"version {measured.version}: success {measured.success:.1%} [{measured.low:.1%}, {measured.high:.1%}] "
+            f"version {version}: success {measured.success:.1%} [{measured.low:.1%}, {measured.high:.1%}] "
             f"({measured.successes} of {measured.episodes}), return {measured.mean_return:.3f}, "
             f"length {measured.mean_steps:.1f} steps"
         )
+        for name, part in measured.cells.items():
+            typer.echo(
+                f"  {name}: {part.success:.1%} [{part.low:.1%}, {part.high:.1%}] ({part.successes} of {part.episodes})"
+            )
         if video is not None:
             typer.echo(f"video: {video}")
+
+
+@app.command("run")
+def run_policy(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A run folder, or one of its checkpoints.")],
+    robot: Annotated[
+        str | None, typer.Option(help="A spec's name or YAML file; by default the run's robot.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One of the run's tasks; needed when it has several.", show_default=False)
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many; in a dry run how many chunks.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the policy would do and what safety would make of it; no move.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
+    from robotlearn.edge.drive import Drive
+    from robotlearn.learner.display import Display
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.saved_policy import find_policy_for
+
+    stop = stop_on_signals()
+    driving = Drive(find_policy_for(policy, robot, task), episodes=episodes, dry_run=dry_run)
+    try:
+        if as_json:
+            driving.run(stop)
+        else:
+            with Display(driving.view) as display:
+                driving.run(stop, display.say)
+    finally:
+        driving.close()
+        if driving.done or stop.is_set():
+            typer.echo(json.dumps(driving.outcome()) if as_json else driving.summary())
 
 
 @app.command()
@@ -218,38 +254,50 @@ def arm(
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
     overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
 ) -> None:
     """The arm process of a paced edge; started by its station."""
     from robotlearn.config.load import load_config
     from robotlearn.edge.arm import run_arm
     from robotlearn.processes import stop_on_signals
 
-    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop_on_signals())
+    stop = stop_on_signals()
+    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop, dry_run=dry_run)
 
 
 @app.command("policy-server", hidden=True)
 def policy_server(
     config: ConfigArgument,
     edge: Annotated[str, typer.Option()],
-    learner: LearnerOption,
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
-    session: Annotated[int, typer.Option()],
     overrides: Overrides = None,
+    learner: Annotated[str | None, typer.Option()] = None,
+    session: Annotated[int, typer.Option()] = 0,
+    checkpoint: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """The policy server of a paced edge; started by its station."""
-    from hal.spec import load_spec
+    """The policy server of a paced edge; started by its station. Weights: of --learner, or of --checkpoint."""
+    from robotlearn.config.edge import PacedEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
+    from robotlearn.edge.weights_source import CheckpointWeights, LearnerWeights
     from robotlearn.errors import ConfigError
     from robotlearn.processes import freeze_heap, stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
     entry = loaded.edge(edge)
-    if entry is None:
-        raise ConfigError(f"no edge {edge!r} in the config; it has {', '.join(e.name for e in loaded.edges)}")
-    serving = Serving(loaded, entry, load_spec(loaded.robot), learner, session=session, server=server, station=station)
+    if (learner is None) == (checkpoint is None):
+        raise ConfigError("policy-server: weights come either of --learner or of --checkpoint")
+    if not isinstance(entry, PacedEdgeConfig):
+        raise ConfigError(f"edge {edge!r} of this config is not a paced one")
+    if checkpoint is not None:
+        source = CheckpointWeights(checkpoint, loaded)
+    else:
+        source = LearnerWeights(learner, loaded, edge=edge, session=session)
+    # A policy that is run and not taught does what it does best.
+    explore = checkpoint is None
+    serving = Serving(loaded, entry, source, session=session, server=server, station=station, explore=explore)
     freeze_heap()
     try:
         serving.run(stop)

@@ -11,14 +11,14 @@ from threading import Event
 import numpy as np
 import zmq
 
-from envs import ArmEnv, make_task
+from envs import ArmEnv
 from envs.scene import build_scene
-from hal import RealTime, Steppable, load_spec, make_robot
+from hal import ReadOnly, RealTime, Steppable, make_robot
+from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
-from robotlearn.environment import env_options
 from robotlearn.errors import ConfigError, WireError
 from robotlearn.processes import freeze_heap
 
@@ -68,7 +68,7 @@ class ArmLoop:
         """Run one episode per `Start` until `stop`."""
         while not stop.is_set():
             self._report("resting")
-            self._env.hold()
+            self._rest()
             start = self._receive_start()
             if start is not None:
                 self._started = start.episode
@@ -82,6 +82,9 @@ class ArmLoop:
         self._server.close()
         self._station.close(linger=500)
         self._context.term()
+
+    def _rest(self) -> None:
+        self._env.hold()
 
     def _receive_start(self) -> local.Start | None:
         if not self._station.poll(50):
@@ -100,13 +103,13 @@ class ArmLoop:
         # The arm rests until its first chunk is there; only then does the episode begin.
         while not self._executor.ready:
             self._report("waiting for a chunk")
-            self._env.hold()
+            self._rest()
             self._ask(observations)
             self._server.poll(20)
             self._take_answers()
             if stop.is_set():
                 return
-        self._send(local.Begin(episode, local.tensors(observations)))
+        self._send(local.Begin(episode, self._env.instruction, local.tensors(observations)))
         self._env.start_clock()
         acted_at = time.monotonic()
         done = False
@@ -118,9 +121,10 @@ class ArmLoop:
             action = self._env.rest_action() if taken is None else taken.action
             observations, reward, terminated, truncated, info = self._env.step(action)
             now = time.monotonic()
+            stopped = taken is None and now - acted_at > self._env.robot.spec.watchdog_s
             if taken is not None:
                 acted_at = now
-            elif now - acted_at > self._env.robot.spec.watchdog_s:
+            elif stopped:
                 log.error("%s: no action for %.2f s: arm stopped, episode ended", self._robot, now - acted_at)
                 self._env.robot.stop()
                 truncated = True
@@ -148,6 +152,7 @@ class ArmLoop:
                     chunk=began.answer if began else None,
                     first=taken.first if taken is not None else 0,
                     lag=self._step - began.step if began else 0,
+                    stopped=stopped,
                 )
             )
             self._step += 1
@@ -161,9 +166,8 @@ class ArmLoop:
             return
         self._asked_step, self._asked_at = self._step, now
         try:
-            self._server.send(
-                local.encode(local.ChunkRequest(self._robot, request, local.tensors(observations))), zmq.NOBLOCK
-            )
+            asked = local.ChunkRequest(self._robot, request, self._env.instruction, local.tensors(observations))
+            self._server.send(local.encode(asked), zmq.NOBLOCK)
         except zmq.Again:
             self._executor.give_up()
 
@@ -211,20 +215,30 @@ class ArmLoop:
         )
 
 
-def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event) -> None:
-    """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`."""
-    entry, spec = config.edge(edge), load_spec(config.robot)
+def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event, dry_run: bool = False) -> None:
+    """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`.
+
+    `dry_run`: the robot is `ReadOnly` and its loop a `DryRun`; a simulated one stands still.
+    """
+    entry = config.edge(edge)
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
-    task = make_task(config.task, spec)
+    cell = cells_of(config, entry)[0]
+    spec, task = cell.spec, cell.task
     options = {"scene": build_scene(spec, task)} if spec.driver == "mujoco" else {}
     robot = make_robot(spec, **options)
-    if robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
+    kind = ArmLoop
+    if dry_run:
+        from robotlearn.edge.dry_run import DryRun
+
+        robot, kind = ReadOnly(robot), DryRun
+    elif robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)
     env = ArmEnv(robot, task, env_options(config))
-    # Other starts after each restart of this process.
-    env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
-    loop = ArmLoop(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
+    if not dry_run:
+        # Other starts after each restart of this process.
+        env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
+    loop = kind(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
     try:
         freeze_heap()
         loop.run(stop)

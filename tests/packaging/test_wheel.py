@@ -71,7 +71,7 @@ def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
         "from robotlearn.config import load_config\n"
         "import hal\n"
         f"for folder in {FOLDERS}: print(data_path(folder))\n"
-        "print(hal.__file__, load_config('laptop').task, load_spec('panda').name)"
+        "print(hal.__file__, load_config('laptop').task[0], load_spec('panda').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
