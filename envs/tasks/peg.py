@@ -14,9 +14,9 @@ from hal.spec import RobotSpec
 ABOVE = 0.01
 """How far above the peg's middle it is gripped, m: the jaws stay clear of the fixture."""
 HOVER = 0.004
-PRESS = 0.0015
-OVER = 0.006
-ALIGNED = 0.025
+PRESS = 0.0012
+OVER = 0.01
+ALIGNED = 0.04
 """Within OVER m and ALIGNED rad of fitting the peg is let down by PRESS m a step, from HOVER m above the hole.
 
 It slides over the rim lightly pressed and falls in where it fits; from further off, or once it tilts, it is raised.
@@ -73,7 +73,7 @@ class Peg(Task):
                 friction=[0.2, 0.005, 0.0001],
                 priority=2,
                 solref=[0.01, 1],
-                solimp=[0.95, 0.99, 0.001, 0.5, 2],
+                solimp=[0.99, 0.999, 0.0005, 0.5, 2],
                 rgba=[0.42, 0.45, 0.5, 1],
             )
 
