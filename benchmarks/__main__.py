@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: all but `learning` and `from_scratch`, which take half an hour each, or those named."""
+"""`python -m benchmarks [NAME ...]`: those named, or all but `learning` and `from_scratch`, half an hour each."""
 
 import argparse
 import importlib
