@@ -118,10 +118,10 @@ def fit(wanted: Sequence[Demand], nodes: Sequence[Node], learner_node: str | Non
         nonlocal tries
         if index == len(largest_first):
             return True
-        name, resources = largest_first[index].name, largest_first[index].resources
+        demand = largest_first[index]
         seen: list[dict[str, float]] = []  # what nodes looked like that were tried: another such would not do either
         for id, node in left.items():
-            if not _fits(resources, node) or (name == LEARNER and learner_node not in (None, id)):
+            if not _fits(demand.resources, node) or (demand.name == LEARNER and learner_node not in (None, id)):
                 continue
             relevant = {name: node.get(name, 0.0) for name in total} | {"": float(id == learner_node)}
             if relevant in seen:
@@ -130,11 +130,11 @@ def fit(wanted: Sequence[Demand], nodes: Sequence[Node], learner_node: str | Non
             tries += 1
             if tries > _SEARCH_LIMIT:
                 return True
-            for name, amount in resources.items():
+            for name, amount in demand.resources.items():
                 node[name] -= amount
             if place(index + 1):
                 return True
-            for name, amount in resources.items():
+            for name, amount in demand.resources.items():
                 node[name] += amount
         return False
 
