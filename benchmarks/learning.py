@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks.report import report
-from hal import load_spec
 from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.cells import cells_of
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.evaluation import evaluate
+from robotlearn.inputs import Inputs
 from robotlearn.learner.episodes import EpisodePool
 from robotlearn.learner.metrics import read_metrics
 from robotlearn.learner.start import teach
@@ -63,9 +64,11 @@ def over_the_wire(*overrides: str) -> dict[str, Any]:
 
 def in_one_process(seed: int, updates: int) -> dict[str, float]:
     """The same settings without processes and wire: roll out 256 episodes on two threads, update, repeat."""
-    config, spec = load_config("laptop", [f"seed={seed}"]), load_spec("panda")
+    config = load_config("laptop", [f"seed={seed}"])
+    cells = cells_of(config)
+    inputs = Inputs(config, cells)
     torch.set_num_threads(1)
-    taught = teach(config, spec, lambda text, done: None)
+    taught = teach(config, cells, inputs, lambda text, done: None)
     algorithm = make_algorithm(config.algorithm.name, taught.policy, config.algorithm, seed)
     arms = config.learner.episodes_per_update
     edge = config.edges[0]
@@ -74,8 +77,8 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
     recorded: list[Any] = []
     rollout = BatchRollout(
         taught.policy,
-        spec,
-        config.task,
+        inputs,
+        cells[0],
         edge="one",
         arms=arms,
         threads=2,
@@ -94,9 +97,9 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
         recorded.clear()
         algorithm.update([waiting.episode for waiting in pool.take(len(pool))[0]], version, lambda: None)
         if next_eval is not None and (version + 1) % next_eval == 0:
-            evaluate(taught.policy, spec, config.task, episodes=config.learner.eval_episodes, seed=seed + 1)
+            evaluate(taught.policy, inputs, cells[0], episodes=config.learner.eval_episodes, seed=seed + 1)
     seconds = time.perf_counter() - begun
-    after = evaluate(taught.policy, spec, config.task, episodes=EPISODES, seed=EVAL_SEED, threads=2).success
+    after = evaluate(taught.policy, inputs, cells[0], episodes=EPISODES, seed=EVAL_SEED, threads=2).success
     return {
         "seconds": seconds,
         "after": after,

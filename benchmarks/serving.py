@@ -54,7 +54,7 @@ def _robot(endpoint: str, name: str, gate: "threading.Barrier", latencies: list[
     gate.wait()
     for number in range(REQUESTS):
         begun = time.perf_counter()
-        socket.send(local.encode(local.ChunkRequest(name, number, observations)))
+        socket.send(local.encode(local.ChunkRequest(name, number, "lift", observations)))
         answer = local.decode(socket.recv())
         if answer.request != number:
             raise RuntimeError(f"{name} asked for chunk {number} and got {answer.request}")

@@ -9,6 +9,7 @@ import numpy as np
 from envs.control import JointDeltaControl
 from envs.errors import EnvError
 from envs.expert import solve_start
+from envs.options import EnvOptions
 from envs.spaces import action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
@@ -30,7 +31,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
 
-    def __init__(self, robot: Robot, task: str | Task, *, episode_steps: int | None = None) -> None:
+    def __init__(self, robot: Robot, task: str | Task, options: EnvOptions | None = None) -> None:
         """Connects the robot. Raises TaskError as the task, EnvError when the robot can't tell where objects are."""
         self.robot = robot
         spec = robot.spec
@@ -41,10 +42,12 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._scene: Scene = scene
         self._steppable = robot.capability(Steppable)
         self._control = JointDeltaControl(spec, 1)
-        self._referee = Referee(self.task, 1, episode_steps)
+        self.options = EnvOptions() if options is None else options
+        self._referee = Referee(self.task, 1, self.options)
         self._start = solve_start(spec, self.task)
         self.action_space = action_space(self._control)
         self.observation_space = observation_space(spec, self.task)
+        self.instruction = self.task.instructions[0]
         self.missed_ticks = 0
         self._next_tick: float | None = None
         robot.connect()
@@ -65,9 +68,10 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         objects = {name: pose[0] for name, pose in self.task.place(rng, 1).items()}
         self._scene.set_state(position, objects)
         self._control.reset(_ONE, position[None])
-        self._referee.start(_ONE)
+        state = self.scene_state()
+        self._referee.start(_ONE, state)
         self._next_tick = None
-        return self._observe(self.scene_state()), {}
+        return self._observe(state), {}
 
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""

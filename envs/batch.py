@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 from envs.control import JointDeltaControl
 from envs.errors import EnvError
 from envs.expert import solve_start
+from envs.options import EnvOptions
 from envs.scene import build_scene
 from envs.spaces import action_space, observation_space
 from envs.task import Referee, SceneState, Task
@@ -47,7 +48,7 @@ class BatchArmEnv(VectorEnv):
         *,
         threads: int = 1,
         seed: int = 0,
-        episode_steps: int | None = None,
+        options: EnvOptions | None = None,
         autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     ) -> None:
         """Raises EnvError without `mujoco.batch`, for a bad count, or another autoreset mode; TaskError as the task."""
@@ -60,6 +61,7 @@ class BatchArmEnv(VectorEnv):
         if autoreset not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
             raise EnvError(f"autoreset {autoreset.value} is not offered; use SAME_STEP or DISABLED")
         self.robot, self.num_envs = spec, num_envs
+        self.options = EnvOptions() if options is None else options
         self.task = make_task(task, spec) if isinstance(task, str) else task
         self.metadata = {
             "autoreset_mode": autoreset,
@@ -76,9 +78,10 @@ class BatchArmEnv(VectorEnv):
         self._mocap_quat = self._batch.bind("mocap_quat")
         self._site, self._site_mat = self._batch.bind("site_xpos"), self._batch.bind("site_xmat")
         self.control = JointDeltaControl(spec, num_envs)
-        self.referee = Referee(self.task, num_envs, episode_steps)
+        self.referee = Referee(self.task, num_envs, self.options)
         self._start = solve_start(spec, self.task)
         self.running = np.zeros(num_envs, bool)
+        self.instructions = [self.task.instructions[0]] * num_envs
         self.single_action_space = action_space(self.control)
         self.single_observation_space = observation_space(spec, self.task)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -197,7 +200,7 @@ class BatchArmEnv(VectorEnv):
             self._set_pose(name, pose, ids)
         self._batch.forward(ids, stage=_POSITION)
         self.control.reset(ids, position)
-        self.referee.start(ids)
+        self.referee.start(ids, self.scene_state())
         self._bad_before[ids] = self._warnings()[ids]
         self.running[ids] = True
 

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.control import JointDeltaControl
+from envs.options import EnvOptions
 from envs.task import SceneState, Task
 from hal.spec import RobotSpec
 
@@ -13,7 +14,7 @@ def action_space(control: JointDeltaControl) -> spaces.Box:
     return spaces.Box(control.low, control.high, dtype=np.float32)
 
 
-def observation_space(spec: RobotSpec, task: Task) -> spaces.Dict:
+def observation_space(spec: RobotSpec, task: Task, options: EnvOptions | None = None) -> spaces.Dict:
     """`observation.state` is left unbounded: a measured joint may overshoot its limit by a little."""
     placed = task.place(np.random.default_rng(0), 1)
     probe = SceneState(spec.home[None], np.zeros((1, 3)), np.eye(3)[None], placed)

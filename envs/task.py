@@ -8,6 +8,7 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
+from envs.options import EnvOptions
 from hal.spec import RobotSpec
 
 
@@ -35,7 +36,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    instruction: ClassVar[str]
+    instructions: ClassVar[tuple[str, ...]]
+    """The task in words, in several wordings; each episode draws one. No two tasks share a wording."""
     episode_steps: ClassVar[int]
     """An episode is truncated after so many control steps."""
     hold_steps: ClassVar[int] = 1
@@ -67,28 +69,42 @@ class Task(ABC):
     def achieved(self, state: SceneState) -> np.ndarray:
         """Return (n,) bool: the goal holds at this moment."""
 
+    @abstractmethod
+    def progress(self, state: SceneState) -> np.ndarray:
+        """Return (n,) in [0, 1]: how far it has come, rising all the way to success; for the shaped reward."""
+
 
 class Referee:
     """Counts the steps of n episodes of one task and calls success, end and reward, for simulated and real arms."""
 
-    def __init__(self, task: Task, n: int, episode_steps: int | None = None) -> None:
+    def __init__(self, task: Task, n: int, options: EnvOptions) -> None:
         self.task = task
-        self.episode_steps = episode_steps or task.episode_steps
+        self.episode_steps = options.episode_steps or task.episode_steps
         self.steps = np.zeros(n, np.int64)
         self._held = np.zeros(n, np.int64)
+        self._shaped = options.reward == "shaped"
+        self._progress = np.zeros(n)
 
-    def start(self, ids: np.ndarray) -> None:
-        """A new episode begins for the arms `ids` (indices or mask)."""
+    def start(self, ids: np.ndarray, state: SceneState) -> None:
+        """A new episode begins for the arms `ids` (indices); `state` is that of all n arms."""
         self.steps[ids] = 0
         self._held[ids] = 0
+        if self._shaped:
+            self._progress[ids] = self.task.progress(state)[ids]
 
     def judge(self, state: SceneState, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """After one step of the arms in the mask `running`: (reward f32, success, truncated), each (n,).
 
-        The reward is sparse: 1 at the step where success is declared, which also terminates the episode, else 0. Rows
-        of arms that don't run mean nothing.
+        The sparse reward is 1 at the step where success is declared, which also terminates the episode, else 0; the
+        shaped one adds what the step changed of the task's progress, so that it sums up to the same but for where the
+        episode began and ended (Ng et al., 1999). Rows of arms that don't run mean nothing.
         """
         self.steps += running
         self._held = np.where(self.task.achieved(state), self._held + 1, 0)
         success = self._held >= self.task.hold_steps
-        return success.astype(np.float32), success, (self.steps >= self.episode_steps) & ~success
+        reward = success.astype(np.float32)
+        if self._shaped:
+            progress = self.task.progress(state)
+            reward += (progress - self._progress).astype(np.float32)
+            self._progress = progress
+        return reward, success, (self.steps >= self.episode_steps) & ~success

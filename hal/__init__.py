@@ -17,7 +17,7 @@ from hal.realtime import RealTime
 from hal.registry import make_robot, register_driver
 from hal.robot import Command, Health, Reading, Renderable, Robot, Scene, Steppable
 from hal.safety import Limited, SafetyLimiter
-from hal.spec import Box, CameraSpec, GripperSpec, JointSpec, MujocoModel, RobotSpec, load_spec
+from hal.spec import Box, CameraSpec, GripperSpec, JointSpec, MujocoModel, Rectangle, RobotSpec, load_spec
 
 __all__ = [
     "Box",
@@ -33,6 +33,7 @@ __all__ = [
     "MujocoModel",
     "Reading",
     "RealTime",
+    "Rectangle",
     "Renderable",
     "Robot",
     "RobotCheckError",

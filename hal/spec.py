@@ -80,6 +80,20 @@ class Box(_Part):
         return self
 
 
+class Rectangle(_Part):
+    """An axis-aligned rectangle in the base frame's x and y [m]."""
+
+    lower: tuple[Finite, Finite]
+    upper: tuple[Finite, Finite]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Rectangle:
+        for axis, low, high in zip("xy", self.lower, self.upper, strict=True):
+            if low >= high:
+                raise ValueError(f"lower ({low}) must be below upper ({high}) along {axis}")
+        return self
+
+
 class MujocoModel(_Part):
     """How the spec's entries are called in an MJCF, ours or a third party's.
 
@@ -110,6 +124,9 @@ class RobotSpec(_Part):
     watchdog_s: Positive
     on_starved: Literal["hold"] = "hold"
     workspace: Box
+    tabletop: Rectangle | None = Field(
+        None, description="where things may lie on a table at z = 0: the tool reaches them from above, pointing down"
+    )
     driver: str = "mujoco"
     mujoco: MujocoModel | None = None
 
@@ -243,6 +260,7 @@ _PARTS: dict[str, type[_Part]] = {
     "gripper": GripperSpec,
     "cameras": CameraSpec,
     "workspace": Box,
+    "tabletop": Rectangle,
     "mujoco": MujocoModel,
 }
 

@@ -64,6 +64,13 @@ class Policy(nn.Module, ABC):
         0 where not stochastic; equals `Chunk.log_prob` to 1e-4 for the weights that drew the path, in any batch size.
         """
 
+    def entropy(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
+        """Entropy of each unit as the weights decide it, (B, N, H), with gradient; 0 where it is not theirs to decide.
+
+        That holds of Flow-SDE, whose noise is fixed, and so of this method unless it is overridden.
+        """
+        return path.new_zeros(*stochastic.shape, self.horizon)
+
     @abstractmethod
     def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
         """Supervised loss (scalar) of chunks actions (B, H, D), in robot units; steps not valid (B, H) are left out."""

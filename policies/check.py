@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policies.base import Chunk, Policy
+from policies.encoder import EMBODIMENT, IMAGES
 from policies.errors import PolicyCheckError
 from policies.normalizer import Statistics
 
@@ -41,13 +42,11 @@ class _Case:
     def of(cls, policy: Policy, seed: int) -> "_Case":
         rng = np.random.default_rng(seed)
         policy = copy.deepcopy(policy)
-        shapes = {**policy.features, "action": (policy.action_dim,)}
+        # As many rows as the policy has itself: one for each of its embodiments.
+        shapes = {key: np.shape(value.mean) for key, value in policy.statistics().items()}
         stats = {k: Statistics(rng.normal(size=s), rng.uniform(0.5, 2.0, s)) for k, s in shapes.items()}
         policy.set_statistics(stats)
-        obs = {
-            key: torch.from_numpy(rng.standard_normal((BATCH, *shape), np.float32))
-            for key, shape in policy.features.items()
-        }
+        obs = {key: _random(key, shape, rng) for key, shape in policy.features.items()}
         return cls(policy, obs, policy.noise(BATCH, rng), stats, rng)
 
     def act(self, explore: bool) -> Chunk:
@@ -254,6 +253,14 @@ CHECKS: tuple[Callable[[_Case], None], ...] = (
     check_state,
     check_contract,
 )
+
+
+def _random(key: str, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    if key.startswith(IMAGES):
+        return torch.from_numpy(rng.integers(0, 256, (BATCH, *shape), np.uint8))
+    if key == EMBODIMENT:
+        return torch.nn.functional.one_hot(torch.arange(BATCH) % shape[0], shape[0]).float()
+    return torch.from_numpy(rng.standard_normal((BATCH, *shape), np.float32))
 
 
 def _rows(case: _Case, index: int) -> dict[str, Tensor]:

@@ -9,7 +9,10 @@ t_0 = 1 > ... > t_N = 0 (uniform, delta = 1/N) the *path* z_0 (noise) ... z_N (a
       mean    = z - delta v - sigma_t^2 delta / (2 t) (z + (1 - t) v),    std = sigma_t sqrt(delta)
   (Eq. 8 of the paper mixes two directions of time; taken literally it diverges.)
 
-Both are affine in z and v, mean = a_k z - b_k v, so a transition is three numbers per step and one line serves sampling
+- **Flow-Noise** (stochastic), piRL as well: the mean of the ODE step, and a std that a small learned network gives for
+  each entry of the chunk, `spread(z, t)`.
+
+All are affine in z and v, mean = a_k z - b_k v, so a transition is three numbers per step and one line serves sampling
 and log-probability, each step of each sample being of its own kind.
 """
 
@@ -28,6 +31,9 @@ from policies.errors import PolicyConfigError
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """velocity(z, t): points z (B, K, H, D) at flow times t (K,) or (B, K) -> v (B, K, H, D)."""
 
+Spread = Callable[[Tensor, Tensor], Tensor]
+"""spread(z, t): the standard deviations of Flow-Noise, as `Velocity` gives velocities."""
+
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -37,7 +43,8 @@ class Denoising:
 
     Args:
         steps: number N of denoising steps.
-        noise_level: alpha, the std of the first stochastic step, in normalised action units.
+        noise_level: alpha of Flow-SDE, the std of the first stochastic step, in normalised action units; of no meaning
+            where a spread is given (Flow-Noise).
         stochastic_steps: which steps are stochastic when exploring: "all", or "one" that is drawn per chunk (the
             other steps are ODE steps, and only the drawn one has a log-probability).
         deterministic_last: the last step is always an ODE step, so that the executed chunk carries less noise.
@@ -118,30 +125,47 @@ class Denoising:
             noise[:, 1:][np.arange(self.steps) != drawn[:, None]] = 0
         return torch.from_numpy(noise)
 
-    def sample(self, velocity: Velocity, noise: Tensor, explore: bool, dims: int | None = None) -> "Sample":
+    def sample(
+        self,
+        velocity: Velocity,
+        noise: Tensor,
+        explore: bool,
+        real: Tensor | None = None,
+        spread: Spread | None = None,
+    ) -> "Sample":
         """Walk from noise (B, N+1, H, D) to the chunk; `explore=False` takes ODE steps only and ignores all but z_0.
 
-        `dims`: how many of the D are real (the rest is padding, walked but not counted in the log-probability).
+        `real` (B, D), 0 or 1: which entries of an action are; the others are padding, walked but not counted in the
+        log-probability. None: all are. `spread`: explore by Flow-Noise with it; None: by Flow-SDE.
         """
         times, z = self.times(noise), noise[:, 0]
         stochastic = (noise[:, 1:] != 0).flatten(2).any(-1) & (noise.new_tensor(self.stds) > 0)
         if not explore:
             stochastic = torch.zeros_like(stochastic)
-        a, b, std = self._coefficients(stochastic, noise)
+        a, b, std = self._coefficients(stochastic, noise, spread is None)
         path, log_probs = [z], []
         for k in range(self.steps):
             v = velocity(z[:, None], times[k : k + 1])[:, 0].to(z.dtype)
             if explore:
-                mean = a[:, k] * z - b[:, k] * v
-                z = mean + std[:, k] * noise[:, k + 1]
-                log_probs.append(_log_density(z, mean, std[:, k], stochastic[:, k], dims))
+                mean, drawn, here = a[:, k] * z - b[:, k] * v, stochastic[:, k], std[:, k]
+                if spread is not None:
+                    here = spread(z[:, None], times[k : k + 1])[:, 0].to(z.dtype) * drawn[:, None, None]
+                z = mean + here * noise[:, k + 1]
+                log_probs.append(_log_density(z, mean, here, drawn, None if real is None else real[:, None]))
             else:
                 z, _ = self.transition(k, z, v, stochastic=False)
                 log_probs.append(z.new_zeros(z.shape[:-1]))
             path.append(z)
         return Sample(torch.stack(path, 1), stochastic, torch.stack(log_probs, 1))
 
-    def log_prob(self, velocity: Velocity, path: Tensor, stochastic: Tensor, dims: int | None = None) -> Tensor:
+    def log_prob(
+        self,
+        velocity: Velocity,
+        path: Tensor,
+        stochastic: Tensor,
+        real: Tensor | None = None,
+        spread: Spread | None = None,
+    ) -> Tensor:
         """Log-probability of stored paths (B, N+1, H, D), stochastic (B, N) -> (B, N, H), with gradient.
 
         One unit per denoising step and action step, summed over the real dims, 0 where the step was not stochastic.
@@ -149,15 +173,26 @@ class Denoising:
         out.
         """
         count = self.steps - self.deterministic_last
-        a, b, std = (part[:, :count] for part in self._coefficients(stochastic, path))
-        z, z_next = path[:, :count], path[:, 1 : count + 1]
-        v = velocity(z, self.times(path)[:count]).to(path.dtype)
-        density = _log_density(z_next, a * z - b * v, std, stochastic[:, :count], dims)
+        a, b, std = (part[:, :count] for part in self._coefficients(stochastic, path, spread is None))
+        z, z_next, times = path[:, :count], path[:, 1 : count + 1], self.times(path)[:count]
+        v = velocity(z, times).to(path.dtype)
+        if spread is not None:
+            std = spread(z, times).to(path.dtype)
+        mask = None if real is None else real[:, None, None]
+        density = _log_density(z_next, a * z - b * v, std, stochastic[:, :count], mask)
         return torch.nn.functional.pad(density, (0, 0, 0, self.steps - count))
 
-    def _coefficients(self, stochastic: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def entropy(self, path: Tensor, stochastic: Tensor, spread: Spread, real: Tensor | None = None) -> Tensor:
+        """Entropy of each unit under Flow-Noise, sum of ln(2 pi e std^2) / 2 over the real dims, (B, N, H)."""
+        count = self.steps - self.deterministic_last
+        each = spread(path[:, :count], self.times(path)[:count]).to(path.dtype).log() + LOG_SQRT_2PI + 0.5
+        total = (each if real is None else each * real[:, None, None]).sum(-1)
+        total = torch.where(stochastic[:, :count, None], total, 0.0)
+        return torch.nn.functional.pad(total, (0, 0, 0, self.steps - count))
+
+    def _coefficients(self, stochastic: Tensor, like: Tensor, sde_steps: bool) -> tuple[Tensor, Tensor, Tensor]:
         """a, b, std, each (B, N, 1, 1), of every step of every sample."""
-        sde, ode = like.new_tensor(self._sde), like.new_tensor(self._ode)
+        sde, ode = like.new_tensor(self._sde if sde_steps else self._ode), like.new_tensor(self._ode)
         rows = torch.where(stochastic[..., None], sde, ode)[..., None, None]  # (B, N, 3, 1, 1)
         return rows[:, :, 0], rows[:, :, 1], rows[:, :, 2]
 
@@ -171,11 +206,18 @@ class Sample:
     log_prob: Tensor
 
 
-def _log_density(x: Tensor, mean: Tensor, std: Tensor, stochastic: Tensor, dims: int | None) -> Tensor:
-    """log N(x; mean, std^2) summed over the last axis, (..., H, D) -> (..., H); 0 where not stochastic."""
+def _log_density(x: Tensor, mean: Tensor, std: Tensor, stochastic: Tensor, real: Tensor | None) -> Tensor:
+    """log N(x; mean, std^2) summed over the last axis, (..., H, D) -> (..., H); 0 where not stochastic.
+
+    std (..., 1 or H, 1 or D); real (..., 1, D), 0 or 1.
+    """
     alive = stochastic[..., None]
-    safe = torch.where(alive, std[..., 0], 1.0)  # an ODE step has std 0: keep 0/0 out of the gradient
-    error = (x - mean)[..., :dims] / safe[..., None]
-    count = error.shape[-1]
-    density = -0.5 * error.square().sum(-1) - count * (safe.log() + LOG_SQRT_2PI)
+    safe = torch.where(alive[..., None], std, 1.0)  # an ODE step has std 0: keep 0/0 out of the gradient
+    error, log_std = ((x - mean) / safe).square(), safe.log() + LOG_SQRT_2PI
+    if real is not None:
+        error, log_std = error * real, log_std * real
+        count = 1
+    else:
+        count = x.shape[-1] if log_std.shape[-1] == 1 else 1
+    density = -0.5 * error.sum(-1) - count * log_std.sum(-1)
     return torch.where(alive, density, 0.0)

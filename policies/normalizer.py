@@ -8,14 +8,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from policies.errors import ObservationError, StatisticsError
+from policies.errors import StatisticsError
 
 Features = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation per dimension of one feature, in the feature's own units, float64."""
+    """Mean and standard deviation per dimension of one feature, in the feature's own units, float64.
+
+    (n,), or (E, n) with a row for each of a policy's E embodiments.
+    """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -35,98 +38,62 @@ def statistics(observations: Mapping[str, ArrayLike], actions: ArrayLike) -> dic
 
 
 class Normalizer(nn.Module):
-    """x -> (x - mean) / std for vectors, and back. Buffers `mean` and `std`, float32, (dim,); identity until `set`.
+    """x -> (x - mean) / std for vectors, and back; a row of statistics per group. Identity until `set`.
+
+    Buffers `mean` and `std`, float32, (groups, dim).
 
     Args:
         dim: number of dimensions.
         floor: smallest std, in the units of the data: a dimension that never moved in the data would otherwise be blown
             up without bound when it moves later.
+        groups: how many rows of statistics; with several, `forward` and `inverse` need to know each sample's.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int, floor: float = 1e-3) -> None:
+    def __init__(self, dim: int, floor: float = 1e-3, groups: int = 1) -> None:
         super().__init__()
         self.floor = floor
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("mean", torch.zeros(groups, dim))
+        self.register_buffer("std", torch.ones(groups, dim))
 
     def set(self, mean: ArrayLike, std: ArrayLike) -> None:
-        """Fix the statistics. Raises StatisticsError on another size, non-finite numbers or a negative std."""
+        """Fix the statistics, (groups, dim), or (dim,) for one group.
+
+        Raises StatisticsError on another size, non-finite numbers or a negative std.
+        """
+        groups, dim = self.mean.shape
+        rows = []
         for name, value in (("mean", mean), ("std", std)):
             array = np.asarray(value, np.float64)
-            if array.shape != tuple(self.mean.shape):
-                raise StatisticsError(f"{name} has shape {array.shape}, expected {tuple(self.mean.shape)}.")
+            if array.shape != (groups, dim) and not (groups == 1 and array.shape == (dim,)):
+                expected = (dim,) if groups == 1 else (groups, dim)
+                raise StatisticsError(f"{name} has shape {array.shape}, expected {expected}.")
             if not np.isfinite(array).all() or (name == "std" and (array < 0).any()):
                 raise StatisticsError(f"{name} holds a number that is not finite or a negative std: {array}.")
+            rows.append(array.reshape(groups, dim))
         with torch.no_grad():
-            self.mean.copy_(torch.as_tensor(np.asarray(mean, np.float64)))
-            self.std.copy_(torch.as_tensor(np.maximum(np.asarray(std, np.float64), self.floor)))
+            self.mean.copy_(torch.as_tensor(rows[0]))
+            self.std.copy_(torch.as_tensor(np.maximum(rows[1], self.floor)))
 
     def statistics(self) -> Statistics:
-        """What is in use, the floor applied."""
-        return Statistics(self.mean.double().cpu().numpy(), self.std.double().cpu().numpy())
+        """What is in use, the floor applied; (dim,) for one group."""
+        mean, std = (buffer.double().cpu().numpy() for buffer in (self.mean, self.std))
+        return Statistics(mean[0], std[0]) if len(mean) == 1 else Statistics(mean, std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., dim)."""
-        return (x - self.mean) / self.std
+    def forward(self, x: Tensor, group: Tensor | None = None) -> Tensor:
+        """Normalise x (B, ..., dim), sample b by the statistics of group[b] (B,); None: of the only one."""
+        mean, std = self._rows(x, group)
+        return (x - mean) / std
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Back into the data's units, (..., dim)."""
-        return x * self.std + self.mean
+    def inverse(self, x: Tensor, group: Tensor | None = None) -> Tensor:
+        """Back into the data's units, (B, ..., dim)."""
+        mean, std = self._rows(x, group)
+        return x * std + mean
 
-
-class ObservationNormalizer(nn.Module):
-    """Observations {key: (B, n)} -> normalised features (B, sum of n), keys in the order of `features`.
-
-    Values are bounded to +-`bound` standard deviations: a dimension that hardly moved in the demonstrations must not
-    drown the others once reinforcement learning takes the robot elsewhere.
-    """
-
-    def __init__(self, features: Features, floor: float = 1e-3, bound: float = 10.0) -> None:
-        super().__init__()
-        if not features:
-            raise ObservationError("no features: the network would be blind; name at least one observation key.")
-        for key, shape in features.items():
-            if len(shape) != 1 or shape[0] < 1:
-                raise ObservationError(
-                    f"feature {key!r} has shape {shape}: this network reads vectors, shape (n,) with n >= 1."
-                )
-        self.features = {key: tuple(shape) for key, shape in features.items()}
-        self.bound = bound
-        self.dim = sum(shape[0] for shape in self.features.values())
-        self.normalizer = Normalizer(self.dim, floor)
-
-    def set(self, stats: Mapping[str, Statistics]) -> None:
-        """Fix the statistics of every feature. Raises StatisticsError when one is missing or has another shape."""
-        for key, shape in self.features.items():
-            if key not in stats:
-                raise StatisticsError(
-                    f"no statistics of feature {key!r}; there are {', '.join(sorted(stats)) or 'none'}."
-                )
-            if np.shape(stats[key].mean) != shape:
-                raise StatisticsError(
-                    f"statistics of {key!r} have shape {np.shape(stats[key].mean)}, expected {shape}."
-                )
-        chosen = [stats[key] for key in self.features]
-        self.normalizer.set(np.concatenate([s.mean for s in chosen]), np.concatenate([s.std for s in chosen]))
-
-    def statistics(self) -> dict[str, Statistics]:
-        """What is in use, by feature."""
-        whole, ends = self.normalizer.statistics(), np.cumsum([shape[0] for shape in self.features.values()])[:-1]
-        means, stds = np.split(whole.mean, ends), np.split(whole.std, ends)
-        return {key: Statistics(m, s) for key, m, s in zip(self.features, means, stds, strict=True)}
-
-    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Raises ObservationError when a feature is missing or has another shape."""
-        parts = []
-        for key, shape in self.features.items():
-            part = obs.get(key)
-            if part is None:
-                raise ObservationError(f"observation lacks {key!r}; it has {', '.join(sorted(obs)) or 'nothing'}.")
-            if part.ndim != 2 or part.shape[1] != shape[0]:
-                raise ObservationError(f"{key!r} has shape {tuple(part.shape)}, expected (batch, {shape[0]}).")
-            parts.append(part)
-        x: Tensor = self.normalizer(parts[0] if len(parts) == 1 else torch.cat(parts, -1))
-        return x.clamp(-self.bound, self.bound)
+    def _rows(self, x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+        if group is None:
+            return self.mean[0], self.std[0]
+        shape = (len(group), *(1,) * (x.ndim - 2), x.shape[-1])
+        return self.mean[group].view(shape), self.std[group].view(shape)

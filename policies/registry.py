@@ -7,12 +7,14 @@ from typing import Any
 from policies.base import Policy
 from policies.errors import PolicyConfigError, UnknownPolicyError
 from policies.flow_mlp import FlowMLP
+from policies.flow_transformer import FlowTransformer
+from policies.gaussian import GaussianPolicy
 
 GROUP = "robotlearn.policies"
 
 Factory = Callable[..., Policy]
 
-_factories: dict[str, Factory] = {"flow_mlp": FlowMLP}
+_factories: dict[str, Factory] = {policy.kind: policy for policy in (FlowMLP, FlowTransformer, GaussianPolicy)}
 
 
 def register_policy(kind: str, factory: Factory) -> None:

@@ -2,22 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from policies.base import Observations
+from policies.encoder import ObservationEncoder
+from policies.images import ImageEncoderKind
 from policies.mlp import mlp
-from policies.normalizer import Features, ObservationNormalizer, Statistics
+from policies.normalizer import Features, Statistics
 
 
 class ValueNet(nn.Module):
-    """V(s): observations {key: (B, n)} -> (B,). 0 everywhere at the start, so that first targets are plain returns.
+    """V(s): observations {key: (B, ...)} -> (B,). 0 everywhere at the start, so that first targets are plain returns.
 
     Has its own copy of the observation statistics: with the policy's weights replaced it must not shift.
     """
 
-    def __init__(self, features: Features, hidden: Sequence[int] = (256, 256), std_floor: float = 1e-3) -> None:
+    def __init__(
+        self,
+        features: Features,
+        hidden: Sequence[int] = (256, 256),
+        image_encoder: ImageEncoderKind = "cnn",
+        std_floor: float = 1e-3,
+    ) -> None:
         super().__init__()
-        self.observation = ObservationNormalizer(features, std_floor)
+        self.observation = ObservationEncoder(features, image_encoder, std_floor)
         self.network = mlp(self.observation.dim, hidden, 1)
         head = self.network[-1]
         assert isinstance(head, nn.Linear)
@@ -29,5 +38,5 @@ class ValueNet(nn.Module):
         self.observation.set(stats)
 
     def forward(self, obs: Observations) -> Tensor:
-        values: Tensor = self.network(self.observation(obs))
+        values: Tensor = self.network(torch.cat(self.observation(obs), -1))
         return values.squeeze(-1)

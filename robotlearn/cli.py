@@ -146,7 +146,6 @@ def edge(
     ] = None,
 ) -> None:
     """One edge: arms, policy, and the uplink to a learner, which may start later."""
-    from hal.spec import load_spec
     from robotlearn.config.edge import BatchEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.errors import ConfigError
@@ -159,12 +158,11 @@ def edge(
     if chosen is None:
         wrong = f"no edge {name!r} in the config" if name is not None else "the config has several edges"
         raise ConfigError(f"{wrong}; choose with --name one of {', '.join(names)}")
-    spec = load_spec(loaded.robot)
     folder = state or Path.home() / ".local" / "state" / "robotlearn" / "edges" / chosen.name
     if isinstance(chosen, BatchEdgeConfig):
         from robotlearn.edge.batch import BatchEdge
 
-        running = BatchEdge(loaded, chosen, spec, learner, folder)
+        running = BatchEdge(loaded, chosen, learner, folder)
     else:
         from robotlearn.edge.station import Station
 
@@ -172,7 +170,6 @@ def edge(
         running = Station(
             loaded,
             chosen,
-            spec,
             learner,
             folder,
             lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
@@ -204,15 +201,19 @@ def evaluate(
             raise ConfigError("--video: nothing to draw with, neither EGL nor OSMesa is installed")
     from robotlearn.evaluate_run import evaluate_run
 
-    measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
+    version, measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
     if as_json:
-        typer.echo(json.dumps(measured.as_json()))
+        typer.echo(json.dumps({"version": version, **measured.as_json()}))
     else:
         typer.echo(
-            f"version {measured.version}: success {measured.success:.1%} [{measured.low:.1%}, {measured.high:.1%}] "
+            f"version {version}: success {measured.success:.1%} [{measured.low:.1%}, {measured.high:.1%}] "
             f"({measured.successes} of {measured.episodes}), return {measured.mean_return:.3f}, "
             f"length {measured.mean_steps:.1f} steps"
         )
+        for name, part in measured.cells.items():
+            typer.echo(
+                f"  {name}: {part.success:.1%} [{part.low:.1%}, {part.high:.1%}] ({part.successes} of {part.episodes})"
+            )
         if video is not None:
             typer.echo(f"video: {video}")
 
@@ -254,7 +255,7 @@ def policy_server(
     overrides: Overrides = None,
 ) -> None:
     """The policy server of a paced edge; started by its station."""
-    from hal.spec import load_spec
+    from robotlearn.config.edge import PacedEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
     from robotlearn.errors import ConfigError
@@ -263,9 +264,9 @@ def policy_server(
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
     entry = loaded.edge(edge)
-    if entry is None:
-        raise ConfigError(f"no edge {edge!r} in the config; it has {', '.join(e.name for e in loaded.edges)}")
-    serving = Serving(loaded, entry, load_spec(loaded.robot), learner, session=session, server=server, station=station)
+    if not isinstance(entry, PacedEdgeConfig):
+        raise ConfigError(f"edge {edge!r} of this config is not a paced one")
+    serving = Serving(loaded, entry, learner, session=session, server=server, station=station)
     freeze_heap()
     try:
         serving.run(stop)

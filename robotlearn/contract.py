@@ -1,45 +1,62 @@
-"""What edge and learner of one run, and a policy and its checkpoint, must agree on."""
+"""What edge and learner of one run, and a policy and its checkpoint, must agree on. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from envs import make_task
-from envs.control import JointDeltaControl
-from envs.spaces import observation_space
-from hal.spec import RobotSpec
+from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
 from robotlearn.config.config import Config
 from robotlearn.wire.layout import Layout
+from robotlearn.wire.record import RecordHeader
 
 ContractValue = str | int | float | list[int]
 
 
-def misfit(agreed: Mapping[str, ContractValue], layout: Layout) -> str:
-    """Why a run with this contract can't learn from segments of that layout; "" when it can.
-
-    An edge's log may still hold segments of a former run, so that the handshake alone doesn't tell.
-    """
-    dims = layout.dims
-    for key, there in (
-        ("policy.horizon", dims.horizon),
-        ("policy.denoising_steps", dims.denoising_steps),
-        ("action_dim", dims.action_dim),
-        ("action_dim", next(array.shape[-1] for array in layout.arrays if array.name == "chunk_path")),
-    ):
-        if agreed[key] != there:
-            return f"{key} is {there} in the segment and {agreed[key]} in this run"
-    here = {key.removeprefix("features."): shape for key, shape in agreed.items() if key.startswith("features.")}
-    seen = {tensor.name: list(tensor.shape[1:]) for tensor in layout.observations}
-    if seen != here:
-        return f"the segment observes {seen}, this run {here}"
-    for tensor in layout.observations:
-        if tensor.dtype != np.float32:
-            return f"{tensor.name} is {tensor.dtype} in the segment and float32 in this run"
-    return ""
+def contract(config: Config, cells: Sequence[Cell] | None = None) -> dict[str, ContractValue]:
+    """The config's part and the shapes of what each cell's arms observe and do. `cells`: where known already."""
+    agreed: dict[str, ContractValue] = dict(config.contract())
+    options = env_options(config)
+    for cell in cells_of(config) if cells is None else cells:
+        agreed[f"{cell.name}.action_dim"] = cell.spec.dim
+        for key, shape in observation_shapes(cell, options).items():
+            agreed[f"{cell.name}.{key}"] = list(shape)
+    return agreed
 
 
-def contract(config: Config, spec: RobotSpec) -> dict[str, ContractValue]:
-    """The config's part and the shapes of what the policy sees and does. Imports no torch: a station needs it too."""
-    shapes = observation_space(spec, make_task(config.task, spec)).spaces
-    features: dict[str, ContractValue] = {f"features.{key}": list(space.shape or ()) for key, space in shapes.items()}
-    return {**config.contract(), **features, "action_dim": len(JointDeltaControl(spec, 1).low), "embodiment": spec.name}
+class Fit:
+    """Why a run can't learn from a segment: an edge's log may hold those of a former run with another contract."""
+
+    def __init__(self, config: Config, cells: Sequence[Cell]) -> None:
+        options = env_options(config)
+        self._horizon, self._path_steps = config.policy.horizon, config.policy.path_steps
+        self._path_dim = policy_dim([cell.spec for cell in cells])
+        self._cells: dict[tuple[str, str], tuple[int, Mapping[str, tuple[int, ...]]]] = {
+            (cell.spec.embodiment, words): (cell.spec.dim, observation_shapes(cell, options))
+            for cell in cells
+            for words in cell.task.instructions
+        }
+
+    def __call__(self, header: RecordHeader, layout: Layout) -> str:
+        """What is wrong, in words; "" when nothing is."""
+        cell = self._cells.get((header.embodiment, header.task))
+        if cell is None:
+            return f"this run has no robot {header.embodiment} that is told {header.task!r}"
+        action_dim, shapes = cell
+        dims = layout.dims
+        path_dim = next(array.shape[-1] for array in layout.arrays if array.name == "chunk_path")
+        for key, there, here in (
+            ("policy.horizon", dims.horizon, self._horizon),
+            ("policy.denoising_steps", dims.denoising_steps, self._path_steps),
+            ("action_dim", dims.action_dim, action_dim),
+            ("action_dim", path_dim, self._path_dim),
+        ):
+            if there != here:
+                return f"{key} is {there} in the segment and {here} in this run"
+        seen = {tensor.name: tensor.shape[1:] for tensor in layout.observations}
+        if seen != shapes:
+            return f"the segment observes {seen}, this run {dict(shapes)}"
+        for tensor in layout.observations:
+            expected = np.uint8 if len(tensor.shape) == 4 else np.float32
+            if tensor.dtype != expected:
+                return f"{tensor.name} is {tensor.dtype} in the segment and {np.dtype(expected)} in this run"
+        return ""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv, Expert
-from hal.spec import RobotSpec
+from envs import BatchArmEnv, EnvOptions, Expert
+from robotlearn.cells import Cell
 from robotlearn.errors import StartError
 
 EXPERT_NOISE = 0.005
@@ -15,36 +15,33 @@ EXPERT_NOISE = 0.005
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Successful episodes one after another: K steps in all.
+    """Successful episodes of one cell, one after another: K steps in all.
 
     Attributes:
         observations: key to (K, ...), what was seen before each action.
         actions: (K, D) float32, what the expert meant to do (not what the noise made of it).
         episode_ends: (E,) the number of steps up to and with each episode's last.
+        instructions: (E) the words in which each episode's task was given.
     """
 
     observations: dict[str, np.ndarray]
     actions: np.ndarray
     episode_ends: np.ndarray
+    instructions: list[str]
 
-    def first(self, episodes: int) -> "Demonstrations":
-        """The first `episodes` of them."""
-        end = int(self.episode_ends[episodes - 1])
-        return Demonstrations(
-            {key: value[:end] for key, value in self.observations.items()},
-            self.actions[:end],
-            self.episode_ends[:episodes],
-        )
+    def step_instructions(self) -> list[str]:
+        """(K) the words at each step."""
+        lengths = np.diff(self.episode_ends, prepend=0)
+        return [words for words, length in zip(self.instructions, lengths, strict=True) for _ in range(length)]
 
 
 def collect(
-    spec: RobotSpec,
-    task: str,
+    cell: Cell,
     episodes: int,
     seed: int,
     *,
     noise: float = EXPERT_NOISE,
-    episode_steps: int | None = None,
+    options: EnvOptions | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Demonstrations:
     """Let the expert do the task until `episodes` succeeded; failures are left out.
@@ -54,16 +51,19 @@ def collect(
     expert fails more than nine times in ten.
     """
     n = min(episodes, 64)
-    env = BatchArmEnv(spec, task, n, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED)
-    expert = Expert(spec, env.task)
+    env = BatchArmEnv(cell.spec, cell.task, n, seed=seed, options=options, autoreset=AutoresetMode.DISABLED)
+    expert = Expert(cell.spec, env.task)
     rng = np.random.default_rng([seed, 1])
-    kept: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+    kept: list[tuple[dict[str, np.ndarray], np.ndarray, str]] = []
     tried = 0
     try:
         while len(kept) < episodes:
             if tried >= max(10 * episodes, 100):
-                raise StartError(f"the expert of task {task} succeeded {len(kept)} of {tried} times with {spec.name}")
+                raise StartError(
+                    f"the expert of task {cell.task.name} succeeded {len(kept)} of {tried} times with {cell.spec.name}"
+                )
             observations, _ = env.reset()
+            words = list(env.instructions)
             seen: list[dict[str, np.ndarray]] = []
             meant: list[np.ndarray] = []
             steps, success = np.zeros(n, int), np.zeros(n, bool)
@@ -73,7 +73,7 @@ def collect(
                 meant.append(action)
                 steps += env.running
                 disturbed = action.copy()
-                joints = len(spec.joints)
+                joints = len(cell.spec.joints)
                 disturbed[:, :joints] += rng.normal(0, noise, (n, joints))
                 observations, _, terminated, _, _ = env.step(disturbed)
                 success |= terminated
@@ -83,6 +83,7 @@ def collect(
                     (
                         {key: np.stack([row[key][arm] for row in seen[: steps[arm]]]) for key in observations},
                         np.stack([row[arm] for row in meant[: steps[arm]]]),
+                        words[arm],
                     )
                 )
             progress(min(len(kept), episodes))
@@ -90,7 +91,8 @@ def collect(
         env.close()
     kept = kept[:episodes]
     return Demonstrations(
-        {key: np.concatenate([observed[key] for observed, _ in kept]) for key in kept[0][0]},
-        np.concatenate([actions for _, actions in kept]),
-        np.cumsum([len(actions) for _, actions in kept]),
+        {key: np.concatenate([observed[key] for observed, _, _ in kept]) for key in kept[0][0]},
+        np.concatenate([actions for _, actions, _ in kept]),
+        np.cumsum([len(actions) for _, actions, _ in kept]),
+        [words for _, _, words in kept],
     )

@@ -1,30 +1,23 @@
 """`robotlearn eval`: from a run folder to a measured success rate."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hal.spec import load_spec
+from robotlearn.cells import cells_of, env_options
 from robotlearn.config.load import load_config
 from robotlearn.contract import contract
 from robotlearn.errors import CheckpointError
-from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.evaluation import Evaluation, evaluate_cells
+from robotlearn.inputs import Inputs
 from robotlearn.learner import checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
-class RunEvaluation(Evaluation):
-    """An evaluation, and the version that was measured."""
-
-    version: int
-
-
-def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, quiet: bool) -> RunEvaluation:
-    """Measure the newest checkpoint of a run, or the checkpoint that `run` is.
+def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, quiet: bool) -> tuple[int, Evaluation]:
+    """Measure the newest checkpoint of a run, or the checkpoint that `run` is; returns its version with it.
 
     Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
     """
@@ -33,9 +26,10 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
     single = (run / "checkpoint.json").is_file()
     folder = RunFolder.open(run.resolve().parent.parent if single else run)
     config = load_config(folder.config)
-    spec = load_spec(config.robot)
-    saved = checkpoint.load(run if single else checkpoint.newest(folder.checkpoints), contract(config, spec))
-    policy = build_policy(config, spec)
+    cells = cells_of(config)
+    inputs = Inputs(config, cells)
+    saved = checkpoint.load(run if single else checkpoint.newest(folder.checkpoints), contract(config, cells))
+    policy = build_policy(config, inputs)
     policy.load_state_dict(saved.policy)
     if video is not None:  # what can't be written is said before the episodes, not after
         video.parent.mkdir(parents=True, exist_ok=True)
@@ -43,15 +37,15 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=episodes)
-        measured = evaluate(
+        measured = evaluate_cells(
             policy,
-            spec,
-            config.task,
+            inputs,
+            cells,
             episodes=episodes,
             seed=seed,
             threads=2,
-            episode_steps=config.episode_steps,
+            options=env_options(config),
             video=video,
             progress=lambda done: progress.update(bar, completed=done),
         )
-    return RunEvaluation(**measured.as_json(), version=saved.version)
+    return saved.version, measured

@@ -1,18 +1,19 @@
 """Measures a policy without exploration, on simulated arms."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv
-from hal.spec import RobotSpec
+from envs import BatchArmEnv, EnvOptions
 from policies.base import Policy
+from robotlearn.cells import Cell
+from robotlearn.inputs import Inputs
+from robotlearn.policy import ask
 from robotlearn.statistics import wilson_interval
 
 
@@ -27,20 +28,69 @@ class Evaluation:
     high: float
     mean_return: float
     mean_steps: float
+    cells: dict[str, "Evaluation"] = field(default_factory=dict)
+    """What it is made of, by cell, where there are several."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
+def evaluate_cells(
+    policy: Policy,
+    inputs: Inputs,
+    cells: Sequence[Cell],
+    *,
+    episodes: int,
+    seed: int,
+    video: Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    **settings: Any,
+) -> Evaluation:
+    """`evaluate` every cell with its share of the episodes, and all of them together.
+
+    With several cells each has a film of its own, `video` with the cell's name put in.
+    """
+    if len(cells) == 1:
+        return evaluate(
+            policy, inputs, cells[0], episodes=episodes, seed=seed, video=video, progress=progress, **settings
+        )
+    share, more = divmod(max(episodes, len(cells)), len(cells))
+    parts: dict[str, Evaluation] = {}
+    for index, cell in enumerate(cells):
+        before = sum(part.episodes for part in parts.values())
+        film = video and video.with_stem(f"{video.stem}-{cell.name.replace('/', '-')}")
+        parts[cell.name] = evaluate(
+            policy,
+            inputs,
+            cell,
+            episodes=share + (index < more),
+            seed=seed,
+            video=film,
+            progress=lambda done, before=before: progress(before + done),  # type: ignore[misc]
+            **settings,
+        )
+    weights = [part.episodes for part in parts.values()]
+    total, successes = sum(weights), sum(part.successes for part in parts.values())
+    return Evaluation(
+        total,
+        successes,
+        successes / total,
+        *wilson_interval(successes, total),
+        float(np.average([part.mean_return for part in parts.values()], weights=weights)),
+        float(np.average([part.mean_steps for part in parts.values()], weights=weights)),
+        parts,
+    )
+
+
 def evaluate(
     policy: Policy,
-    spec: RobotSpec,
-    task: str,
+    inputs: Inputs,
+    cell: Cell,
     *,
     episodes: int,
     seed: int,
     threads: int = 1,
-    episode_steps: int | None = None,
+    options: EnvOptions | None = None,
     video: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
@@ -50,7 +100,7 @@ def evaluate(
     """
     n = min(episodes, 100)
     env = BatchArmEnv(
-        spec, task, n, threads=threads, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED
+        cell.spec, cell.task, n, threads=threads, seed=seed, options=options, autoreset=AutoresetMode.DISABLED
     )
     rng = np.random.default_rng([seed, 2])
     returns, steps, success = [], [], []
@@ -61,10 +111,8 @@ def evaluate(
             total, length, won = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
             film = video is not None and not success
             while env.running.any():
-                chunk = policy.act(
-                    {k: torch.from_numpy(v) for k, v in observations.items()}, policy.noise(n, rng), False
-                )
-                actions = chunk.actions.numpy()
+                noise = policy.noise(n, rng)
+                actions, _ = ask(policy, inputs, cell.spec.embodiment, observations, env.instructions, noise, False)
                 for h in range(policy.horizon):
                     if film:
                         frames.append(_tile(env.render()))
@@ -76,7 +124,7 @@ def evaluate(
                         break
             if film:
                 # A last still: the end is what one wants to see.
-                frames += [_tile(env.render())] * round(spec.control_hz)
+                frames += [_tile(env.render())] * round(cell.spec.control_hz)
             take = min(n, episodes - len(success))
             returns += total[:take].tolist()
             steps += length[:take].tolist()
@@ -85,7 +133,7 @@ def evaluate(
     finally:
         env.close()
     if video is not None:
-        _write_video(video, frames, spec.control_hz)
+        _write_video(video, frames, cell.spec.control_hz)
     low, high = wilson_interval(sum(success), episodes)
     return Evaluation(
         episodes, sum(success), sum(success) / episodes, low, high, float(np.mean(returns)), float(np.mean(steps))

@@ -1,32 +1,49 @@
-"""A run's policy: built from its config, and as the named arrays that go over the wire."""
+"""A run's policy: built from its config, asked for chunks, and as the named arrays that go over the wire."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from envs import make_task
-from envs.control import JointDeltaControl
-from envs.spaces import observation_space
-from hal.spec import RobotSpec
-from policies.base import Policy
+from policies.base import Chunk, Policy
 from policies.registry import make_policy
 from robotlearn.config.config import Config
+from robotlearn.config.policy import OtherPolicyConfig
 from robotlearn.errors import WireError
+from robotlearn.inputs import Inputs
 
 
-def build_policy(config: Config, spec: RobotSpec) -> Policy:
-    """A policy of the config's kind for this robot and task, with random weights that follow from `config.seed`."""
-    task = make_task(config.task, spec)
-    features = {key: space.shape for key, space in observation_space(spec, task).spaces.items()}
+def build_policy(config: Config, inputs: Inputs) -> Policy:
+    """A policy of the config's kind for what it is shown, with random weights that follow from `config.seed`."""
     options = config.policy.model_dump()
+    kind = options.pop("kind")
+    if isinstance(config.policy, OtherPolicyConfig):
+        options |= options.pop("options")
+    if len(inputs.embodiments) > 1:
+        options["used_dims"] = [inputs.used_dims[name].tolist() for name in inputs.embodiments]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return make_policy(
-            options.pop("kind"), features=features, action_dim=len(JointDeltaControl(spec, 1).low), **options
-        )
+        return make_policy(kind, features=inputs.features, action_dim=inputs.action_dim, **options)
+
+
+def ask(
+    policy: Policy,
+    inputs: Inputs,
+    embodiment: str,
+    seen: Mapping[str, np.ndarray],
+    instructions: str | Sequence[str],
+    noise: torch.Tensor,
+    explore: bool,
+) -> tuple[np.ndarray, Chunk]:
+    """The chunks for n arms of one embodiment: actions (n, H, dim) as the arms take them, and the policy's own."""
+    shown = {
+        key: torch.from_numpy(np.ascontiguousarray(value))
+        for key, value in inputs.observations(embodiment, seen, instructions).items()
+    }
+    chunk = policy.act(shown, noise, explore)
+    return inputs.actions(embodiment, chunk.actions.numpy()), chunk
 
 
 def to_arrays(policy: Policy) -> dict[str, NDArray[Any]]:

@@ -16,8 +16,13 @@ def show_robots(config: str | None) -> None:
         rows = [(path.stem, load_spec(path.stem), 1) for path in sorted(data_path("hardware_specs").glob("*.yaml"))]
     else:
         loaded = load_config(config)
-        spec = load_spec(loaded.robot)
-        rows = [(edge.name, spec, edge.arms if isinstance(edge, BatchEdgeConfig) else 1) for edge in loaded.edges]
+        rows = []
+        for edge in loaded.edges:
+            cells = loaded.cells(edge)
+            for robot in dict.fromkeys(robot for robot, _ in cells):
+                share = sum(one == robot for one, _ in cells) / len(cells)
+                arms = round(edge.arms * share) if isinstance(edge, BatchEdgeConfig) else 1
+                rows.append((edge.name, load_spec(robot), arms))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("robot", "model", "driver", "arms", "joints", "rate", "state"):
         table.add_column(column)

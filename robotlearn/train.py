@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from hal import load_spec
 from hal.registry import check_driver
+from robotlearn.cells import cells_of
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import RunFolderError
@@ -27,8 +27,11 @@ class Training:
         self._source, self._config, self._overrides = source, config, list(overrides)
         self._folder = RunFolder(path)
         self._resume = resume
-        if any(isinstance(edge, PacedEdgeConfig) for edge in config.edges):
-            check_driver(load_spec(config.robot).driver)  # its arm process would find out after the imitation
+        cells_of(config)  # a robot or a task that isn't there, or can't be: found now, not by each process
+        for edge in config.edges:
+            if isinstance(edge, PacedEdgeConfig):
+                # Its arm process would find out after the imitation.
+                check_driver(cells_of(config, edge)[0].spec.driver)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is not a folder; choose another --run")
         if not resume and self._folder.config.exists():

@@ -3,23 +3,28 @@
 import numpy as np
 import pytest
 
-from hal import load_spec
+from robotlearn.cells import cells_of
 from robotlearn.config import load_config
-from robotlearn.contract import contract, misfit
+from robotlearn.contract import Fit, contract
 from robotlearn.wire import layout, record
 from robotlearn.wire.segment import Segment
 
 CONFIG = load_config("smoke")
-AGREED = contract(CONFIG, load_spec("panda"))
+AGREED = contract(CONFIG)
+WORDS = "reach for the green ball"
+FIT = Fit(CONFIG, cells_of(CONFIG))
 
 
-def segment(horizon: int, dtype: str = "f4", path_dim: int = 8, **observations: tuple[int, ...]) -> Segment:
+def segment(
+    horizon: int, dtype: str = "f4", path_dim: int = 8, words: str = WORDS, **observations: tuple[int, ...]
+) -> Segment:
     """One step that says nothing, with one chunk."""
     steps, n, d = 1, CONFIG.policy.denoising_steps, 8
-    shapes = {key.removeprefix("features."): shape for key, shape in AGREED.items() if key.startswith("features.")}
+    cell = "reach/panda."
+    shapes = {key.removeprefix(cell): shape for key, shape in AGREED.items() if key.startswith(f"{cell}observation.")}
     flags = {name: np.zeros(steps, bool) for name in ("intervention", "held", "terminated", "truncated", "success")}
     return Segment(
-        edge="a", robot="a/arm", embodiment="panda", task="reach", episode=1, first_step=0,
+        edge="a", robot="a/arm", embodiment="panda", task=words, episode=1, first_step=0,
         monotonic=np.zeros(steps), wall=np.zeros(steps), reward=np.zeros(steps, np.float32), **flags,
         observations={
             name: np.zeros((steps + 1, *shape), dtype)  # type: ignore[misc]
@@ -45,12 +50,16 @@ def segment(horizon: int, dtype: str = "f4", path_dim: int = 8, **observations: 
             "observation.environment_state is float64 in the segment and float32",
         ),
         (segment(CONFIG.policy.horizon, dtype="?"), "observation.environment_state is bool in the segment and float32"),
+        (segment(CONFIG.policy.horizon, words="sing"), "this run has no robot panda that is told 'sing'"),
         (segment(CONFIG.policy.horizon, path_dim=11), "action_dim is 11 in the segment and 8 in this run"),
     ],
-    ids=["its own", "another horizon", "another shape", "another observation", "doubles", "booleans", "another path"],
+    ids=(
+        "its own", "another horizon", "another shape", "another observation", "doubles", "booleans", "other words",
+        "another path",
+    ),
 )
 def test_a_segment_of_another_run_is_told_by_its_layout(made: Segment, reason: str) -> None:
     data = record.encode(made, session=1, sequence=0)
     header = record.verify(data)
-    assert misfit(AGREED, layout.parse(bytes(header.tensors))).startswith(reason)
-    assert bool(misfit(AGREED, layout.parse(bytes(header.tensors)))) == bool(reason)
+    assert FIT(header, layout.parse(bytes(header.tensors))).startswith(reason)
+    assert bool(FIT(header, layout.parse(bytes(header.tensors)))) == bool(reason)

@@ -10,13 +10,14 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import robotlearn.demonstrations as demonstrations
-from envs import BatchArmEnv, Expert
-from hal import RobotSpec, load_spec
+from envs import BatchArmEnv, EnvOptions, Expert
 from policies.base import Policy
+from robotlearn.cells import cells_of
 from robotlearn.config import load_config
 from robotlearn.demonstrations import collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.inputs import Inputs
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy
 from robotlearn.statistics import wilson_interval
@@ -24,22 +25,21 @@ from robotlearn.statistics import wilson_interval
 CONFIG = load_config("smoke", ["policy.hidden=[16]", "sft.steps=30", "demonstrations.episodes=2", "start.episodes=4"])
 
 
-@pytest.fixture(scope="module")
-def spec() -> RobotSpec:
-    return load_spec(CONFIG.robot)
+CELLS = cells_of(CONFIG)
+CELL, INPUTS = CELLS[0], Inputs(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def policy(spec: RobotSpec) -> Policy:
-    return build_policy(CONFIG, spec)
+def policy() -> Policy:
+    return build_policy(CONFIG, INPUTS)
 
 
-def run(policy: Policy, spec: RobotSpec, seed: int = 1, episodes: int = 5, **more: object) -> Evaluation:
-    return evaluate(policy, spec, "reach", episodes=episodes, seed=seed, episode_steps=9, **more)  # type: ignore[arg-type]
+def run(policy: Policy, seed: int = 1, episodes: int = 5, **more: object) -> Evaluation:
+    return evaluate(policy, INPUTS, CELL, episodes=episodes, seed=seed, options=EnvOptions(episode_steps=9), **more)  # type: ignore[arg-type]
 
 
 def test_the_same_arguments_give_the_same_result(
-    policy: Policy, spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths: list[list[np.ndarray]] = []
     act = type(policy).act
@@ -54,7 +54,7 @@ def test_the_same_arguments_give_the_same_result(
     results = []
     for seed in (1, 1, 2):
         paths.append([])
-        results.append(run(policy, spec, seed, progress=done.append))
+        results.append(run(policy, seed, progress=done.append))
     assert results[0] == results[1]
     one, again, other = paths
     assert len(one) == 3 and all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
@@ -62,18 +62,18 @@ def test_the_same_arguments_give_the_same_result(
     assert done == [5, 5, 5]
 
 
-def test_what_is_measured_adds_up(policy: Policy, spec: RobotSpec) -> None:
-    found = run(policy, spec, episodes=3)
+def test_what_is_measured_adds_up(policy: Policy) -> None:
+    found = run(policy, episodes=3)
     assert found.episodes == 3 and found.success == found.successes / 3
     assert (found.low, found.high) == wilson_interval(found.successes, 3)
     assert found.mean_steps <= 9 and found.mean_return == found.success
     assert found.as_json()["mean_steps"] == found.mean_steps
 
 
-def test_the_experts_actions_replayed_as_a_policy_succeed(spec: RobotSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experts_actions_replayed_as_a_policy_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation of what is known to be good says so: with horizon 1, whatever the policy is."""
     config = load_config("smoke", ["policy.horizon=1", "policy.hidden=[8]", "edges.0.ahead=0"])
-    policy = build_policy(config, spec)
+    policy = build_policy(config, INPUTS)
     made: list[BatchArmEnv] = []
     init = BatchArmEnv.__init__
 
@@ -87,51 +87,51 @@ def test_the_experts_actions_replayed_as_a_policy_succeed(spec: RobotSpec, monke
     def expert(self: Policy, observations: dict, noise: object, explore: bool) -> object:
         chunk = act(self, observations, noise, explore)
         assert not explore and not chunk.stochastic.any()
-        chunk.actions[:, 0] = chunk.actions.new_tensor(Expert(spec, made[-1].task).act(made[-1].scene_state()))
+        chunk.actions[:, 0] = chunk.actions.new_tensor(Expert(CELL.spec, made[-1].task).act(made[-1].scene_state()))
         return chunk
 
     monkeypatch.setattr(type(policy), "act", expert)
-    found = evaluate(policy, spec, "reach", episodes=4, seed=0)
+    found = evaluate(policy, INPUTS, CELL, episodes=4, seed=0)
     assert found.successes == 4 and found.mean_return == 1.0 and 1 < found.mean_steps < 100
 
 
 @pytest.mark.renders
 @pytest.mark.parametrize(("suffix", "arms"), [("mp4", 4), ("gif", 1)])
-def test_a_video_is_written(policy: Policy, spec: RobotSpec, tmp_path: Path, suffix: str, arms: int) -> None:
+def test_a_video_is_written(policy: Policy, tmp_path: Path, suffix: str, arms: int) -> None:
     path = tmp_path / "new folder" / f"video.{suffix}"
-    evaluate(policy, spec, "reach", episodes=arms, seed=1, episode_steps=2, video=path)
+    evaluate(policy, INPUTS, CELL, episodes=arms, seed=1, options=EnvOptions(episode_steps=2), video=path)
     assert path.read_bytes()[:64].find(b"ftyp" if suffix == "mp4" else b"GIF") >= 0
 
 
-def test_demonstrations_are_successes_with_the_meant_actions(spec: RobotSpec) -> None:
+def test_demonstrations_are_successes_with_the_meant_actions() -> None:
     noise = 0.005
-    found = collect(spec, "reach", 3, seed=5, noise=noise)
+    found = collect(CELL, 3, seed=5, noise=noise)
     assert len(found.episode_ends) == 3 and found.episode_ends[-1] == len(found.actions)
     assert all(len(value) == len(found.actions) for value in found.observations.values())
     # The scripted expert means what it sees, so from the same start it means the same first action; what was executed
     # was that and noise.
-    env = BatchArmEnv(spec, "reach", 3, seed=5, autoreset=AutoresetMode.DISABLED)
+    env = BatchArmEnv(CELL.spec, "reach", 3, seed=5, autoreset=AutoresetMode.DISABLED)
     observations, _ = env.reset()
     first = [0, *found.episode_ends[:-1]]
     np.testing.assert_array_equal(found.observations["observation.state"][first], observations["observation.state"])
-    np.testing.assert_array_equal(found.actions[first], Expert(spec, env.task).act(env.scene_state()))
+    np.testing.assert_array_equal(found.actions[first], Expert(CELL.spec, env.task).act(env.scene_state()))
     env.close()
-    again = collect(spec, "reach", 3, seed=5, noise=noise)
+    again = collect(CELL, 3, seed=5, noise=noise)
     np.testing.assert_array_equal(again.actions, found.actions)
 
 
-def test_the_noise_is_executed(spec: RobotSpec) -> None:
-    quiet, loud = (collect(spec, "reach", 1, seed=5, noise=noise) for noise in (0.0, 0.005))
+def test_the_noise_is_executed() -> None:
+    quiet, loud = (collect(CELL, 1, seed=5, noise=noise) for noise in (0.0, 0.005))
     np.testing.assert_array_equal(quiet.actions[0], loud.actions[0])
     state = "observation.state"
     assert np.abs(quiet.observations[state][1, :7] - loud.observations[state][1, :7]).max() > 1e-4
 
 
 def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
-    spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StartError, match="expert of task reach succeeded 0 of 1"):
-        collect(spec, "reach", 1, seed=0, episode_steps=1)
+        collect(CELL, 1, seed=0, options=EnvOptions(episode_steps=1))
     # Every other arm's expert does nothing: its episodes fail and must not be among the demonstrations.
     act = Expert.act
 
@@ -141,7 +141,7 @@ def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
         return action
 
     monkeypatch.setattr(demonstrations.Expert, "act", half)
-    found = collect(spec, "reach", 4, seed=0, episode_steps=30)
+    found = collect(CELL, 4, seed=0, options=EnvOptions(episode_steps=30))
     ends = [0, *found.episode_ends]
     assert len(found.episode_ends) == 4
     assert all(np.abs(found.actions[a:b, :7]).max() > 0 for a, b in pairwise(ends))
@@ -156,29 +156,29 @@ def banded(band: tuple[float, float] | None, **start: object) -> object:
     return CONFIG.model_copy(update={"start": section, "episode_steps": 12})
 
 
-def test_without_a_band_the_policy_is_taken_as_it_is(spec: RobotSpec) -> None:
-    taught = teach(banded(None), spec, no_report)  # type: ignore[arg-type]
+def test_without_a_band_the_policy_is_taken_as_it_is() -> None:
+    taught = teach(banded(None), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
     assert (taught.demonstrations, taught.steps, taught.measured) == (2, 30, None)
-    again = teach(banded(None), spec, no_report)  # type: ignore[arg-type]
+    again = teach(banded(None), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
     for key, value in taught.policy.state_dict().items():
         np.testing.assert_array_equal(value, again.policy.state_dict()[key])
 
 
-def test_imitation_stops_inside_the_band(spec: RobotSpec) -> None:
-    taught = teach(banded((0.0, 0.99), every=10), spec, no_report)  # type: ignore[arg-type]
+def test_imitation_stops_inside_the_band() -> None:
+    taught = teach(banded((0.0, 0.99), every=10), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
     assert taught.measured is not None and taught.measured.success <= 0.99
     assert taught.steps == 10 and taught.measured.episodes == 4
 
 
-def test_a_band_that_is_not_met_is_an_error_that_says_what_was_found(spec: RobotSpec) -> None:
+def test_a_band_that_is_not_met_is_an_error_that_says_what_was_found() -> None:
     with pytest.raises(
         StartError, match=r"2 demonstrations and 30 steps .* within 99% to 100% .*last measurement was 0%"
     ):
-        teach(banded((0.99, 1.0), every=15), spec, no_report)  # type: ignore[arg-type]
+        teach(banded((0.99, 1.0), every=15), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
 
 
 def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
-    spec: RobotSpec, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[float] = []
     weights: dict[float, dict] = {}
@@ -191,13 +191,13 @@ def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
         weights[success] = {"sum": key}
         return Evaluation(4, 0, success, 0.0, 1.0, 0.0, 1.0)
 
-    monkeypatch.setattr("robotlearn.learner.start.evaluate", fake)
+    monkeypatch.setattr("robotlearn.learner.start.evaluate_cells", fake)
     script = [0.1, 0.9, 0.2, 0.5]
-    taught = teach(banded((0.4, 0.6), every=8), spec, no_report)  # type: ignore[arg-type]
+    taught = teach(banded((0.4, 0.6), every=8), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
     assert measured == [0.1, 0.9, 0.2, 0.5]
     assert taught.steps == 8 + 2 + 2, "back to the eighth step, and on in stretches of two"
     # Without the detour imitation would be at the very same weights after twelve steps.
     script = [0.5]
-    straight = teach(banded((0.4, 0.6), every=12), spec, no_report)  # type: ignore[arg-type]
+    straight = teach(banded((0.4, 0.6), every=12), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
     for key, value in taught.policy.state_dict().items():
         np.testing.assert_array_equal(value, straight.policy.state_dict()[key], err_msg=key)

@@ -17,7 +17,7 @@ class Lift(Task):
     """
 
     name = "lift"
-    instruction = "pick up the red cube"
+    instructions = ("pick up the red cube", "lift the red block off the table", "grab the red cube and raise it")
     episode_steps = 48
     hold_steps = 2
     objects = ("cube",)
@@ -59,3 +59,9 @@ class Lift(Task):
         cube = state.objects["cube"][:, :3]
         near = np.linalg.norm(cube - state.tcp, axis=-1) < 0.03
         return near & (cube[:, 2] > self.half_size + self.height)
+
+    def progress(self, state: SceneState) -> np.ndarray:
+        cube = state.objects["cube"][:, :3]
+        near = 1 - np.tanh(5 * np.linalg.norm(cube - state.tcp, axis=-1))
+        high = np.clip((cube[:, 2] - self.half_size) / self.height, 0, 1)
+        return 0.5 * near + 0.5 * high

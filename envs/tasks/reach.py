@@ -14,7 +14,7 @@ class Reach(Task):
     """
 
     name = "reach"
-    instruction = "move the gripper to the green ball"
+    instructions = ("move the gripper to the green ball", "reach for the green ball", "bring the hand to the ball")
     episode_steps = 16
     hold_steps = 2
     objects = ("target",)
@@ -34,3 +34,6 @@ class Reach(Task):
 
     def achieved(self, state: SceneState) -> np.ndarray:
         return np.linalg.norm(state.objects["target"][:, :3] - state.tcp, axis=-1) < self.tolerance
+
+    def progress(self, state: SceneState) -> np.ndarray:
+        return 1 - np.tanh(5 * np.linalg.norm(state.objects["target"][:, :3] - state.tcp, axis=-1))

@@ -5,7 +5,7 @@ episodes into flat arrays over all their chunks, in the order of episodes and st
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,7 @@ class Episode:
     version, start, first, executed, lag: (C,), as `chunk_*` of a segment: `start` is the step of the first action
     of the chunk that was executed, `first` its index in the chunk; the chunk was observed at step `start - lag`.
     path (C, N+1, H, D), stochastic (C, N), log_prob (C, N, H).
+    embodiment, task: the robot's model, and the task in words.
     """
 
     observations: Mapping[str, Array]
@@ -49,6 +50,8 @@ class Episode:
     path: Array
     stochastic: Array
     log_prob: Array
+    embodiment: str = ""
+    task: str = ""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -78,7 +81,8 @@ def join(segments: Sequence[Segment]) -> Episode:
 
 def _join_one(s: Segment) -> Episode:
     steps = {name: getattr(s, name) for name in _STEP_FIELDS}
-    return Episode(s.observations, **steps, **{name: getattr(s, f"chunk_{name}") for name in _CHUNK_FIELDS})
+    chunks = {name: getattr(s, f"chunk_{name}") for name in _CHUNK_FIELDS}
+    return Episode(s.observations, **steps, **chunks, embodiment=s.embodiment, task=s.task)
 
 
 def _concatenate(parts: Sequence[Segment]) -> Episode:
@@ -91,7 +95,7 @@ def _concatenate(parts: Sequence[Segment]) -> Episode:
     chunks = {name: np.concatenate([getattr(s, f"chunk_{name}") for s in parts]) for name in _CHUNK_FIELDS}
     offset = np.array([s.first_step - parts[0].first_step for s in parts])
     chunks["start"] = chunks["start"] + offset.repeat([len(s.chunk_start) for s in parts]).astype(np.int32)
-    return Episode(observations, **steps, **chunks)
+    return Episode(observations, **steps, **chunks, embodiment=parts[0].embodiment, task=parts[0].task)
 
 
 def _merge_split_chunks(episode: Episode) -> Episode:
@@ -105,7 +109,7 @@ def _merge_split_chunks(episode: Episode) -> Episode:
     keep = np.concatenate([[True], ~goes_on])
     chunks = {name: getattr(e, name)[keep] for name in _CHUNK_FIELDS}
     chunks["executed"] = np.add.reduceat(e.executed, np.flatnonzero(keep))
-    return Episode(e.observations, **{name: getattr(e, name) for name in _STEP_FIELDS}, **chunks)
+    return replace(e, **chunks)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.config.algorithms import PPOConfig
 
 
-class FlowPPO(Algorithm):
-    """PPO for a flow policy.
+class PPO(Algorithm):
+    """PPO for every policy whose chunks are paths of Gaussian steps: flow policies, and Gaussian ones of a single step.
 
     Metrics of an update; those of the policy are absent while only the critic learns:
         loss/policy, loss/value, grad_norm/policy, grad_norm/value (before clipping): means over the optimiser steps;
         kl: E[r - 1 - ln r] of the ratio r to the proximal policy, mean; kl_max: largest E[(ln r)^2] / 2 of a minibatch,
             which target_kl bounds; ratio_max: the largest r; clip_fraction: units with r outside [1 - c, 1 + c];
+        entropy: of a unit, mean, where it is rewarded;
         w_mean, w_masked_fraction: the weight, proximal over behaviour policy, and the share of units above its cap;
         behaviour_gap, behaviour_kl: largest |ln pi_prox - ln pi_b| of a unit, and half its mean square, among all
             chunks: how far the policy has come since the data were made.
@@ -49,7 +50,7 @@ class FlowPPO(Algorithm):
         self.device = next(policy.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.critic = ValueNet(policy.features, config.value_hidden)
+            self.critic = ValueNet(policy.features, config.value_hidden, config.value_image_encoder)
         self.critic.set_statistics(policy.statistics())
         self.critic.to(self.device)
         self.actor_optimizer = Optimizer("policy", policy, config.actor_lr, config.grad_clip)
@@ -106,7 +107,13 @@ class FlowPPO(Algorithm):
                     stopped = config.target_kl is not None and result.half_square.item() > config.target_kl
                     if stopped:
                         break
-                    metrics.add("grad_norm/policy", self.actor_optimizer.step(result.loss, before_change))
+                    loss = result.loss
+                    if config.entropy_bonus:
+                        entropy = self.policy.entropy(obs, batch.path[rows], batch.stochastic[rows])
+                        mean_entropy = torch.where(counted, entropy, 0.0).sum() / counted.sum().clamp(min=1)
+                        loss = loss - config.entropy_bonus * mean_entropy
+                        metrics.add("entropy", mean_entropy)
+                    metrics.add("grad_norm/policy", self.actor_optimizer.step(loss, before_change))
                     metrics.add("loss/policy", result.loss)
                     metrics.peak("ratio_max", result.ratio_max)
                     for name in ("kl", "clip_fraction", "w_mean", "w_masked_fraction"):

@@ -8,14 +8,14 @@ from typing import Any
 from policies.base import Policy
 from robotlearn.algorithms.base import Algorithm
 from robotlearn.algorithms.errors import AlgorithmError, UnknownAlgorithmError
-from robotlearn.algorithms.ppo import FlowPPO
+from robotlearn.algorithms.ppo import PPO
 
 GROUP = "robotlearn.algorithms"
 
 Factory = Callable[[Policy, Any, int], Algorithm]
 """(policy, config, seed) -> Algorithm; `config` is the run's `algorithm` section, whose `name` chose the factory."""
 
-_factories: dict[str, Factory] = {"ppo": FlowPPO}
+_factories: dict[str, Factory] = {"ppo": PPO}
 
 
 def register_algorithm(name: str, factory: Factory) -> None:

@@ -1,6 +1,6 @@
 """Supervised flow matching on demonstrations: the policy learns to do what they did."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,12 @@ class Windows:
 
     def __getitem__(self, rows: Tensor) -> "Windows":
         return Windows({k: v[rows] for k, v in self.observations.items()}, self.actions[rows], self.valid[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Windows"]) -> "Windows":
+        """All of several, with equal keys and shapes."""
+        observations = {key: torch.cat([part.observations[key] for part in parts]) for key in parts[0].observations}
+        return cls(observations, torch.cat([p.actions for p in parts]), torch.cat([p.valid for p in parts]))
 
     def to(self, device: torch.device | str) -> "Windows":
         """The same windows on a device."""

@@ -71,7 +71,7 @@ class SegmentStore:
         sync: Sync = "power",
         file_bytes: int = 64 << 20,
         files: Files | None = None,
-        misfit: Callable[[Layout], str] = lambda layout: "",
+        misfit: Callable[[RecordHeader, Layout], str] = lambda header, layout: "",
     ) -> None:
         """Open or create. `misfit` says what is wrong with segments of a layout, "" for nothing; they are invalid then.
 
@@ -144,7 +144,7 @@ class SegmentStore:
                 checked.append((view, fixed, header))
                 places.append(index)
             for index, (_, _, header), wrong in zip(places, checked, records.verify_many(checked), strict=True):
-                reason = str(wrong) if wrong is not None else self._misfit(layouts.parse(bytes(header.tensors)))
+                reason = str(wrong) if wrong is not None else self._misfit(header, layouts.parse(bytes(header.tensors)))
                 outcomes[index] = Outcome("invalid", header, None, reason) if reason else Outcome("stored", header)
             for index, first in again:
                 outcome = outcomes[first]

@@ -1,22 +1,29 @@
 """Typed configs: one YAML per run, checked on load, every mistake one clear line. Imports no torch."""
 
 from robotlearn.config.address import is_loopback, normal_address
-from robotlearn.config.algorithms import PPOConfig, SFTConfig
+from robotlearn.config.algorithms import AlgorithmConfig, PPOConfig, SFTConfig
 from robotlearn.config.config import Config, DemonstrationsConfig, StartConfig
 from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, PacedEdgeConfig, SpoolConfig
+from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.config.load import dump, load_config
-from robotlearn.config.policy import PolicyConfig
+from robotlearn.config.policy import FlowMLPConfig, FlowTransformerConfig, GaussianConfig, PolicyConfig
 
 __all__ = [
+    "AlgorithmConfig",
     "BatchEdgeConfig",
     "Config",
     "DemonstrationsConfig",
     "EdgeConfig",
+    "FlowMLPConfig",
+    "FlowTransformerConfig",
+    "GaussianConfig",
     "LearnerConfig",
+    "ObservationsConfig",
     "PPOConfig",
     "PacedEdgeConfig",
     "PolicyConfig",
+    "RandomizationConfig",
     "SFTConfig",
     "SpoolConfig",
     "StartConfig",

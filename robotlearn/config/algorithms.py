@@ -5,9 +5,9 @@ The defaults are those with which `lift` is learnt by `configs/laptop.yaml`; a f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from robotlearn.config.section import Section, Widths
 
@@ -22,13 +22,16 @@ class SFTConfig(Section):
     grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
 
 
+_NAME = "ppo, or an algorithm that an installed package adds (entry-point group robotlearn.algorithms)."
+
+
 class PPOConfig(Section):
-    """PPO on the denoising path of a flow policy, asynchronous.
+    """PPO on the path of a policy's chunks (denoising steps, or one Gaussian step), asynchronous.
 
     Ratios are taken to a proximal policy, importance weights from it to the behaviour policy that ran on the robot.
     """
 
-    name: Literal["ppo"] = Field("ppo", description="The algorithm.")
+    name: Literal["ppo"] = Field("ppo", description=_NAME)
     gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation over chunks.")
     clip: float = Field(0.2, gt=0, lt=1, description="c: the ratio to the proximal policy is held in [1 - c, 1 + c].")
@@ -63,6 +66,30 @@ class PPOConfig(Section):
     value_hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
         (256, 256), description="Widths of the value network's hidden layers."
     )
+    value_image_encoder: Literal["cnn", "resnet18"] = Field(
+        "cnn", description="What reads the images for the value network."
+    )
+    entropy_bonus: float = Field(
+        0.0, ge=0, description="Reward for the entropy of noise whose size is learnt (Flow-Noise, gaussian), per unit."
+    )
     normalize_advantages: bool = Field(
         True, description="Shift and scale the advantages of one update to mean 0 and deviation 1."
     )
+
+
+class OtherAlgorithmConfig(Section):
+    """An algorithm of an installed package."""
+
+    name: Annotated[str, Field(min_length=1)] = Field(description=_NAME)
+    gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
+    options: dict[str, Any] = Field({}, description="What else it takes.")
+
+
+def _tag(value: Any) -> str:
+    name = value.get("name", "ppo") if isinstance(value, dict) else getattr(value, "name", "ppo")
+    return "ppo" if name == "ppo" else "other"
+
+
+AlgorithmConfig = Annotated[
+    Annotated[PPOConfig, Tag("ppo")] | Annotated[OtherAlgorithmConfig, Tag("other")], Discriminator(_tag)
+]

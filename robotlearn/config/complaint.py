@@ -41,7 +41,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, 
     found = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     first = found[0]
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
-    path, models = _resolve(model, first["loc"])
+    path, models = _resolve(model, first["loc"], unknown=kind == "extra_forbidden")
     expected = _EXPECTED.get(kind, first["msg"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         path = (*path, context["discriminator"].strip("'"))
@@ -83,22 +83,33 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _resolve(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[KeyPath, list[type[BaseModel]]]:
+def _resolve(
+    model: type[BaseModel], loc: tuple[int | str, ...], unknown: bool
+) -> tuple[KeyPath, list[type[BaseModel]]]:
     """Pydantic's location as a path of keys, and the models that its last key may belong to.
 
     In a location the tag of a union stands between an item and its keys (`edges`, 0, `batch`, `arms`); it is no key.
+    `unknown`: the last part is a key that no model has.
     """
     path: list[int | str] = []
     models = [model]
     for position, part in enumerate(loc):
-        if position == len(loc) - 1 or isinstance(part, int):
+        last = position == len(loc) - 1
+        known = any(part in one.model_fields for one in models)
+        if isinstance(part, int) or known or (last and unknown):
             path.append(part)
-        elif any(part in one.model_fields for one in models):
-            path.append(part)
-            models = [inner for one in models for inner in _models(one.model_fields[part].annotation)]
+            if known and not last:
+                models = [inner for one in models for inner in _models(one.model_fields[str(part)].annotation)]
         else:
-            models = [one for one in models if part in get_args(one.model_fields["kind"].annotation)]
+            models = [one for one in models if _tagged(one, part)]
     return tuple(path), models
+
+
+def _tagged(model: type[BaseModel], tag: str) -> bool:
+    """Whether this is the union's member of that tag: the one whose kind or name it is, or the one that takes any."""
+    field = model.model_fields.get("kind") or model.model_fields.get("name")
+    known = get_args(field.annotation) if field is not None else ()
+    return tag in known if tag != "other" else not known
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from robotlearn.config.algorithms import PPOConfig, SFTConfig
-from robotlearn.config.edge import EdgeConfig, PacedEdgeConfig
+from robotlearn.config.algorithms import AlgorithmConfig, PPOConfig, SFTConfig
+from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
+from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
-from robotlearn.config.policy import PolicyConfig
-from robotlearn.config.section import Interval, ListAsTuple, Misfit, Section
+from robotlearn.config.policy import FlowMLPConfig, PolicyConfig
+from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
 
 
 class DemonstrationsConfig(Section):
     """Episodes of the task's scripted expert, from which the policy is taught before any reinforcement."""
 
-    episodes: PositiveInt = Field(16, description="Demonstrations.")
+    episodes: NonNegativeInt = Field(
+        16,
+        description="Demonstrations per robot and task; 0: none, the policy starts from nothing (with "
+        "start.success_band null).",
+    )
     noise: NonNegativeFloat | None = Field(
         None, description="Deviation of the noise on the expert's actions, in their own units; null: 0.005."
     )
@@ -46,16 +51,23 @@ class Config(Section):
     """One run: which robot learns which task, with which policy and algorithm, on which processes."""
 
     seed: NonNegativeInt = Field(lt=2**63, description="Every random number of the run follows from it.")
-    robot: str = Field(min_length=1, description="A robot spec: a name in hardware_specs/, or the path of a YAML file.")
-    task: str = Field(min_length=1, description="The task's name.")
+    robot: Names = Field(
+        description="A robot spec, or a list of them: a name in hardware_specs/, or the path of a YAML file."
+    )
+    task: Names = Field(description="A task's name, or a list of them: each robot learns each task.")
     episode_steps: Annotated[PositiveInt, Field(le=10**6)] | None = Field(
         None, description="Longest episode, in steps; null: the task's own."
     )
-    policy: PolicyConfig = Field(PolicyConfig(), description="The policy.")
+    observations: ObservationsConfig = Field(ObservationsConfig(), description="What the policy is shown.")
+    reward: Literal["sparse", "shaped"] = Field(
+        "sparse", description="1 at success, else 0; shaped: besides, what each step adds to the task's progress."
+    )
+    randomization: RandomizationConfig = Field(RandomizationConfig(), description="How much the physics vary.")
+    policy: PolicyConfig = Field(FlowMLPConfig(), description="The policy.")
     demonstrations: DemonstrationsConfig = Field(DemonstrationsConfig(), description="What the policy is taught from.")
     sft: SFTConfig = Field(SFTConfig(), description="How it is taught.")
     start: StartConfig = Field(StartConfig(), description="How good it is when reinforcement starts.")
-    algorithm: PPOConfig = Field(PPOConfig(), description="How it is reinforced.")
+    algorithm: AlgorithmConfig = Field(PPOConfig(), description="How it is reinforced.")
     learner: LearnerConfig = Field(LearnerConfig(), description="The learner's process.")
     edges: Annotated[tuple[EdgeConfig, ...], ListAsTuple, Field(min_length=1)] = Field(
         description="The edges that `train` starts on this machine, and that `edge --name` chooses from."
@@ -63,6 +75,24 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        for key in ("robot", "task"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise Misfit((key,), f"{list(getattr(self, key))} is not valid, expected each name once")
+        if len(self.task) > 1 and not self.observations.instruction:
+            raise Misfit(
+                ("observations", "instruction"),
+                f"false is not valid with {len(self.task)} tasks, expected true, or the policy can't tell them apart",
+            )
+        if not self.observations.environment_state and not self.observations.cameras:
+            raise Misfit(
+                ("observations", "cameras"),
+                "[] is not valid without environment_state, expected a camera, or the policy could not see its objects",
+            )
+        if not self.demonstrations.episodes and self.start.success_band is not None:
+            raise Misfit(
+                ("start", "success_band"),
+                f"{list(self.start.success_band)} is not valid without demonstrations, expected null",
+            )
         names = [edge.name for edge in self.edges]
         horizon = self.policy.horizon
         for index, edge in enumerate(self.edges):
@@ -84,7 +114,35 @@ class Config(Section):
                     f"{edge.ahead} is not valid, expected less than policy.horizon ({horizon}), or a chunk would be "
                     "asked for before the one in front of it has begun",
                 )
+            self._edge_fits(index, edge)
         return self
+
+    def _edge_fits(self, index: int, edge: EdgeConfig) -> None:
+        for key in ("robot", "task"):
+            for name in getattr(edge, key) or ():
+                if name not in getattr(self, key):
+                    raise Misfit(
+                        ("edges", index, key),
+                        f"'{name}' is not valid, expected of the run's own: {', '.join(getattr(self, key))}",
+                    )
+        count = len(self.cells(edge))
+        if isinstance(edge, PacedEdgeConfig) and count > 1:
+            key = "robot" if len(edge.robot or self.robot) > 1 else "task"
+            raise Misfit(
+                ("edges", index, key),
+                "null is not valid, expected one name: a paced edge has one arm that does one task",
+            )
+        if isinstance(edge, BatchEdgeConfig) and edge.arms < count:
+            raise Misfit(
+                ("edges", index, "arms"),
+                f"{edge.arms} is not valid, expected at least {count}, one for each of its robots and tasks",
+            )
+
+    def cells(self, edge: EdgeConfig | None = None) -> tuple[tuple[str, str], ...]:
+        """Each (robot, task) of the run, or of one of its edges."""
+        robots = self.robot if edge is None or edge.robot is None else edge.robot
+        tasks = self.task if edge is None or edge.task is None else edge.task
+        return tuple((robot, task) for robot in robots for task in tasks)
 
     def edge(self, name: str) -> EdgeConfig | None:
         """The edge of that name, or None."""
@@ -96,13 +154,17 @@ class Config(Section):
         The policy adds its features and shapes. What a station is (robot, arms, paths) is its own business.
         """
         return {
-            "task": self.task,
-            "policy.kind": self.policy.kind,
-            "policy.horizon": self.policy.horizon,
-            "policy.hidden": "x".join(map(str, self.policy.hidden)),
-            "policy.denoising_steps": self.policy.denoising_steps,
-            "policy.noise_level": self.policy.noise_level,
-            "policy.stochastic_steps": self.policy.stochastic_steps,
-            "policy.deterministic_last": int(self.policy.deterministic_last),
+            "task": ", ".join(self.task),
+            **{f"policy.{key}": _value(value) for key, value in self.policy.model_dump().items()},
+            "policy.path_steps": self.policy.path_steps,
+            "observations.instruction": int(self.observations.instruction),
+            "reward": self.reward,
             "algorithm.gamma": self.algorithm.gamma,
         }
+
+
+def _value(value: Any) -> str | int | float:
+    """A key's value as a contract holds it."""
+    if isinstance(value, bool):
+        return int(value)
+    return value if isinstance(value, str | int | float) else repr(value)

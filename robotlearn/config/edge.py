@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from robotlearn.config.section import Section
+from robotlearn.config.section import Names, Section
 
 
 class SpoolConfig(Section):
@@ -29,6 +29,8 @@ class _Edge(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = Field(
         description="Its name in messages, metrics and file names; no two edges of a run share one."
     )
+    robot: Names | None = Field(None, description="Which of the run's robots it has; null: all of them.")
+    task: Names | None = Field(None, description="Which of the run's tasks it works on; null: all of them.")
     threads: Annotated[PositiveInt, Field(le=1024)] = Field(
         1, description="Threads of the policy and, in a batch edge, of the simulation."
     )
@@ -43,7 +45,9 @@ class BatchEdgeConfig(_Edge):
     """Many simulated arms in lockstep, as fast as they go."""
 
     kind: Literal["batch"] = Field(description=_KIND)
-    arms: Annotated[PositiveInt, Field(le=65536)] = Field(64, description="Simulated arms.")
+    arms: Annotated[PositiveInt, Field(le=65536)] = Field(
+        64, description="Simulated arms, shared out evenly among its robots and tasks."
+    )
 
 
 class PacedEdgeConfig(_Edge):

@@ -101,9 +101,18 @@ def _find(path_or_name: str | Path) -> Path:
 
 
 def _anchor_robot(data: dict[str, Any], folder: Path) -> None:
-    robot = data.get("robot")
+    for place in (data, *(data["edges"] if isinstance(data.get("edges"), list) else ())):
+        if isinstance(place, dict) and "robot" in place:
+            robot = place["robot"]
+            place["robot"] = (
+                [_anchored(one, folder) for one in robot] if isinstance(robot, list) else _anchored(robot, folder)
+            )
+
+
+def _anchored(robot: Any, folder: Path) -> Any:
     if isinstance(robot, str) and (robot.endswith((".yaml", ".yml")) or "/" in robot):
-        data["robot"] = str((folder / robot).resolve())
+        return str((folder / robot).resolve())
+    return robot
 
 
 def _apply(data: dict[str, Any], override: str) -> KeyPath:
@@ -133,6 +142,6 @@ def _apply(data: dict[str, Any], override: str) -> KeyPath:
             here = here.setdefault(key, {})
         else:
             here = here[part]
-    if path == ("robot",):
+    if path[-1] == "robot" or path[-2:-1] == ("robot",):  # what the file itself said is absolute by now
         _anchor_robot(data, Path.cwd())
     return path

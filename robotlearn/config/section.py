@@ -33,3 +33,14 @@ def _tuple(value: Any) -> Any:
 ListAsTuple = BeforeValidator(_tuple)
 Widths = Annotated[tuple[Annotated[PositiveInt, Field(le=65536)], ...], ListAsTuple]
 Interval = Annotated[tuple[float, float], ListAsTuple]
+
+
+def _names(value: Any) -> Any:
+    names = (value,) if isinstance(value, str) else _tuple(value)
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("a name or a list of names")
+    return names
+
+
+# One name or a list of them: always a tuple in the config.
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]

@@ -11,9 +11,10 @@ from threading import Event
 import numpy as np
 import zmq
 
-from envs import ArmEnv, make_task
+from envs import ArmEnv
 from envs.scene import build_scene
-from hal import RealTime, Steppable, load_spec, make_robot
+from hal import RealTime, Steppable, make_robot
+from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge import local
@@ -105,7 +106,7 @@ class ArmLoop:
             self._take_answers()
             if stop.is_set():
                 return
-        self._send(local.Begin(episode, local.tensors(observations)))
+        self._send(local.Begin(episode, self._env.instruction, local.tensors(observations)))
         self._env.start_clock()
         acted_at = time.monotonic()
         done = False
@@ -160,9 +161,8 @@ class ArmLoop:
             return
         self._asked_step, self._asked_at = self._step, now
         try:
-            self._server.send(
-                local.encode(local.ChunkRequest(self._robot, request, local.tensors(observations))), zmq.NOBLOCK
-            )
+            asked = local.ChunkRequest(self._robot, request, self._env.instruction, local.tensors(observations))
+            self._server.send(local.encode(asked), zmq.NOBLOCK)
         except zmq.Again:
             self._executor.give_up()
 
@@ -212,15 +212,16 @@ class ArmLoop:
 
 def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event) -> None:
     """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`."""
-    entry, spec = config.edge(edge), load_spec(config.robot)
+    entry = config.edge(edge)
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
-    task = make_task(config.task, spec)
+    cell = cells_of(config, entry)[0]
+    spec, task = cell.spec, cell.task
     options = {"scene": build_scene(spec, task)} if spec.driver == "mujoco" else {}
     robot = make_robot(spec, **options)
     if robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)
-    env = ArmEnv(robot, task, episode_steps=config.episode_steps)
+    env = ArmEnv(robot, task, env_options(config))
     # Other starts after each restart of this process.
     env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
     loop = ArmLoop(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)

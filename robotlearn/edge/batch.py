@@ -7,13 +7,14 @@ from threading import Event
 
 import torch
 
-from hal.spec import RobotSpec
 from robotlearn.buffer.spool import Spool
+from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.rollout import BatchRollout
+from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays
 from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import Weights, WeightsClient
@@ -26,28 +27,38 @@ FLUSH_S = 3.0
 class BatchEdge:
     """Runs episodes while the gate is open and rests else. New weights are taken between two chunks of all arms."""
 
-    def __init__(self, config: Config, edge: BatchEdgeConfig, spec: RobotSpec, address: str, state: Path) -> None:
-        """Open the spool in `state` and start to dial. Raises LogError when another process has that spool."""
+    def __init__(self, config: Config, edge: BatchEdgeConfig, address: str, state: Path) -> None:
+        """Open the spool in `state` and start to dial. Raises LogError when another process has that spool, and what
+        `cells_of` raises.
+        """
         torch.set_num_threads(edge.threads)
-        self._policy = build_policy(config, spec)
+        inputs = Inputs(config)
+        self._policy = build_policy(config, inputs)
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
-        agreed = contract(config, spec)
+        agreed = contract(config)
         self._uplink = Uplink(address, self._spool, edge=edge.name, contract=agreed)
         self._client = WeightsClient(address, edge=edge.name, session=self._spool.session, contract=agreed)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
-        self._rollout = BatchRollout(
-            self._policy,
-            spec,
-            config.task,
-            edge=edge.name,
-            arms=edge.arms,
-            threads=edge.threads,
-            segment_steps=edge.segment_steps,
-            # A restarted edge must not live through the same episodes again.
-            seed=(config.seed * 1_000_003 + self._spool.session) % 2**63,
-            emit=self._gate.record,
-            episode_steps=config.episode_steps,
-        )
+        cells = cells_of(config, edge)
+        share, more = divmod(edge.arms, len(cells))
+        # A restarted edge must not live through the same episodes again.
+        seed = config.seed * 1_000_003 + self._spool.session
+        self._rollouts = [
+            BatchRollout(
+                self._policy,
+                inputs,
+                cell,
+                edge=edge.name,
+                arms=share + (index < more),
+                threads=edge.threads,
+                segment_steps=edge.segment_steps,
+                seed=(seed + index) % 2**63,
+                emit=self._gate.record,
+                options=env_options(config),
+            )
+            for index, cell in enumerate(cells)
+        ]
+        self._arms, self._started = edge.arms, [0] * len(cells)
         self._applied: Weights | None = None
         self._steps_before, self._rate_at, self._rate = 0, time.monotonic(), 0.0
         self._uplink.start()
@@ -60,14 +71,16 @@ class BatchEdge:
             self._uplink.check()
             self._client.check()
             weights = self._take_weights()
-            count = self._gate.may_start(len(self._rollout.idle), weights.version if weights is not None else -1)
-            if count:
-                self._rollout.start(count)
-            if self._rollout.running and weights is not None:
-                self._rollout.advance(weights.version)
-                if self._rollout.counts.faults > faults:
-                    self._uplink.episode_aborted(self._rollout.counts.faults - faults)
-                    faults = self._rollout.counts.faults
+            idle = [len(rollout.idle) for rollout in self._rollouts]
+            self._start(idle, self._gate.may_start(sum(idle), weights.version if weights is not None else -1))
+            running = [rollout for rollout in self._rollouts if rollout.running]
+            if running and weights is not None:
+                for rollout in running:
+                    rollout.advance(weights.version)
+                now = self._count("faults")
+                if now > faults:
+                    self._uplink.episode_aborted(now - faults)
+                    faults = now
             elif self._gate.needs > self.version:
                 self._client.wait(self._gate.needs, 0.1)
             else:
@@ -79,13 +92,29 @@ class BatchEdge:
         self._gate.flush(FLUSH_S)
         self._uplink.close()
         self._client.close()
-        self._rollout.close()
+        for rollout in self._rollouts:
+            rollout.close()
         self._spool.close()
 
     @property
     def version(self) -> int:
         """The version in use, -1 before the first."""
         return self._applied.version if self._applied is not None else -1
+
+    def _start(self, idle: list[int], count: int) -> None:
+        """Begin `count` episodes where arms are idle, each in the cell that began fewest: all get their share."""
+        granted = [0] * len(idle)
+        for _ in range(count):
+            free = [cell for cell, arms in enumerate(idle) if arms > granted[cell]]
+            cell = min(free, key=lambda cell: self._started[cell])
+            granted[cell] += 1
+            self._started[cell] += 1
+        for rollout, episodes in zip(self._rollouts, granted, strict=True):
+            if episodes:
+                rollout.start(episodes)
+
+    def _count(self, name: str) -> int:
+        return sum(getattr(rollout.counts, name) for rollout in self._rollouts)
 
     def _take_weights(self) -> Weights | None:
         newest = self._client.newest()
@@ -95,20 +124,20 @@ class BatchEdge:
         return self._applied
 
     def _report(self) -> None:
-        now, counts = time.monotonic(), self._rollout.counts
+        now = time.monotonic()
         if now - self._rate_at >= 0.5:
-            steps = counts.steps
+            steps = self._count("steps")
             self._rate = (steps - self._steps_before) / (now - self._rate_at)
             self._steps_before, self._rate_at = steps, now
-        running = self._rollout.running
+        running = sum(rollout.running for rollout in self._rollouts)
         self._uplink.report(
             version=self.version,
-            state=f"{running} of {self._rollout.env.num_envs} arms working" if running else "resting",
+            state=f"{running} of {self._arms} arms working" if running else "resting",
             waits_for="" if running else self._gate.waits_for(self.version),
-            rates={"steps": self._rate, "episodes": float(counts.episodes)},
+            rates={"steps": self._rate, "episodes": float(self._count("episodes"))},
             counts={
-                "steps_held": counts.held,
-                "steps_clipped": counts.clipped,
-                "simulation_faults": counts.faults,
+                "steps_held": self._count("held"),
+                "steps_clipped": self._count("clipped"),
+                "simulation_faults": self._count("faults"),
             },
         )

@@ -56,10 +56,13 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 
 class ChunkRequest(Message):
-    """Arm to policy server: the observation from which chunk number `request` of this arm should start."""
+    """Arm to policy server: the observation from which chunk number `request` of this arm should start, its task in
+    words.
+    """
 
     robot: str
     request: int
+    instruction: str
     observations: dict[str, Tensor]
 
 
@@ -81,9 +84,10 @@ class Start(Message):
 
 
 class Begin(Message):
-    """Arm to station: an episode starts at these observations."""
+    """Arm to station: an episode of the task in these words starts at these observations."""
 
     episode: int
+    instruction: str
     observations: dict[str, Tensor]
 
 

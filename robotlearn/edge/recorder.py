@@ -1,7 +1,7 @@
 """Turns what n arms did, step by step, into segments."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ class Origin:
     edge: str
     robot: str
     embodiment: str
-    task: str
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,15 @@ class Sizes:
 
     Attributes:
         observations: key to shape and dtype of one observation.
-        horizon, denoising_steps, action_dim: H, N, D of the policy.
+        horizon, denoising_steps: H, N of the policy.
+        action_dim: of the arm. path_dim: of the policy, at least as many.
     """
 
     observations: Mapping[str, tuple[tuple[int, ...], np.dtype]]
     horizon: int
     denoising_steps: int
     action_dim: int
+    path_dim: int
 
 
 _STEP_FIELDS: dict[str, type] = {
@@ -76,7 +77,7 @@ class Recorder:
             "first": np.zeros((n, capacity), np.int32),
             "lag": np.zeros((n, capacity), np.int32),
             "executed": np.zeros((n, capacity), np.int32),
-            "path": np.zeros((n, capacity, k + 1, h, d), np.float32),
+            "path": np.zeros((n, capacity, k + 1, h, sizes.path_dim), np.float32),
             "stochastic": np.zeros((n, capacity, k), np.bool_),
             "log_prob": np.zeros((n, capacity, k, h), np.float32),
         }
@@ -84,9 +85,14 @@ class Recorder:
         self._c = np.zeros(n, np.int64)
         self._first_step = np.zeros(n, np.int64)
         self._episode = np.zeros(n, np.int64)
+        self._instructions = [""] * n
 
-    def begin(self, ids: np.ndarray, observations: Mapping[str, np.ndarray]) -> None:
-        """An episode starts at these observations; what an unfinished one before it left is dropped."""
+    def begin(self, ids: np.ndarray, observations: Mapping[str, np.ndarray], instructions: Sequence[str]) -> None:
+        """An episode of the task in these words (one for each id) starts at these observations; what an unfinished one
+        before it left is dropped.
+        """
+        for arm, words in zip(ids, instructions, strict=True):
+            self._instructions[arm] = words
         # Random, so that episodes of a restarted edge are never joined with those of its former life.
         self._episode[ids] = [secrets.randbits(62) for _ in ids]
         self._t[ids] = self._c[ids] = self._first_step[ids] = 0
@@ -162,7 +168,7 @@ class Recorder:
             sequence=0,
             robot=self._origin.robot,
             embodiment=self._origin.embodiment,
-            task=self._origin.task,
+            task=self._instructions[arm],
             episode=int(self._episode[arm]),
             first_step=int(self._first_step[arm]),
             observations=observations,

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv
-from hal.spec import RobotSpec
+from envs import BatchArmEnv, EnvOptions
 from policies.base import Policy
+from robotlearn.cells import Cell
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.inputs import Inputs
+from robotlearn.policy import ask
 from robotlearn.wire.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,8 @@ class BatchRollout:
     def __init__(
         self,
         policy: Policy,
-        spec: RobotSpec,
-        task: str,
+        inputs: Inputs,
+        cell: Cell,
         *,
         edge: str,
         arms: int,
@@ -50,20 +52,21 @@ class BatchRollout:
         seed: int,
         emit: Callable[[list[Segment]], object],
         explore: bool = True,
-        episode_steps: int | None = None,
+        options: EnvOptions | None = None,
     ) -> None:
         """`policy` is used as it is at each chunk: change its weights between two calls of `advance`."""
         self.policy, self.explore, self.counts = policy, explore, Counts()
+        self._inputs, self._embodiment = inputs, cell.spec.embodiment
         self.env = BatchArmEnv(
-            spec, task, arms, threads=threads, seed=seed, episode_steps=episode_steps, autoreset=AutoresetMode.DISABLED
+            cell.spec, cell.task, arms, threads=threads, seed=seed, options=options, autoreset=AutoresetMode.DISABLED
         )
         self._rngs = [np.random.default_rng([seed, arm]) for arm in range(arms)]
         spaces = self.env.single_observation_space.spaces  # type: ignore[attr-defined]
         observations = {key: (space.shape, space.dtype) for key, space in spaces.items()}
         self._recorder = Recorder(
             arms,
-            Origin(edge, f"{edge}/sim", spec.embodiment, self.env.task.instruction),
-            Sizes(observations, policy.horizon, policy.denoising_steps, policy.action_dim),
+            Origin(edge, f"{edge}/sim", cell.spec.embodiment),
+            Sizes(observations, policy.horizon, policy.denoising_steps, cell.spec.dim, policy.action_dim),
             segment_steps,
             emit,
         )
@@ -85,7 +88,11 @@ class BatchRollout:
         mask = np.zeros(self.env.num_envs, bool)
         mask[ids] = True
         self._observations, _ = self.env.reset(options={"reset_mask": mask})
-        self._recorder.begin(ids, {key: value[ids] for key, value in self._observations.items()})
+        self._recorder.begin(
+            ids,
+            {key: value[ids] for key, value in self._observations.items()},
+            [self.env.instructions[arm] for arm in ids],
+        )
 
     def advance(self, version: int) -> int:
         """One chunk of every running arm under the present weights, `version`; returns how many episodes ended."""
@@ -93,8 +100,9 @@ class BatchRollout:
         if not len(ids):
             return 0
         noise = torch.cat([self.policy.noise(1, self._rngs[arm]) for arm in ids])
-        observations = {key: torch.from_numpy(value[ids]) for key, value in self._observations.items()}
-        chunk = self.policy.act(observations, noise, self.explore)
+        seen = {key: value[ids] for key, value in self._observations.items()}
+        words = [self.env.instructions[arm] for arm in ids]
+        proposed, chunk = ask(self.policy, self._inputs, self._embodiment, seen, words, noise, self.explore)
         self._recorder.chunk(
             ids,
             version=version,
@@ -102,8 +110,8 @@ class BatchRollout:
             stochastic=chunk.stochastic.numpy(),
             log_prob=chunk.log_prob.numpy(),
         )
-        actions = np.zeros((self.env.num_envs, self.policy.horizon, self.policy.action_dim), np.float32)
-        actions[ids] = chunk.actions.numpy()
+        actions = np.zeros((self.env.num_envs, *proposed.shape[1:]), np.float32)
+        actions[ids] = proposed
         ended = 0
         for h in range(self.policy.horizon):
             now = np.flatnonzero(self.env.running)

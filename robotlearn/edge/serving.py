@@ -10,14 +10,15 @@ import numpy as np
 import torch
 import zmq
 
-from hal.spec import RobotSpec
+from robotlearn.cells import cells_of, env_options, observation_shapes
 from robotlearn.config.config import Config
-from robotlearn.config.edge import EdgeConfig
+from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.policy_server import PolicyServer
 from robotlearn.errors import WireError
-from robotlearn.policy import build_policy, load_arrays
+from robotlearn.inputs import Inputs
+from robotlearn.policy import ask, build_policy, load_arrays
 from robotlearn.wire.weights import Weights, WeightsClient
 
 STATE_PERIOD_S = 0.2
@@ -29,8 +30,7 @@ class Serving:
     def __init__(
         self,
         config: Config,
-        edge: EdgeConfig,
-        spec: RobotSpec,
+        edge: PacedEdgeConfig,
         address: str,
         *,
         session: int,
@@ -40,8 +40,11 @@ class Serving:
     ) -> None:
         """`session` is that of the station's spool; `server` and `station` are local endpoints."""
         torch.set_num_threads(edge.threads)
-        self._policy = build_policy(config, spec)
-        self._client = WeightsClient(address, edge=edge.name, session=session, contract=contract(config, spec))
+        cells, own = cells_of(config), cells_of(config, edge)[0]
+        self._inputs, self._embodiment = Inputs(config, cells), own.spec.embodiment
+        self._shapes = observation_shapes(own, env_options(config))
+        self._policy = build_policy(config, self._inputs)
+        self._client = WeightsClient(address, edge=edge.name, session=session, contract=contract(config, cells))
         self._server = PolicyServer(server, self._infer, self._check)
         self._context = zmq.Context()
         self._station = local.local_socket(self._context, zmq.DEALER)
@@ -83,7 +86,7 @@ class Serving:
                 self._station.send(local.encode(state), zmq.NOBLOCK)
 
     def _check(self, request: local.ChunkRequest) -> None:
-        for key, shape in self._policy.features.items():
+        for key, shape in self._shapes.items():
             tensor = request.observations.get(key)
             if tensor is None:
                 raise WireError(f"robot {request.robot} sent no {key}")
@@ -94,20 +97,16 @@ class Serving:
         if self._version < 0:
             return []
         begun = time.perf_counter()
-        observations = {
-            key: torch.from_numpy(np.stack([request.observations[key].array() for request in requests])).float()
-            for key in self._policy.features
-        }
+        seen = {key: np.stack([request.observations[key].array() for request in requests]) for key in self._shapes}
+        words = [request.instruction for request in requests]
         noise = torch.cat([self._policy.noise(1, self._rng(request.robot)) for request in requests])
-        chunk = self._policy.act(observations, noise, self._explore)
+        actions, chunk = ask(self._policy, self._inputs, self._embodiment, seen, words, noise, self._explore)
         answers = [
             local.ChunkAnswer(
                 request.request,
                 self._version,
-                *(
-                    local.Tensor.of(part[i].numpy())
-                    for part in (chunk.actions, chunk.path, chunk.stochastic, chunk.log_prob)
-                ),
+                local.Tensor.of(actions[i]),
+                *(local.Tensor.of(part[i].numpy()) for part in (chunk.path, chunk.stochastic, chunk.log_prob)),
             )
             for i, request in enumerate(requests)
         ]

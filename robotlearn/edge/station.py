@@ -12,12 +12,10 @@ from threading import Event
 import numpy as np
 import zmq
 
-from envs import make_task
-from envs.control import JointDeltaControl
 from envs.spaces import observation_space
 from hal.registry import check_driver
-from hal.spec import RobotSpec
 from robotlearn.buffer.spool import Spool
+from robotlearn.cells import cells_of, env_options, policy_dim
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
@@ -47,27 +45,28 @@ class Station:
         self,
         config: Config,
         edge: PacedEdgeConfig,
-        spec: RobotSpec,
         address: str,
         state: Path,
         arguments: Callable[[str], list[str]],
     ) -> None:
         """`arguments(part)` is the command line of the child `part` ("arm", "policy-server") up to the endpoints."""
+        cells = cells_of(config)
+        spec, task = (cell := cells_of(config, edge)[0]).spec, cell.task
         check_driver(spec.driver)
         self._name = edge.name
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
-        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, spec))
+        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, cells))
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
-        task = make_task(config.task, spec)
-        spaces = observation_space(spec, task).spaces
+        spaces = observation_space(spec, task, env_options(config)).spaces
         self._recorder = Recorder(
             1,
-            Origin(edge.name, f"{edge.name}/arm", spec.embodiment, task.instruction),
+            Origin(edge.name, f"{edge.name}/arm", spec.embodiment),
             Sizes(
                 {key: (space.shape, space.dtype) for key, space in spaces.items()},
                 config.policy.horizon,
-                config.policy.denoising_steps,
-                len(JointDeltaControl(spec, 1).low),
+                config.policy.path_steps,
+                spec.dim,
+                policy_dim([each.spec for each in cells]),
             ),
             edge.segment_steps,
             self._gate.record,
@@ -174,7 +173,8 @@ class Station:
             case local.Line():
                 self._take_line(message)
             case local.Begin() if message.episode == self._active:
-                self._recorder.begin(_ARM, {k: v[None] for k, v in local.arrays(message.observations).items()})
+                seen = {key: value[None] for key, value in local.arrays(message.observations).items()}
+                self._recorder.begin(_ARM, seen, [message.instruction])
                 self._recording, self._next_step = True, 0
             case local.ArmState():
                 self._arm = message

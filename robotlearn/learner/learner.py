@@ -6,21 +6,23 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
 import torch
 
-from hal.spec import RobotSpec, load_spec
+from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
-from robotlearn.contract import contract, misfit
+from robotlearn.contract import Fit, contract
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
-from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.evaluation import Evaluation, evaluate_cells
+from robotlearn.inputs import Inputs
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display, PeerLine, View
@@ -60,8 +62,9 @@ class Learner:
         """
         torch.set_num_threads(config.learner.threads)
         self.config, self.folder = config, folder
-        self._spec: RobotSpec = load_spec(config.robot)
-        self._contract = contract(config, self._spec)
+        self._cells = cells_of(config)
+        self._inputs = Inputs(config, self._cells)
+        self._contract = contract(config, self._cells)
         # A run that was stopped before its first update may have no checkpoint: it begins again.
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
         path = checkpoint.newest(folder.checkpoints) if resume and begun else None
@@ -78,7 +81,7 @@ class Learner:
         self._gate = StalenessGate(
             batch, settings.max_staleness, max_pending=UNBOUNDED_UPDATES * batch if unbounded else None
         )
-        self._store = SegmentStore(folder.segments, misfit=partial(misfit, self._contract))
+        self._store = SegmentStore(folder.segments, misfit=Fit(config, self._cells))
         self._read_to = self._store.end
         """What is stored from here on is not in the pool yet."""
         self._publisher = Publisher()
@@ -107,6 +110,12 @@ class Learner:
         self._saved = -1
         self._torn = False
         """While an update changes the policy: what there is then is neither the old version nor the new one."""
+
+    @property
+    def _name(self) -> str:
+        """Which tasks with which robots."""
+        tasks = dict.fromkeys(cell.task.name for cell in self._cells)
+        return f"{', '.join(tasks)} with {', '.join(self._inputs.embodiments)}"
 
     @property
     def address(self) -> str:
@@ -142,7 +151,7 @@ class Learner:
     # ---- start
 
     def _begin(self) -> None:
-        taught = teach(self.config, self._spec, self._report)
+        taught = teach(self.config, self._cells, self._inputs, self._report)
         self._policy = taught.policy
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
@@ -158,7 +167,7 @@ class Learner:
         self._film()
 
     def _go_on(self, saved: Checkpoint) -> None:
-        self._policy = build_policy(self.config, self._spec)
+        self._policy = build_policy(self.config, self._inputs)
         self._policy.load_state_dict(saved.policy)
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
@@ -235,7 +244,7 @@ class Learner:
         taken, skipped = self._pool.take(batch)
         self._phase, self._waits_for = "updating", ""
         begun = time.perf_counter()
-        episodes = [waiting.episode for waiting in taken]
+        episodes = [self._shown(waiting.episode) for waiting in taken]
         try:
             metrics = self._algorithm.update(episodes, self._version, self._publisher.settle)
         except EpisodeError as error:
@@ -278,11 +287,28 @@ class Learner:
             **self._accounts(),
             "success": float(np.mean([waiting.episode.success[-1] for waiting in taken])),
             "return": float(np.mean([waiting.episode.reward.sum() for waiting in taken])),
+            **self._by_cell(taken),
             "episode_steps": float(np.mean([len(waiting.episode) for waiting in taken])),
             "staleness_mean": float(staleness.mean()),
             "staleness_max": int(staleness.max()),
             **{name: float(f"{value:.6g}") for name, value in metrics.items()},
         }
+
+    def _by_cell(self, taken: Sequence[Waiting]) -> dict[str, float]:
+        """success/TASK/EMBODIMENT, where there are several."""
+        if len(self._cells) == 1:
+            return {}
+        names = {(cell.spec.embodiment, words): cell.name for cell in self._cells for words in cell.task.instructions}
+        won: dict[str, list[bool]] = {}
+        for waiting in taken:
+            episode = waiting.episode
+            won.setdefault(names[episode.embodiment, episode.task], []).append(bool(episode.success[-1]))
+        return {f"success/{name}": float(np.mean(won[name])) for name in sorted(won)}
+
+    def _shown(self, episode: Episode) -> Episode:
+        """The episode with what the policy was shown of it, in place of what the arm observed."""
+        shown = self._inputs.observations(episode.embodiment, episode.observations, episode.task)
+        return replace(episode, observations=shown)
 
     def _accounts(self) -> dict[str, float]:
         """What has come so far, and whatever was dropped on the way; each edge's own counts are those it told last."""
@@ -310,14 +336,14 @@ class Learner:
         }
 
     def _evaluate(self, episodes: int) -> Evaluation:
-        return evaluate(
+        return evaluate_cells(
             self._policy,
-            self._spec,
-            self.config.task,
+            self._inputs,
+            self._cells,
             episodes=episodes,
             seed=self.config.seed + 1,
             threads=self.config.learner.threads,
-            episode_steps=self.config.episode_steps,
+            options=env_options(self.config),
             progress=lambda done: self._report("measuring", done / episodes),
         )
 
@@ -330,6 +356,7 @@ class Learner:
             "eval_low": measured.low,
             "eval_high": measured.high,
             "eval_episodes": measured.episodes,
+            **{f"eval_success/{name}": part.success for name, part in measured.cells.items()},
         }
 
     # ---- end
@@ -364,9 +391,9 @@ class Learner:
         path = self.folder.videos / f"version-{self._version:06d}.mp4"
         self._phase = "filming"
         try:
-            evaluate(
-                self._policy, self._spec, self.config.task, episodes=4, seed=self.config.seed + 2, video=path,
-                episode_steps=self.config.episode_steps,
+            evaluate_cells(
+                self._policy, self._inputs, self._cells, episodes=4 * len(self._cells), seed=self.config.seed + 2,
+                video=path, options=env_options(self.config),
             )  # fmt: skip
         except (RuntimeError, AttributeError, ImportError, OSError) as error:
             # No GL on this machine: learning goes on, the picture is missing and that is said.
@@ -382,7 +409,7 @@ class Learner:
             self._store.close()
             self._metrics.close()
             self.folder.address.unlink(missing_ok=True)
-        curve = draw_curve(self.folder, f"{self.config.task} with {self._spec.name}, seed {self.config.seed}")
+        curve = draw_curve(self.folder, f"{self._name}, seed {self.config.seed}")
         if curve is not None:
             self._display.say(f"curve: {curve}")
 
@@ -413,7 +440,7 @@ class Learner:
             for edge in self._server.peers()
         ]
         return View(
-            title=f"{self.config.task} with {self._spec.name}: {self.folder.path}",
+            title=f"{self._name}: {self.folder.path}",
             phase=self._phase,
             progress=self._progress,
             waits_for=self._waits_for if peers or not self._waits_for else f"an edge at {self.address}",

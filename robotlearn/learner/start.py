@@ -1,18 +1,19 @@
 """Where reinforcement starts from: a policy taught by a few demonstrations, its success measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from hal.spec import RobotSpec
 from policies.base import Policy
-from policies.normalizer import statistics
-from robotlearn.algorithms.sft import SFT, windows
+from robotlearn.algorithms.sft import SFT, Windows, windows
+from robotlearn.cells import Cell, env_options
 from robotlearn.config.config import Config
 from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
 from robotlearn.errors import StartError
-from robotlearn.evaluation import Evaluation, evaluate
+from robotlearn.evaluation import Evaluation, evaluate_cells
+from robotlearn.inputs import Inputs
+from robotlearn.learner.normalization import Demonstrated, at_rest, demonstrated
 from robotlearn.policy import build_policy
 
 Report = Callable[[str, float], None]
@@ -29,17 +30,20 @@ class Taught:
     measured: Evaluation | None
 
 
-def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:
+def teach(config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report) -> Taught:
     """Imitate the expert; with `start.success_band`, just so long that the policy's measured success lies in the band.
 
     It is measured every `start.every` steps; where a stretch jumps over the band it is done again in shorter ones.
-    `report` is called often and may raise to break off. Raises StartError when the band is not met.
+    Without demonstrations the policy is as it was made, normalised by what arms at the start of episodes show. `report`
+    is called often and may raise to break off. Raises StartError when the band is not met.
     """
-    demonstrations = _collect(config, spec, report)
-    policy = build_policy(config, spec)
-    policy.set_statistics(statistics(demonstrations.observations, demonstrations.actions))
-    data = windows(demonstrations.observations, demonstrations.actions, demonstrations.episode_ends, policy.horizon)
-    count = len(demonstrations.episode_ends)
+    policy = build_policy(config, inputs)
+    demonstrations = _collect(config, cells, report)
+    policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else at_rest(config, cells, inputs))
+    if not demonstrations:
+        return Taught(policy, 0, 0, None)
+    data = Windows.joined([_windows(inputs, cell, shown, policy.horizon) for cell, shown in demonstrations])
+    count = sum(len(shown.episode_ends) for _, shown in demonstrations)
     trainer = SFT(policy, config.sft, config.seed)
 
     def progress(step: int, loss: float) -> None:
@@ -54,7 +58,7 @@ def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:
     before = _snapshot(policy, trainer)
     while trainer.steps < config.sft.steps:
         trainer.fit(data, progress, until=trainer.steps + stretch)
-        measured = _measure(config, spec, policy, report)
+        measured = _measure(config, cells, inputs, policy, report)
         if band[0] <= measured.success <= band[1]:
             return Taught(policy, count, trainer.steps, measured)
         if measured.success < band[0]:
@@ -73,28 +77,44 @@ def teach(config: Config, spec: RobotSpec, report: Report) -> Taught:
     )
 
 
-def _collect(config: Config, spec: RobotSpec, report: Report) -> Demonstrations:
+def _collect(config: Config, cells: Sequence[Cell], report: Report) -> list[Demonstrated]:
     wanted = config.demonstrations
-    return collect(
-        spec,
-        config.task,
-        wanted.episodes,
-        config.seed,
-        noise=EXPERT_NOISE if wanted.noise is None else wanted.noise,
-        episode_steps=config.episode_steps,
-        progress=lambda done: report("collecting demonstrations", done / wanted.episodes),
-    )
+    if not wanted.episodes:
+        return []
+    whole = wanted.episodes * len(cells)
+    return [
+        (
+            cell,
+            collect(
+                cell,
+                wanted.episodes,
+                config.seed,
+                noise=EXPERT_NOISE if wanted.noise is None else wanted.noise,
+                options=env_options(config),
+                progress=lambda done, index=index: report(  # type: ignore[misc]
+                    "collecting demonstrations", (index * wanted.episodes + done) / whole
+                ),
+            ),
+        )
+        for index, cell in enumerate(cells)
+    ]
 
 
-def _measure(config: Config, spec: RobotSpec, policy: Policy, report: Report) -> Evaluation:
-    return evaluate(
+def _windows(inputs: Inputs, cell: Cell, shown: Demonstrations, horizon: int) -> Windows:
+    embodiment = cell.spec.embodiment
+    observations = inputs.observations(embodiment, shown.observations, shown.step_instructions())
+    return windows(observations, inputs.padded(embodiment, shown.actions), shown.episode_ends, horizon)
+
+
+def _measure(config: Config, cells: Sequence[Cell], inputs: Inputs, policy: Policy, report: Report) -> Evaluation:
+    return evaluate_cells(
         policy,
-        spec,
-        config.task,
+        inputs,
+        cells,
         episodes=config.start.episodes,
         seed=config.seed + 1,
         threads=config.learner.threads,
-        episode_steps=config.episode_steps,
+        options=env_options(config),
         progress=lambda done: report("measuring what imitation gave", done / config.start.episodes),
     )
 

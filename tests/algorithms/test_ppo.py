@@ -15,7 +15,7 @@ from policies import FlowMLP
 from robotlearn.algorithms.chunks import ChunkBatch, chunk_batch, join
 from robotlearn.algorithms.errors import DivergedError, StateError
 from robotlearn.algorithms.gae import gae
-from robotlearn.algorithms.ppo import FlowPPO, _split
+from robotlearn.algorithms.ppo import PPO, _split
 from robotlearn.config.algorithms import PPOConfig
 
 
@@ -46,7 +46,7 @@ def batch(record) -> ChunkBatch:
 def test_learning_rate_0_leaves_the_policy_and_every_ratio_1(policy, batch, prox, ratio, minibatch) -> None:
     """Whatever the staleness. Recomputed in equal batch shapes, the proximal policy equals the policy to the bit."""
     before = weights(policy)
-    ppo = FlowPPO(policy, config(actor_lr=0.0, prox=prox, ratio=ratio, minibatch=minibatch), seed=0)
+    ppo = PPO(policy, config(actor_lr=0.0, prox=prox, ratio=ratio, minibatch=minibatch), seed=0)
     for version in (9, 10, 1000):
         metrics = ppo.learn(batch, version)
         assert same(weights(policy), before)
@@ -61,7 +61,7 @@ def test_learning_rate_0_leaves_the_policy_and_every_ratio_1(policy, batch, prox
 
 def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
     """What was said last time covers one step: in between, its weights may have been published."""
-    ppo = FlowPPO(policy, config(), seed=0)
+    ppo = PPO(policy, config(), seed=0)
     seen: list[dict[str, Tensor]] = [weights(policy)]
     descend = ppo.actor_optimizer._descend
 
@@ -81,26 +81,26 @@ def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
 
 def test_other_batch_sizes_at_the_edge_change_no_log_prob(policy, batch) -> None:
     """The chunks were drawn three at a time, one episode each."""
-    metrics = FlowPPO(policy, config(), seed=0).learn(replace(batch, version=torch.full_like(batch.version, 5)), 5)
+    metrics = PPO(policy, config(), seed=0).learn(replace(batch, version=torch.full_like(batch.version, 5)), 5)
     assert 0 < metrics["log_prob_gap"] <= 1e-4 or metrics["log_prob_gap"] == 0
 
 
 def test_log_prob_gap_tells_of_an_edge_with_other_weights(policy, batch) -> None:
     policy.network[0].weight.data.mul_(1.1)
     fresh = replace(batch, version=torch.full_like(batch.version, 5))
-    assert FlowPPO(copy.deepcopy(policy), config(), seed=0).learn(fresh, 5)["log_prob_gap"] > 1e-2
-    assert FlowPPO(policy, config(), seed=0).learn(fresh, 6)["log_prob_gap"] == 0
+    assert PPO(copy.deepcopy(policy), config(), seed=0).learn(fresh, 5)["log_prob_gap"] > 1e-2
+    assert PPO(policy, config(), seed=0).learn(fresh, 6)["log_prob_gap"] == 0
 
 
 def test_statistics_never_change(policy, batch) -> None:
-    ppo = FlowPPO(policy, config(), seed=0)
+    ppo = PPO(policy, config(), seed=0)
     before = {k: v.clone() for k, v in (*policy.named_buffers(), *ppo.critic.named_buffers())}
     ppo.learn(batch, 9)
     assert all(torch.equal(v, before[k]) for k, v in (*policy.named_buffers(), *ppo.critic.named_buffers()))
 
 
 def test_first_updates_are_the_critics_alone(policy, batch) -> None:
-    before, ppo = weights(policy), FlowPPO(policy, config(critic_warmup=2), seed=0)
+    before, ppo = weights(policy), PPO(policy, config(critic_warmup=2), seed=0)
     critic = weights(ppo.critic)
     for _ in range(2):
         metrics = ppo.learn(batch, 0)
@@ -120,15 +120,15 @@ def test_what_was_not_executed_has_no_influence(policy, batch) -> None:
     junk_path[[5, 77]] += 3.0
     two = replace(one, log_prob=junk, path=junk_path)
     other = copy.deepcopy(policy)
-    FlowPPO(policy, config(), seed=0).learn(one, 9)
-    FlowPPO(other, config(), seed=0).learn(two, 9)
+    PPO(policy, config(), seed=0).learn(one, 9)
+    PPO(other, config(), seed=0).learn(two, 9)
     assert same(weights(policy), weights(other))
 
 
 def test_minibatches_have_one_shape_and_hold_each_chunk_once(policy) -> None:
     assert _split(torch.arange(120), 16).shape == (8, 15)
     assert _split(torch.arange(119), 50).flatten().tolist() == [*range(119), 0]
-    ppo, seen = FlowPPO(policy, config(minibatch=50), seed=0), []
+    ppo, seen = PPO(policy, config(minibatch=50), seed=0), []
     for rows, real in ppo._minibatches(119):
         assert rows.shape == real.shape == (40,)
         seen += rows[real].tolist()
@@ -140,7 +140,7 @@ def test_a_chunk_that_fills_up_the_last_minibatch_does_not_count_twice(policy, r
     advantage, returns = gae(batch.reward, batch.discount, torch.zeros(3), batch.last, torch.zeros(1), 0.95)
     units = batch.mask.sum(1).numpy() * 2
     given = config(minibatch=2, epochs=1, actor_lr=0.0, critic_lr=1e-12, normalize_advantages=False)
-    ppo, twin = FlowPPO(policy, given, seed=0), FlowPPO(policy, given, seed=0)
+    ppo, twin = PPO(policy, given, seed=0), PPO(policy, given, seed=0)
     metrics = ppo.learn(batch, 0)  # the critic is 0, so that returns are its errors
     value_losses, policy_losses = [], []
     for rows, real in twin._minibatches(3):
@@ -152,16 +152,16 @@ def test_a_chunk_that_fills_up_the_last_minibatch_does_not_count_twice(policy, r
 
 
 def test_an_update_stops_before_it_goes_too_far(policy, batch) -> None:
-    ppo = FlowPPO(policy, config(actor_lr=0.1, target_kl=0.05, epochs=8), seed=0)
+    ppo = PPO(policy, config(actor_lr=0.1, target_kl=0.05, epochs=8), seed=0)
     metrics = ppo.learn(batch, 9)
     assert metrics["stopped_early"] == 1 and metrics["epochs"] < 8 and metrics["kl_max"] > 0.05
-    free = FlowPPO(policy, config(actor_lr=0.1, target_kl=None, epochs=8), seed=0).learn(batch, 9)
+    free = PPO(policy, config(actor_lr=0.1, target_kl=None, epochs=8), seed=0).learn(batch, 9)
     assert free["stopped_early"] == 0 and free["epochs"] == 8
 
 
 def test_the_step_that_would_go_on_too_far_is_not_taken(policy, batch) -> None:
     """The first step starts at ratio 1; after it the bound is passed, and neither network takes another."""
-    ppo = FlowPPO(policy, config(target_kl=1e-12, epochs=8), seed=0)
+    ppo = PPO(policy, config(target_kl=1e-12, epochs=8), seed=0)
     assert ppo.learn(batch, 9)["epochs"] == 1
     state = ppo.state_dict()
     assert state["actor_optimizer.counts"].tolist() == state["critic_optimizer.counts"].tolist() == [1, 0, 0]
@@ -170,16 +170,16 @@ def test_the_step_that_would_go_on_too_far_is_not_taken(policy, batch) -> None:
 def test_too_heavy_units_are_masked_in_the_update(policy, batch) -> None:
     """Where every unit weighs more than the cap, the policy stays."""
     before = weights(policy)
-    ppo = FlowPPO(policy, config(), seed=0)
+    ppo = PPO(policy, config(), seed=0)
     metrics = ppo.learn(replace(batch, log_prob=batch.log_prob - 1.0), 9)
     assert metrics["w_masked_fraction"] == 1 and metrics["loss/policy"] == 0
     assert same(weights(policy), before)
 
 
-def learner(batch: ChunkBatch, seed: int) -> FlowPPO:
+def learner(batch: ChunkBatch, seed: int) -> PPO:
     torch.manual_seed(seed)
     features = {"observation.state": (4,), "observation.environment_state": (2,)}
-    return FlowPPO(FlowMLP(features, 4, 3, hidden=(32, 32)), config(critic_warmup=2, epochs=1, minibatch=64), seed)
+    return PPO(FlowMLP(features, 4, 3, hidden=(32, 32)), config(critic_warmup=2, epochs=1, minibatch=64), seed)
 
 
 def test_same_seed_same_data_same_bits_after_100_updates(batch) -> None:
@@ -211,13 +211,13 @@ def test_saved_and_loaded_it_goes_on_bit_by_bit(batch, midway: int, tmp_path) ->
 
 
 def test_a_saved_state_is_a_copy(policy, batch) -> None:
-    ppo = FlowPPO(policy, config(), seed=0)
+    ppo = PPO(policy, config(), seed=0)
     ppo.learn(batch, 0)
     state = ppo.state_dict()
     before = {key: value.clone() for key, value in state.items()}
     ppo.learn(batch, 1)
     assert same(state, before)
-    other = FlowPPO(policy, config(), seed=0)
+    other = PPO(policy, config(), seed=0)
     other.load_state_dict(state)
     other.learn(batch, 1)
     assert same(state, before)
@@ -235,16 +235,16 @@ def test_a_saved_state_is_a_copy(policy, batch) -> None:
     ids=["no count", "no weight", "no moment", "other size", "unknown key"],
 )
 def test_a_state_that_does_not_fit_is_refused(policy, batch, change, words: str) -> None:
-    ppo = FlowPPO(policy, config(), seed=0)
+    ppo = PPO(policy, config(), seed=0)
     ppo.learn(batch, 0)
     state = ppo.state_dict()
     change(state)
     with pytest.raises(StateError, match=words):
-        FlowPPO(policy, config(), seed=0).load_state_dict(state)
+        PPO(policy, config(), seed=0).load_state_dict(state)
 
 
 def test_broken_rewards_change_nothing_and_are_reported(policy, batch) -> None:
-    before, ppo = weights(policy), FlowPPO(policy, config(epochs=1, minibatch=40), seed=0)
+    before, ppo = weights(policy), PPO(policy, config(epochs=1, minibatch=40), seed=0)
     critic = weights(ppo.critic)
     broken = replace(batch, reward=torch.full_like(batch.reward, math.nan))
     metrics = ppo.learn(broken, 0)
@@ -258,7 +258,7 @@ def test_broken_rewards_change_nothing_and_are_reported(policy, batch) -> None:
 def test_a_single_broken_step_is_skipped_and_training_goes_on(policy, batch) -> None:
     path = batch.path.clone()
     path[3] = math.nan
-    ppo = FlowPPO(policy, config(epochs=1, minibatch=40), seed=0)
+    ppo = PPO(policy, config(epochs=1, minibatch=40), seed=0)
     before = weights(policy)
     metrics = ppo.learn(replace(batch, path=path), 0)
     assert metrics["skipped_steps"] == 1
@@ -300,7 +300,7 @@ def test_bandit_with_a_known_optimum(prox: str, lag: int) -> None:
     torch.manual_seed(0)
     policy = FlowMLP({"observation.state": (1,)}, horizon=1, action_dim=1, hidden=(32, 32), denoising_steps=2)
     rng, waiting = np.random.default_rng(0), []
-    ppo = FlowPPO(
+    ppo = PPO(
         policy, config(prox=prox, epochs=4, minibatch=256, actor_lr=2e-3, critic_lr=5e-3, actor_lr_halving=25), seed=0
     )
     for version in range(80):
@@ -331,7 +331,7 @@ def test_critic_learns_the_values_of_a_two_state_chain(record, end: str, v0: flo
     episode = replace(episode, observations={"observation.state": state, "observation.environment_state": other})
     torch.manual_seed(0)
     policy = FlowMLP({"observation.state": (4,), "observation.environment_state": (2,)}, 4, 3, hidden=(8,))
-    ppo = FlowPPO(policy, config(gamma=0.5, critic_warmup=10_000, critic_lr=1e-2, epochs=4, minibatch=64), seed=0)
+    ppo = PPO(policy, config(gamma=0.5, critic_warmup=10_000, critic_lr=1e-2, epochs=4, minibatch=64), seed=0)
     for version in range(150):
         metrics = ppo.update([episode], version, lambda: None)
     batch = chunk_batch([episode], 0.5)
@@ -344,8 +344,8 @@ def test_chunks_older_than_the_policy_count_like_fresh_ones_where_nothing_change
     one, two = copy.deepcopy(policy), copy.deepcopy(policy)
     old = replace(batch, version=torch.zeros_like(batch.version))
     fresh = replace(batch, version=torch.full_like(batch.version, 50))
-    FlowPPO(one, config(), seed=0).learn(old, 50)
-    FlowPPO(two, config(), seed=0).learn(fresh, 50)
+    PPO(one, config(), seed=0).learn(old, 50)
+    PPO(two, config(), seed=0).learn(fresh, 50)
     assert same(weights(one), weights(two))
 
 
@@ -381,7 +381,7 @@ def test_gradient_of_the_whole_update_agrees_with_finite_differences(policy, bat
 def test_the_policys_learning_rate_halves_as_the_config_says(policy, batch) -> None:
     used = []
     for updates in (0, 10):
-        algorithm = FlowPPO(copy.deepcopy(policy), config(actor_lr=1e-4, actor_lr_halving=10), seed=0)
+        algorithm = PPO(copy.deepcopy(policy), config(actor_lr=1e-4, actor_lr_halving=10), seed=0)
         algorithm.updates = updates
         algorithm.learn(batch, version=0)
         used.append(algorithm.actor_optimizer.lr)

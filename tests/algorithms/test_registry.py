@@ -6,7 +6,7 @@ import pytest
 
 from robotlearn.algorithms import registry
 from robotlearn.algorithms.errors import AlgorithmError, UnknownAlgorithmError
-from robotlearn.algorithms.ppo import FlowPPO
+from robotlearn.algorithms.ppo import PPO
 from robotlearn.algorithms.registry import algorithms, make_algorithm, register_algorithm
 from robotlearn.config.algorithms import PPOConfig
 
@@ -19,7 +19,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_name_in_the_config_chooses(policy) -> None:
     config = PPOConfig()
     made = make_algorithm(config.name, policy, config, seed=0)
-    assert isinstance(made, FlowPPO) and made.policy is policy and made.config is config
+    assert isinstance(made, PPO) and made.policy is policy and made.config is config
 
 
 def test_unknown_name_names_the_nearest(policy) -> None:
@@ -28,11 +28,11 @@ def test_unknown_name_names_the_nearest(policy) -> None:
 
 
 def test_a_name_can_be_registered_once() -> None:
-    class Mine(FlowPPO):
+    class Mine(PPO):
         pass
 
     register_algorithm("mine", Mine)
     register_algorithm("mine", Mine)
     assert algorithms() == ["mine", "ppo"]
     with pytest.raises(AlgorithmError, match="taken"):
-        register_algorithm("mine", FlowPPO)
+        register_algorithm("mine", PPO)

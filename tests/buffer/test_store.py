@@ -131,7 +131,7 @@ def test_a_full_disk_at_the_snapshot_takes_nothing_back(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_the_run_is_invalid(tmp_path: Path) -> None:
-    with SegmentStore(tmp_path, misfit=lambda layout: f"horizon {layout.dims.horizon}") as store:
+    with SegmentStore(tmp_path, misfit=lambda header, layout: f"horizon {layout.dims.horizon}") as store:
         (outcome,) = store.append([data(1)])
         assert outcome.kind == "invalid" and outcome.reason == f"horizon {make_segment().chunk_path.shape[2]}"
         assert store.stored == 0

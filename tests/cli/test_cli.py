@@ -18,6 +18,7 @@ from hal import load_spec
 from robotlearn import cli, gl
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
+from robotlearn.inputs import Inputs
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
@@ -159,10 +160,9 @@ def make_run(path: Path, *overrides: str, foreign: str | None = None) -> RunFold
     folder = RunFolder.create(path, dump(config), "id")
     if foreign != "":
         other = load_config("smoke", [*SMALL, foreign]) if foreign else config
-        spec = load_spec("panda")
-        policy = build_policy(other, spec)
+        policy = build_policy(other, Inputs(other))
         checkpoint.save(
-            Checkpoint(3, policy.state_dict(), {"x": torch.zeros(1)}, {}, dict(contract(other, spec))),
+            Checkpoint(3, policy.state_dict(), {"x": torch.zeros(1)}, {}, dict(contract(other))),
             folder.checkpoints,
         )
     return folder

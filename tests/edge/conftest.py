@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from hal import RobotSpec, load_spec
+from hal import RobotSpec
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.cells import Cell, cells_of
 from robotlearn.config import Config, load_config
 from robotlearn.contract import contract
+from robotlearn.inputs import Inputs
 from robotlearn.learner.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
@@ -25,8 +27,18 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def spec(config: Config) -> RobotSpec:
-    return load_spec(config.robot)
+def cell(config: Config) -> Cell:
+    return cells_of(config)[0]
+
+
+@pytest.fixture(scope="session")
+def spec(cell: Cell) -> RobotSpec:
+    return cell.spec
+
+
+@pytest.fixture(scope="session")
+def inputs(config: Config) -> Inputs:
+    return Inputs(config)
 
 
 class LearnersEnd:
@@ -46,7 +58,7 @@ class LearnersEnd:
 
 
 @pytest.fixture
-def learners_end(tmp_path: Path, config: Config, spec: RobotSpec) -> Iterator[LearnersEnd]:
-    end = LearnersEnd(tmp_path / "learner", contract(config, spec))
+def learners_end(tmp_path: Path, config: Config) -> Iterator[LearnersEnd]:
+    end = LearnersEnd(tmp_path / "learner", contract(config))
     yield end
     end.close()

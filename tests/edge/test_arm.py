@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 
-from envs import ArmEnv, make_task
+from envs import ArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
 from hal import RealTime, RobotSpec, load_spec, make_robot
 from robotlearn.edge import local
@@ -56,7 +56,7 @@ class Bench:
         self.station.bind(ends["station"])
         task = make_task("reach", spec)
         self.robot = RealTime(make_robot(spec, scene=build_scene(spec, task)))
-        env = ArmEnv(self.robot, task, episode_steps=EPISODE_STEPS)
+        env = ArmEnv(self.robot, task, EnvOptions(episode_steps=EPISODE_STEPS))
         env.reset(seed=0)
         self.env = env
         self.loop = ArmLoop(env, "arm-1", horizon=H, ahead=ahead, **ends)

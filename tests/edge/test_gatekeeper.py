@@ -17,7 +17,7 @@ from tests.edge.conftest import LearnersEnd
 from tests.waiting import until
 
 CONTRACT = {"task": "reach"}
-SIZES = Sizes({"observation.state": ((2,), np.dtype(np.float32))}, 1, 1, 1)
+SIZES = Sizes({"observation.state": ((2,), np.dtype(np.float32))}, 1, 1, 1, 1)
 
 
 class Edge:
@@ -38,9 +38,9 @@ class Edge:
 
 def one_step_episode() -> Segment:
     made: list[Segment] = []
-    recorder = Recorder(1, Origin("edge", "edge/arm", "panda", "reach"), SIZES, 1, made.extend)
+    recorder = Recorder(1, Origin("edge", "edge/arm", "panda"), SIZES, 1, made.extend)
     ids = np.zeros(1, np.int64)
-    recorder.begin(ids, {"observation.state": np.zeros((1, 2), np.float32)})
+    recorder.begin(ids, {"observation.state": np.zeros((1, 2), np.float32)}, ["reach"])
     no = np.zeros(1, bool)
     recorder.step(
         ids, {"observation.state": np.zeros((1, 2), np.float32)}, proposed=np.zeros((1, 1)), executed=np.zeros((1, 1)),

@@ -16,7 +16,7 @@ from robotlearn.errors import WireError
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "bool", "int32", "int64"])
 def test_a_tensor_comes_back_as_it_was(dtype: str) -> None:
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    line = local.ChunkRequest("arm", 1, local.tensors({"a": array[:, ::2], "empty": array[:0]}))
+    line = local.ChunkRequest("arm", 1, "reach", local.tensors({"a": array[:, ::2], "empty": array[:0]}))
     back = local.arrays(local.decode(local.encode(line)).observations)
     np.testing.assert_array_equal(back["a"], array[:, ::2])
     assert back["a"].dtype == array.dtype and back["empty"].shape == (0, 3, 4)

@@ -61,7 +61,7 @@ class Robot:
     def ask(self, observation: np.ndarray) -> int:
         self.requests += 1
         fields = local.tensors({"observation.state": np.asarray(observation, np.float32)})
-        self.socket.send(local.encode(local.ChunkRequest(self.name, self.requests, fields)))
+        self.socket.send(local.encode(local.ChunkRequest(self.name, self.requests, "reach", fields)))
         return self.requests
 
     def answer(self, patience_ms: int = 20_000) -> local.ChunkAnswer:
@@ -170,7 +170,7 @@ def test_slow_dead_and_babbling_robots_harm_no_other(running: Running, robots: l
         [b"\xff" * 100],
         [b"two", b"parts"],
         [local.encode(local.Start(1))],
-        *([local.encode(local.ChunkRequest("babbler", 1, fields))] for fields in (wrong, lying, short)),
+        *([local.encode(local.ChunkRequest("babbler", 1, "reach", fields))] for fields in (wrong, lying, short)),
     ]
     for round_ in range(10):
         for parts in garbage:

@@ -15,8 +15,8 @@ from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.wire.segment import Segment
 
 HORIZON, STEPS, DIM = 4, 2, 3
-SIZES = Sizes({"observation.state": ((2,), np.dtype(np.float32))}, HORIZON, STEPS, DIM)
-ORIGIN = Origin("bench", "bench/arm", "panda", "reach the ball")
+SIZES = Sizes({"observation.state": ((2,), np.dtype(np.float32))}, HORIZON, STEPS, DIM, DIM)
+ORIGIN = Origin("bench", "bench/arm", "panda")
 STEP_FIELDS = ("action_executed", "intervention", "held", "reward", "terminated", "truncated", "success")
 CHUNK_FIELDS = ("version", "start", "first", "executed", "lag", "path", "stochastic", "log_prob")
 
@@ -87,7 +87,8 @@ def play(recorder: Recorder, scripts: dict[int, Script], delays: dict[int, int] 
         at = {arm: tick - delays[arm] for arm in scripts}
         begin = np.array([arm for arm, t in at.items() if t == 0], np.int64)
         if len(begin):
-            recorder.begin(begin, {"observation.state": np.stack([scripts[arm].observations[0] for arm in begin])})
+            first = np.stack([scripts[arm].observations[0] for arm in begin])
+            recorder.begin(begin, {"observation.state": first}, ["reach"] * len(begin))
         new = np.array([arm for arm, t in at.items() if t in scripts[arm].chunks], np.int64)
         if len(new):
             rows = [scripts[arm].chunks[at[arm]] for arm in new]
@@ -159,7 +160,7 @@ def test_a_new_episode_drops_what_an_unfinished_one_left() -> None:
     segments: list[Segment] = []
     recorder = Recorder(1, ORIGIN, SIZES, 8, segments.extend)
     ids = np.zeros(1, np.int64)
-    recorder.begin(ids, {"observation.state": np.ones((1, 2), np.float32)})
+    recorder.begin(ids, {"observation.state": np.ones((1, 2), np.float32)}, ["reach"])
     aborted = Script(np.random.default_rng(1), 5, lock_step=True)
     recorder.chunk(ids, **{name: np.array([value]) for name, value in aborted.chunks[0].items()})
     whole = Script(np.random.default_rng(2), 7, lock_step=True)

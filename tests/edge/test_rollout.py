@@ -8,25 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from hal import RobotSpec
+from envs import EnvOptions
 from policies.base import Policy
 from policies.normalizer import Statistics
 from robotlearn.algorithms.chunks import join
-from robotlearn.config import Config
+from robotlearn.cells import Cell
+from robotlearn.config import Config, load_config
 from robotlearn.contract import contract
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import WireError
+from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays, to_arrays
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.weights import WeightsClient
 from tests.edge.conftest import LearnersEnd
 
 ARMS, SEED = 4, 11
+INPUTS = Inputs(load_config("smoke"))
 
 
 @pytest.fixture
-def policy(config: Config, spec: RobotSpec) -> Policy:
-    policy = build_policy(config, spec)
+def policy(config: Config, inputs: Inputs) -> Policy:
+    policy = build_policy(config, inputs)
     rng = np.random.default_rng(0)
     shapes = {**policy.features, "action": (policy.action_dim,)}
     policy.set_statistics(
@@ -35,12 +38,12 @@ def policy(config: Config, spec: RobotSpec) -> Policy:
     return policy
 
 
-def roll(policy: Policy, spec: RobotSpec, *, arms: int = ARMS, explore: bool = True, **options: int) -> tuple:
+def roll(policy: Policy, cell: Cell, *, arms: int = ARMS, explore: bool = True, **options: int) -> tuple:
     segments: list[Segment] = []
     steps = options.pop("segment_steps", 8)
     rollout = BatchRollout(
-        policy, spec, "reach", edge="batch", arms=arms, threads=1, segment_steps=steps, seed=SEED,
-        emit=segments.extend, explore=explore, episode_steps=12,
+        policy, INPUTS, cell, edge="batch", arms=arms, threads=1, segment_steps=steps, seed=SEED,
+        emit=segments.extend, explore=explore, options=EnvOptions(episode_steps=12),
     )  # fmt: skip
     return rollout, segments
 
@@ -53,16 +56,16 @@ def noise_of(arm: int, policy: Policy, chunks: int) -> np.ndarray:
 
 
 def test_with_zeroed_parameters_the_chunks_of_every_arm_are_the_unnormalised_seeded_noise(
-    policy: Policy, config: Config, spec: RobotSpec, learners_end: LearnersEnd
+    policy: Policy, config: Config, cell: Cell, learners_end: LearnersEnd
 ) -> None:
     """From a learner's policy over the publisher, the wire and the client into the arms of a batch edge."""
     action = policy.statistics()["action"]
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.zero_()
-    theirs = build_policy(config, spec)
+    theirs = build_policy(config, INPUTS)
     assert any(parameter.any() for parameter in theirs.parameters())
-    client = WeightsClient(learners_end.address, edge="batch", session=1, contract=contract(config, spec))
+    client = WeightsClient(learners_end.address, edge="batch", session=1, contract=contract(config))
     client.start()
     try:
         learners_end.publisher.publish(3, to_arrays(policy))
@@ -71,7 +74,7 @@ def test_with_zeroed_parameters_the_chunks_of_every_arm_are_the_unnormalised_see
         load_arrays(theirs, weights.tensors)
     finally:
         client.close()
-    rollout, segments = roll(theirs, spec, explore=False)
+    rollout, segments = roll(theirs, cell, explore=False)
     rollout.start(ARMS)
     while rollout.running:
         rollout.advance(weights.version)
@@ -100,9 +103,9 @@ def test_with_zeroed_parameters_the_chunks_of_every_arm_are_the_unnormalised_see
 
 
 def test_what_an_arm_draws_depends_neither_on_the_others_nor_on_when_they_start(
-    policy: Policy, spec: RobotSpec
+    policy: Policy, cell: Cell
 ) -> None:
-    rollout, segments = roll(policy, spec, arms=2)
+    rollout, segments = roll(policy, cell, arms=2)
     rollout.start(1)
     rollout.advance(0)
     rollout.start(1)
@@ -116,8 +119,8 @@ def test_what_an_arm_draws_depends_neither_on_the_others_nor_on_when_they_start(
     assert {next(i for i in range(2) if np.array_equal(expected[i], z0)) for z0 in starts.values()} == {0, 1}
 
 
-def test_only_arms_that_were_started_work_and_each_finished_episode_is_whole(policy: Policy, spec: RobotSpec) -> None:
-    rollout, segments = roll(policy, spec)
+def test_only_arms_that_were_started_work_and_each_finished_episode_is_whole(policy: Policy, cell: Cell) -> None:
+    rollout, segments = roll(policy, cell)
     assert rollout.advance(0) == 0 and not segments
     rollout.start(2)
     assert rollout.running == 2 and len(rollout.idle) == 2
@@ -134,9 +137,9 @@ def test_only_arms_that_were_started_work_and_each_finished_episode_is_whole(pol
     rollout.close()
 
 
-def test_new_weights_take_effect_with_the_next_chunk(policy: Policy, spec: RobotSpec) -> None:
+def test_new_weights_take_effect_with_the_next_chunk(policy: Policy, cell: Cell) -> None:
     """Steps of a chunk that has begun are those of the weights that made it."""
-    rollout, segments = roll(policy, spec, arms=1, explore=False, segment_steps=32)
+    rollout, segments = roll(policy, cell, arms=1, explore=False, segment_steps=32)
     rollout.start(1)
     rollout.advance(0)
     with torch.no_grad():

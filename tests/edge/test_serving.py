@@ -11,11 +11,11 @@ import pytest
 import torch
 import zmq
 
-from hal import RobotSpec
 from policies.base import Policy
 from robotlearn.config import Config
 from robotlearn.edge import local
 from robotlearn.edge.serving import Serving
+from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, to_arrays
 from tests.edge.conftest import LearnersEnd
 from tests.edge.test_policy_server import Robot
@@ -27,21 +27,21 @@ def observation(policy: Policy, value: float) -> dict[str, np.ndarray]:
 
 
 class Bench:
-    def __init__(self, tmp: Path, config: Config, spec: RobotSpec, end: LearnersEnd) -> None:
+    def __init__(self, tmp: Path, config: Config, end: LearnersEnd) -> None:
         self.context = zmq.Context()
         self.station = local.local_socket(self.context, zmq.ROUTER)
         self.station.bind(f"ipc://{tmp}/station")
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
-        self.serving = Serving(config, config.edges[0], spec, end.address, session=3, explore=False, **ends)
+        self.serving = Serving(config, config.edges[0], end.address, session=3, explore=False, **ends)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.serving.run, args=(self.stop,))
         self.thread.start()
-        self.policy = build_policy(config, spec)
+        self.policy = build_policy(config, Inputs(config))
         self.robots = [Robot(self.context, ends["server"], f"robot-{i}") for i in range(3)]
 
     def ask(self, robot: Robot, fields: dict[str, np.ndarray]) -> int:
         robot.requests += 1
-        robot.socket.send(local.encode(local.ChunkRequest(robot.name, robot.requests, local.tensors(fields))))
+        robot.socket.send(local.encode(local.ChunkRequest(robot.name, robot.requests, "reach", local.tensors(fields))))
         return robot.requests
 
     def state(self) -> local.ServerState:
@@ -59,8 +59,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, config: Config, spec: RobotSpec, learners_end: LearnersEnd) -> Iterator[Bench]:
-    bench = Bench(tmp_path, config, spec, learners_end)
+def bench(tmp_path: Path, config: Config, learners_end: LearnersEnd) -> Iterator[Bench]:
+    bench = Bench(tmp_path, config, learners_end)
     yield bench
     bench.close()
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import zmq
 
-from hal import RobotSpec
 from robotlearn.algorithms.chunks import join
 from robotlearn.config import Config
 from robotlearn.edge import local
@@ -52,6 +51,10 @@ def observation(step: int) -> dict[str, local.Tensor]:
     )
 
 
+def begin(episode: int) -> local.Begin:
+    return local.Begin(episode, "reach for the green ball", observation(0))
+
+
 def line(episode: int, step: int, last: bool = False, **changes: Any) -> local.Line:
     begins = step % 4 == 0
     fields: dict[str, Any] = dict(
@@ -77,9 +80,9 @@ def line(episode: int, step: int, last: bool = False, **changes: Any) -> local.L
 
 
 class Bench:
-    def __init__(self, tmp: Path, config: Config, spec: RobotSpec, end: LearnersEnd) -> None:
+    def __init__(self, tmp: Path, config: Config, end: LearnersEnd) -> None:
         self.end = end
-        self.station = Station(config, config.edges[0], spec, end.address, tmp / "edge", lambda part: [part])
+        self.station = Station(config, config.edges[0], end.address, tmp / "edge", lambda part: [part])
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.station.run, args=(self.stop,))
         self.thread.start()
@@ -124,12 +127,12 @@ class Bench:
 
 @pytest.fixture
 def bench(
-    tmp_path: Path, config: Config, spec: RobotSpec, learners_end: LearnersEnd, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: Config, learners_end: LearnersEnd, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     Sleeper.started = []
     monkeypatch.setattr(station_module, "Child", Sleeper)
     monkeypatch.setattr(station_module, "Keeper", lambda start: Keeper(start, first_delay_s=0.01))
-    bench = Bench(tmp_path, config, spec, learners_end)
+    bench = Bench(tmp_path, config, learners_end)
     yield bench
     bench.close()
     assert all(child.process.returncode is not None for child in Sleeper.started), "no process is left behind"
@@ -139,7 +142,7 @@ def test_an_episode_arrives_at_the_learner_as_the_arm_told_it(bench: Bench) -> N
     bench.rest(-1)
     episode = bench.started()
     steps = 21
-    bench.send(local.Begin(episode, observation(0)))
+    bench.send(begin(episode))
     bench.send(*(line(episode, step, step == steps - 1) for step in range(steps)))
     until(lambda: bench.end.store.stored == 2, "two segments in the learner's store")
     segments = [segment for _, segment in bench.end.store.scan()]
@@ -163,7 +166,7 @@ def test_an_episode_with_a_fault_is_dropped_and_the_next_one_begins(bench: Bench
     episode = bench.started()
     lines = [line(episode, step, step == 5) for step in range(6)]
     if fault != "the beginning is missing":
-        bench.send(local.Begin(episode, observation(0)))
+        bench.send(begin(episode))
     if fault == "a line is missing":
         del lines[3]
     elif fault == "a line can't be read":
@@ -176,7 +179,7 @@ def test_an_episode_with_a_fault_is_dropped_and_the_next_one_begins(bench: Bench
     again = bench.started()
     assert again == episode + 1
     until(lambda: bench.end.gate.running_at("station") == 1, "the learner to know that only the new one runs")
-    bench.send(local.Begin(again, observation(0)), *(line(again, step, step == 3) for step in range(4)))
+    bench.send(begin(again), *(line(again, step, step == 3) for step in range(4)))
     until(lambda: bench.end.store.stored == 1, "the whole episode to be stored")
     ((_, segment),) = bench.end.store.scan()
     assert segment.steps == 4 and segment.last
@@ -185,7 +188,7 @@ def test_an_episode_with_a_fault_is_dropped_and_the_next_one_begins(bench: Bench
 def test_a_dead_arm_process_is_started_again_and_its_episode_given_up(bench: Bench) -> None:
     bench.rest(-1)
     episode = bench.started()
-    bench.send(local.Begin(episode, observation(0)), line(episode, 0))
+    bench.send(begin(episode), line(episode, 0))
     bench.arm_process.process.kill()
     until(lambda: len(Sleeper.started) == 3, "another arm process")
     successor = Sleeper.started[2]
@@ -195,7 +198,7 @@ def test_a_dead_arm_process_is_started_again_and_its_episode_given_up(bench: Ben
     bench.rest(-1)
     again = bench.started()
     assert again > episode
-    bench.send(local.Begin(again, observation(0)), line(again, 0, last=True))
+    bench.send(begin(again), line(again, 0, last=True))
     until(lambda: bench.end.store.stored == 1, "the whole episode to be stored")
     bench.rest(again)
     assert bench.started() == again + 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv, EnvError, Expert, TaskError, make_task
+from envs import BatchArmEnv, EnvError, EnvOptions, Expert, TaskError, make_task
 from hal.spec import load_spec
 
 SPEC = load_spec("panda")
@@ -51,7 +51,7 @@ def test_same_seed_gives_the_same_bits_at_any_thread_count() -> None:
 
 
 def test_same_step_autoreset_keeps_the_last_observation_of_an_episode() -> None:
-    env = BatchArmEnv(SPEC, "reach", 3, seed=0, episode_steps=2)
+    env = BatchArmEnv(SPEC, "reach", 3, seed=0, options=EnvOptions(episode_steps=2))
     env.reset()
     hold = env.control.rest_action(np.arange(3))
     _, _, _, truncated, _ = env.step(hold)
@@ -65,7 +65,7 @@ def test_same_step_autoreset_keeps_the_last_observation_of_an_episode() -> None:
 
 
 def test_a_finished_arm_rests_until_it_is_reset() -> None:
-    env = BatchArmEnv(SPEC, "reach", 3, seed=0, episode_steps=1, autoreset=DISABLED)
+    env = BatchArmEnv(SPEC, "reach", 3, seed=0, options=EnvOptions(episode_steps=1), autoreset=DISABLED)
     env.reset(options={"reset_mask": np.array([True, False, True])})
     assert env.running.tolist() == [True, False, True]
     actions = np.tile(env.control.high, (3, 1))
@@ -78,7 +78,7 @@ def test_a_finished_arm_rests_until_it_is_reset() -> None:
 
 
 def test_every_arm_obeys_the_limits_of_its_spec_whatever_the_actions() -> None:
-    env = BatchArmEnv(SPEC, "lift", 8, seed=0, episode_steps=40)
+    env = BatchArmEnv(SPEC, "lift", 8, seed=0, options=EnvOptions(episode_steps=40))
     env.reset()
     rng = np.random.default_rng(0)
     for _ in range(40):

@@ -13,7 +13,7 @@ import torch
 
 from policies import FlowMLP, Statistics
 from robotlearn.algorithms.chunks import ChunkBatch
-from robotlearn.algorithms.ppo import FlowPPO
+from robotlearn.algorithms.ppo import PPO
 from robotlearn.config import PPOConfig
 from robotlearn.errors import CheckpointError
 from robotlearn.learner import checkpoint
@@ -172,14 +172,14 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
 FEATURES = {"observation.state": (4,)}
 
 
-def policy_and_algorithm() -> tuple[FlowMLP, FlowPPO]:
+def policy_and_algorithm() -> tuple[FlowMLP, PPO]:
     torch.manual_seed(0)
     policy = FlowMLP(FEATURES, 4, 3, hidden=(16,))
     policy.set_statistics(
         {key: Statistics(np.zeros(n), np.ones(n)) for key, n in (("observation.state", 4), ("action", 3))}
     )
     config = PPOConfig(epochs=2, minibatch=16, critic_warmup=1, value_hidden=(16,))
-    return policy, FlowPPO(policy, config, seed=3)
+    return policy, PPO(policy, config, seed=3)
 
 
 def batch(policy: FlowMLP, seed: int) -> ChunkBatch:

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hal import load_spec
+from envs import EnvOptions
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.cells import cells_of
 from robotlearn.config import Config, dump, load_config
 from robotlearn.contract import contract
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import LogError, RunFolderError
+from robotlearn.inputs import Inputs
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display
@@ -38,7 +40,6 @@ TINY = [
     "learner.episodes_per_update=4", "learner.updates=3", "learner.eval_episodes=2", "learner.checkpoint_every=2",
     "learner.keep_checkpoints=2", "edges.1.segment_steps=8",
 ]  # fmt: skip
-SPEC = load_spec("panda")
 
 
 def tiny(*overrides: str) -> Config:
@@ -96,7 +97,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     running = run(config, folder)
     until(folder.address.exists, "the address")
-    edge = BatchEdge(config, config.edges[1], SPEC, folder.address.read_text(), tmp_path / "edge")
+    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), tmp_path / "edge")
     stop = threading.Event()
     thread = threading.Thread(target=edge.run, args=(stop,))
     thread.start()
@@ -155,9 +156,10 @@ def test_a_run_stopped_while_it_is_taught_leaves_nothing_half_and_can_be_resumed
 def episodes(config: Config, count: int) -> list[Segment]:
     """Whole episodes of one segment each."""
     made: list[Segment] = []
+    inputs, cell = Inputs(config), cells_of(config)[0]
     rollout = BatchRollout(
-        build_policy(config, SPEC), SPEC, config.task, edge="batch", arms=count, threads=1, segment_steps=32, seed=0,
-        emit=made.extend, episode_steps=4,
+        build_policy(config, inputs), inputs, cell, edge="batch", arms=count, threads=1, segment_steps=32, seed=0,
+        emit=made.extend, options=EnvOptions(episode_steps=4),
     )  # fmt: skip
     rollout.start(count)
     while rollout.running:
@@ -174,11 +176,11 @@ def saved_run(path: Path, config: Config, stored: list[Segment], **facts: object
     with SegmentStore(folder.segments) as store:
         start = store.end
         store.append([record.encode(one, session=1, sequence=i) for i, one in enumerate(stored)])
-    policy = build_policy(config, SPEC)
+    policy = build_policy(config, Inputs(config))
     algorithm = make_algorithm("ppo", policy, config.algorithm, config.seed)
     plain = {"updates": 1, "env_steps": 100, "seconds": 3.0, "unused": [], "end": list(start)}
     checkpoint.save(
-        Checkpoint(5, policy.state_dict(), algorithm.state_dict(), plain | facts, dict(contract(config, SPEC))),
+        Checkpoint(5, policy.state_dict(), algorithm.state_dict(), plain | facts, dict(contract(config))),
         folder.checkpoints,
     )
     return folder
@@ -213,7 +215,7 @@ def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
         spool.record(one)
     learning = Learner(config, folder, resume=True)
     monkeypatch.setattr("tests.learner.test_learner.Learner", lambda *_, **__: learning)
-    uplink = Uplink(learning.address, spool, edge="batch", contract=contract(config, SPEC))
+    uplink = Uplink(learning.address, spool, edge="batch", contract=contract(config))
     uplink.start()
     running = run(config, folder, True)
     until(lambda: spool.pending == 0, "the edge's segments to be stored")

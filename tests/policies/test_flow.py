@@ -102,12 +102,12 @@ def test_log_prob_is_the_normal_density_of_each_step(options: dict) -> None:
 
 def test_padded_dims_are_walked_but_not_counted() -> None:
     denoising, velocity = Denoising(2), varied_velocity(torch.eye(5))
-    noise = denoising.noise(4, 3, 5, np.random.default_rng(0))
-    whole, real = (denoising.sample(velocity, noise, True, dims) for dims in (None, 2))
+    noise, mask = denoising.noise(4, 3, 5, np.random.default_rng(0)), torch.tensor([[1.0, 1, 0, 0, 0]]).expand(4, -1)
+    whole, real = (denoising.sample(velocity, noise, True, mask) for mask in (None, mask))
     assert torch.equal(whole.path, real.path)
     narrow = denoising.sample(varied_velocity(torch.eye(2)), noise[..., :2], True)
     torch.testing.assert_close(real.log_prob, narrow.log_prob)
-    torch.testing.assert_close(denoising.log_prob(velocity, whole.path, whole.stochastic, 2), narrow.log_prob)
+    torch.testing.assert_close(denoising.log_prob(velocity, whole.path, whole.stochastic, mask), narrow.log_prob)
 
 
 @pytest.mark.parametrize("options", [{}, {"stochastic_steps": "one"}, {"deterministic_last": True}], ids=str)

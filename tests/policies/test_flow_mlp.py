@@ -174,7 +174,7 @@ def test_a_dimension_that_never_moved_does_not_explode() -> None:
     policy = FlowMLP(FEATURES, 4, 3, hidden=(32,))
     policy.set_statistics(stats)
     encoded = policy.observation({key: torch.full((1, *shape), 5.0) for key, shape in FEATURES.items()})
-    assert encoded.abs().max() == 10
+    assert encoded[0].abs().max() == 10
     actions = policy.act(observe(5), policy.noise(5, np.random.default_rng(0)), explore=True).actions
     assert (actions - 0.04).abs().max() < 0.02
 
@@ -187,7 +187,7 @@ def test_statistics_travel_with_the_weights_and_come_back_as_set() -> None:
         assert np.array_equal(other.statistics()[key].std, stats.std)
     critic = ValueNet(FEATURES, (16,))
     critic.set_statistics(policy.statistics())
-    assert torch.equal(critic.observation(observe(3)), policy.observation(observe(3)))
+    assert torch.equal(critic.observation(observe(3))[0], policy.observation(observe(3))[0])
 
 
 def test_value_net_starts_at_zero_and_can_learn() -> None:
@@ -234,9 +234,10 @@ def test_observations_that_do_not_fit_are_refused() -> None:
         ({"hidden": (32, 0)}, PolicyConfigError),
         ({"activation": "swish"}, PolicyConfigError),
         ({"features": {}}, ObservationError),
-        ({"features": {"observation.images.wrist": (84, 84, 3)}}, ObservationError),
+        ({"features": {"observation.images.wrist": (84, 84)}}, PolicyConfigError),
+        ({"features": {"observation.state": (84, 84, 3)}}, ObservationError),
     ],
-    ids=["horizon", "action dim", "hidden", "activation", "blind", "image"],
+    ids=["horizon", "action dim", "hidden", "activation", "blind", "image", "no vector"],
 )
 def test_sizes_that_cannot_work_are_refused(options: dict, error: type) -> None:
     with pytest.raises(error):

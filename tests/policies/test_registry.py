@@ -32,7 +32,7 @@ def test_unknown_kind_names_the_nearest() -> None:
 
 def test_unknown_option_is_named() -> None:
     with pytest.raises(PolicyConfigError, match="horizn"):
-        make_policy("flow_mlp", horizn=4)
+        make_policy("flow_mlp", **OPTIONS, horizn=4)
 
 
 def test_a_kind_can_be_registered_once() -> None:

@@ -1,0 +1,39 @@
+"""What an environment shows, pays and varies, besides robot and task."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from envs.errors import EnvError
+from envs.randomization import Randomization
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """Settings that `ArmEnv` and `BatchArmEnv` share.
+
+    Attributes:
+        episode_steps: longest episode in control steps; None: the task's own.
+        environment_state: observe the task's own numbers about its objects, which only a simulation knows.
+        cameras: names of the spec's cameras that are observed as `observation.images.NAME`.
+        image_size: height and width of those images, pixels.
+        reward: "sparse": 1 at success, else 0; "shaped": besides, what the step added to the task's progress.
+        randomization: what differs from episode to episode beyond the task's own starts.
+
+    Raises:
+        EnvError: nothing to see but the joints where the task needs more, or sizes that make no sense.
+    """
+
+    episode_steps: int | None = None
+    environment_state: bool = True
+    cameras: tuple[str, ...] = ()
+    image_size: tuple[int, int] = (64, 64)
+    reward: Literal["sparse", "shaped"] = "sparse"
+    randomization: Randomization = field(default_factory=Randomization)
+
+    def __post_init__(self) -> None:
+        if self.episode_steps is not None and self.episode_steps < 1:
+            raise EnvError(f"episode_steps is {self.episode_steps}: an episode has at least one step")
+        if min(self.image_size) < 8:
+            raise EnvError(f"image_size is {self.image_size}: an image has at least 8 x 8 pixels")
+        if not self.environment_state and not self.cameras:
+            raise EnvError("neither environment_state nor a camera is observed: the objects could not be found")

@@ -1,0 +1,149 @@
+"""FlowPolicy: what every flow-matching policy over action chunks shares, whatever network gives its velocity."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from policies.base import Chunk, Contract, Observations
+from policies.chunk_policy import ChunkPolicy
+from policies.errors import PolicyConfigError
+from policies.flow import Denoising, Spread, Velocity
+from policies.mlp import mlp
+from policies.normalizer import Features
+
+TIME_DIM = 16
+LONGEST_PERIOD, SHORTEST_PERIOD = 4.0, 0.1  # of the time embedding, in flow time
+
+
+class FlowPolicy(ChunkPolicy):
+    """Noise becomes a chunk along a learned velocity v(z, t, s); a subclass gives it in `field`.
+
+    Args: those of `ChunkPolicy`, and
+        denoising_steps, noise_level, stochastic_steps, deterministic_last: see `policies.flow.Denoising`.
+        exploration: "sde", the fixed noise of Flow-SDE; "noise", the learned one of Flow-Noise.
+        noise_range: smallest and largest standard deviation of Flow-Noise, in normalised actions.
+
+    With every parameter zero the velocity is 0, so a chunk without exploration is the unnormalised seeded noise.
+
+    Raises:
+        PolicyConfigError: where sizes or the denoising make no sense.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        horizon: int,
+        action_dim: int,
+        *,
+        denoising_steps: int = 2,
+        noise_level: float = 0.5,
+        stochastic_steps: Literal["all", "one"] = "all",
+        deterministic_last: bool = False,
+        exploration: Literal["sde", "noise"] = "sde",
+        noise_range: tuple[float, float] = (0.08, 0.16),
+        **options: Any,
+    ) -> None:
+        super().__init__(features, horizon, action_dim, **options)
+        if exploration not in ("sde", "noise"):
+            raise PolicyConfigError(f"exploration is {exploration!r}: expected 'sde' or 'noise'.")
+        if not 0 < noise_range[0] < noise_range[1] < math.inf:
+            raise PolicyConfigError(f"noise_range is {tuple(noise_range)}: expected [low, high] with 0 < low < high.")
+        self.denoising_steps = denoising_steps
+        self.denoising = Denoising(denoising_steps, noise_level, stochastic_steps, deterministic_last)
+        self.exploration, self.noise_range = exploration, tuple(noise_range)
+        periods = torch.logspace(math.log10(LONGEST_PERIOD), math.log10(SHORTEST_PERIOD), TIME_DIM // 2)
+        self.frequency: Tensor
+        self.register_buffer("frequency", 2 * math.pi / periods, persistent=False)
+        self.spread_head: nn.Module | None = None
+        if exploration == "noise":
+            entries = horizon * action_dim
+            self.spread_head = mlp(self.observation.dim + entries + TIME_DIM, (64,), entries)
+
+    @abstractmethod
+    def field(self, encoded: Sequence[Tensor]) -> Velocity:
+        """v(., ., s) for the parts of encoded observations, each (B, n): see `policies.flow.Velocity`."""
+
+    def velocity(self, obs: Observations) -> Velocity:
+        """v(., ., s) for observations {key: (B, ...)}; 0 in dims that are not real."""
+        return self._masked(self.field(self.observation(obs)), self.real_of(obs))
+
+    def noise(self, batch: int, rng: np.random.Generator) -> Tensor:
+        return self.denoising.noise(batch, self.horizon, self.action_dim, rng)
+
+    @torch.no_grad()
+    def act(self, obs: Observations, noise: Tensor, explore: bool) -> Chunk:
+        encoded, real = self.observation(obs), self.real_of(obs)
+        sample = self.denoising.sample(
+            self._masked(self.field(encoded), real), noise, explore, real, self._spread(encoded, real)
+        )
+        return Chunk(self.actions_of(obs, sample.path[:, -1]), sample.path, sample.stochastic, sample.log_prob)
+
+    def log_prob(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
+        encoded, real = self.observation(obs), self.real_of(obs)
+        velocity = self._masked(self.field(encoded), real)
+        return self.denoising.log_prob(velocity, path, stochastic, real, self._spread(encoded, real))
+
+    def entropy(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
+        real = self.real_of(obs)
+        spread = self._spread(self.observation(obs), real)
+        if spread is None:
+            return super().entropy(obs, path, stochastic)
+        return self.denoising.entropy(path, stochastic, spread, real)
+
+    def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
+        """E |v(x_t, t, s) - (eps - a)|^2 with t ~ Beta(1.5, 1), mostly noise (pi0, arXiv:2410.24164)."""
+        a = self.action(actions, self.observation.embodiment(obs))
+        eps = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
+        u = torch.rand(len(a), 1, generator=generator, device=a.device, dtype=a.dtype)
+        t = u ** (1 / 1.5)  # inverse of the distribution function t^1.5
+        x = torch.lerp(a, eps, t[..., None])  # x_t = (1 - t) a + t eps
+        v = self.velocity(obs)(x[:, None], t)[:, 0]
+        return self.mean_error(obs, (v - (eps - a)).square(), valid)
+
+    def contract(self) -> Contract:
+        return super().contract() | {
+            "denoising_steps": self.denoising_steps,
+            "noise_level": self.denoising.noise_level,
+            "stochastic_steps": self.denoising.stochastic_steps,
+            "deterministic_last": int(self.denoising.deterministic_last),
+            "exploration": self.exploration,
+            "noise_range": f"{self.noise_range[0]} to {self.noise_range[1]}",
+        }
+
+    def time(self, t: Tensor) -> Tensor:
+        """Sines and cosines of t (...), (..., TIME_DIM)."""
+        angle = t[..., None] * self.frequency
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+    def flat(self, encoded: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """(B, K, F + H D + TIME_DIM): encoded (B, F), the points z (B, K, H, D) and their times (K,) or (B, K)."""
+        points = z.shape[:2]
+        return torch.cat([encoded[:, None].expand(*points, -1), z.flatten(2), self.time(t).expand(*points, -1)], -1)
+
+    @staticmethod
+    def _masked(field: Velocity, real: Tensor | None) -> Velocity:
+        if real is None:
+            return field
+        mask = real[:, None, None]
+        # Padding neither says anything nor moves.
+        return lambda z, t: field(z * mask, t) * mask
+
+    def _spread(self, encoded: Sequence[Tensor], real: Tensor | None) -> Spread | None:
+        """Flow-Noise's std of each entry, its logarithm held in the range by a sigmoid."""
+        head = self.spread_head
+        if head is None:
+            return None
+        low, high = (math.log(bound) for bound in self.noise_range)
+        flat = torch.cat(list(encoded), -1)
+
+        def spread(z: Tensor, t: Tensor) -> Tensor:
+            z = z if real is None else z * real[:, None, None]
+            share: Tensor = head(self.flat(flat, z, t)).sigmoid()
+            return (low + (high - low) * share).exp().view(z.shape)
+
+        return spread

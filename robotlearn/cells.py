@@ -1,0 +1,59 @@
+"""The cells of a run: each is one robot model at one task. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from envs import EnvOptions, Randomization, Task, make_task
+from envs.spaces import observation_space
+from hal.spec import RobotSpec, load_spec
+from robotlearn.config.config import Config
+from robotlearn.config.edge import EdgeConfig
+from robotlearn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One robot model at one task."""
+
+    spec: RobotSpec
+    task: Task
+
+    @property
+    def name(self) -> str:
+        """TASK/EMBODIMENT, as metrics name it."""
+        return f"{self.task.name}/{self.spec.embodiment}"
+
+
+def cells_of(config: Config, edge: EdgeConfig | None = None) -> list[Cell]:
+    """The cells of a run, or of one of its edges.
+
+    Raises SpecError, TaskError: no such robot or task, or it can't do it; ConfigError: two specs of the same name.
+    """
+    specs = {robot: load_spec(robot) for robot in config.robot}
+    names = [spec.embodiment for spec in specs.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"robot: two of the run's specs have the name {name}, by which a policy tells them apart")
+    return [Cell(specs[robot], make_task(task, specs[robot])) for robot, task in config.cells(edge)]
+
+
+def env_options(config: Config) -> EnvOptions:
+    """What the config's environments show, pay and vary."""
+    return EnvOptions(
+        episode_steps=config.episode_steps,
+        environment_state=config.observations.environment_state,
+        cameras=config.observations.cameras,
+        image_size=config.observations.image_size,
+        reward=config.reward,
+        randomization=Randomization(**config.randomization.model_dump()),
+    )
+
+
+def observation_shapes(cell: Cell, options: EnvOptions) -> dict[str, tuple[int, ...]]:
+    """{key: shape} of what an arm of this cell observes."""
+    return {key: space.shape or () for key, space in observation_space(cell.spec, cell.task, options).spaces.items()}
+
+
+def policy_dim(specs: Sequence[RobotSpec]) -> int:
+    """D of a policy for these robots: as many places as the most joints of one, and one more for grippers."""
+    return max(len(spec.joints) for spec in specs) + any(spec.gripper is not None for spec in specs)

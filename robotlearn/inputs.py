@@ -1,0 +1,88 @@
+"""What the policy of a run is shown of an arm's observations, and what its actions are to the arm."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from policies.encoder import EMBODIMENT, INSTRUCTION
+from policies.language import INSTRUCTION_DIM, embed
+from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
+from robotlearn.config.config import Config
+from robotlearn.errors import ConfigError
+
+STATE = "observation.state"
+Arrays = Mapping[str, np.ndarray]
+
+
+class Inputs:
+    """Turns what an arm observes into what the run's policy is shown, and the policy's actions into the arm's.
+
+    With one embodiment and no instruction both are what they are. With several, state and action are laid out for the
+    arm with most joints, the gripper always in the last place; a shorter `observation.environment_state` ends with
+    zeros; and the policy is told which embodiment it is. The instruction comes as its embedding.
+
+    Attributes:
+        features: {key: shape} of what the policy is shown.
+        action_dim: D of the policy.
+        used_dims: per embodiment, in the order of `embodiments`, the entries of a policy's action that are its own.
+    """
+
+    def __init__(self, config: Config, cells: Sequence[Cell] | None = None) -> None:
+        """`cells`: those of the config, where they are known already."""
+        cells, options = cells_of(config) if cells is None else cells, env_options(config)
+        specs = {cell.spec.embodiment: cell.spec for cell in cells}
+        self.embodiments = tuple(specs)
+        self.action_dim = width = policy_dim(list(specs.values()))
+        self.used_dims = {
+            name: np.array([*range(len(spec.joints)), *([width - 1] if spec.gripper is not None else [])])
+            for name, spec in specs.items()
+        }
+        self.features: dict[str, tuple[int, ...]] = {}
+        for cell in cells:
+            for key, shape in observation_shapes(cell, options).items():
+                known = self.features.setdefault(key, shape)
+                if len(known) == 1:
+                    self.features[key] = (max(known[0], shape[0]),)
+                elif known != shape:
+                    raise ConfigError(f"{key} has shape {known} and {shape}: one policy can't see both")
+        self.features[STATE] = (self.action_dim,)
+        if len(specs) > 1:
+            self.features[EMBODIMENT] = (len(specs),)
+        if config.observations.instruction:
+            self.features[INSTRUCTION] = (INSTRUCTION_DIM,)
+
+    def observations(self, embodiment: str, seen: Arrays, instructions: str | Sequence[str]) -> dict[str, np.ndarray]:
+        """What the policy is shown for n observations {key: (n, ...)} of arms of one embodiment.
+
+        `instructions`: the words for all of them, or for each. Arrays that needn't change are passed on.
+        """
+        n = len(seen[STATE])
+        shown = {}
+        for key, shape in self.features.items():
+            if key == EMBODIMENT:
+                one = np.zeros((1, len(self.embodiments)), np.float32)
+                one[0, self.embodiments.index(embodiment)] = 1.0
+                shown[key] = one.repeat(n, 0)
+            elif key == INSTRUCTION:
+                if isinstance(instructions, str):
+                    shown[key] = embed(instructions)[None].repeat(n, 0)
+                else:
+                    shown[key] = np.stack([embed(words) for words in instructions])
+            elif key == STATE and len(self.used_dims[embodiment]) < self.action_dim:
+                shown[key] = self.padded(embodiment, seen[key])
+            elif seen[key].shape[1:] != shape:
+                shown[key] = np.pad(seen[key], ((0, 0), (0, shape[0] - seen[key].shape[1])))
+            else:
+                shown[key] = seen[key]
+        return shown
+
+    def padded(self, embodiment: str, values: np.ndarray) -> np.ndarray:
+        """(..., dim) of an arm laid out for the policy, (..., action_dim); 0 in places that aren't its own."""
+        wide = np.zeros((*values.shape[:-1], self.action_dim), values.dtype)
+        wide[..., self.used_dims[embodiment]] = values
+        return wide
+
+    def actions(self, embodiment: str, actions: np.ndarray) -> np.ndarray:
+        """The arm's own entries (..., dim) of a policy's actions (..., action_dim)."""
+        used = self.used_dims[embodiment]
+        return actions if len(used) == self.action_dim else actions[..., used]

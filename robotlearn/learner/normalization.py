@@ -1,0 +1,72 @@
+"""What a policy's numbers are normalised by: the demonstrations, or the starts of episodes where there are none."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs import BatchArmEnv
+from envs.control import MAX_DELTA
+from policies.encoder import EMBODIMENT, IMAGES, INSTRUCTION
+from policies.normalizer import Statistics
+from robotlearn.cells import Cell, env_options
+from robotlearn.config.config import Config
+from robotlearn.demonstrations import Demonstrations
+from robotlearn.inputs import Inputs
+
+Demonstrated = tuple[Cell, Demonstrations]
+STARTS = 256
+"""Episodes whose first observations are looked at, per cell."""
+
+
+def demonstrated(inputs: Inputs, demonstrations: Sequence[Demonstrated]) -> dict[str, Statistics]:
+    """Statistics of the demonstrations, for each embodiment its own."""
+    return _by_embodiment(inputs, [(cell, shown.observations, shown.actions) for cell, shown in demonstrations])
+
+
+def at_rest(config: Config, cells: Sequence[Cell], inputs: Inputs) -> dict[str, Statistics]:
+    """Statistics of the starts of episodes; actions are scaled to half of what an arm may do in a step."""
+    data = []
+    for cell in cells:
+        env = BatchArmEnv(cell.spec, cell.task, STARTS, seed=config.seed, options=env_options(config))
+        observations, _ = env.reset()
+        joints = len(cell.spec.joints)
+        middle, half = (env.control.high + env.control.low) / 2, (env.control.high - env.control.low) / 2
+        half[:joints] = MAX_DELTA / 2
+        data.append((cell, dict(observations), np.stack([middle - half, middle + half])))
+        env.close()
+    return _by_embodiment(inputs, data)
+
+
+def _by_embodiment(
+    inputs: Inputs, data: Sequence[tuple[Cell, dict[str, np.ndarray], np.ndarray]]
+) -> dict[str, Statistics]:
+    """A row per embodiment, over all its cells; what an embodiment lacks has mean 0 and deviation 1."""
+    rows: dict[str, list[Statistics]] = {}
+    for name in inputs.embodiments:
+        own = [(seen, actions) for cell, seen, actions in data if cell.spec.embodiment == name]
+        for key, shape in inputs.features.items():
+            if key in (EMBODIMENT, INSTRUCTION) or key.startswith(IMAGES):
+                continue
+            width = shape[0]
+            values = [seen[key] if key != "observation.state" else inputs.padded(name, seen[key]) for seen, _ in own]
+            used = inputs.used_dims[name] if key == "observation.state" else None
+            rows.setdefault(key, []).append(_statistics(values, width, used))
+        actions = [inputs.padded(name, actions) for _, actions in own]
+        rows.setdefault("action", []).append(_statistics(actions, inputs.action_dim, inputs.used_dims[name]))
+    if len(inputs.embodiments) == 1:
+        return {key: one for key, (one,) in rows.items()}
+    return {
+        key: Statistics(np.stack([one.mean for one in each]), np.stack([one.std for one in each]))
+        for key, each in rows.items()
+    }
+
+
+def _statistics(values: Sequence[np.ndarray], width: int, used: np.ndarray | None) -> Statistics:
+    """Over rows of several arrays (n, up to width); a column is described by the arrays that have it."""
+    mean, std = np.zeros(width), np.ones(width)
+    for column in range(width) if used is None else used:
+        known = np.concatenate([array[:, column] for array in values if array.shape[1] > column] or [np.zeros(0)])
+        if len(known):
+            one = Statistics.of(known)
+            mean[column], std[column] = one.mean, one.std
+    return Statistics(mean, std)
