@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hal.spec import RobotSpec, load_spec
+from robotlearn.cells import cells_of
 from robotlearn.config.config import Config
-from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig
+from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.errors import ClusterError
 
 LEARNER = "learner"
@@ -42,9 +42,15 @@ class Node:
         return self.name if self.name == self.address else f"{self.name} ({self.address})"
 
 
-def edge_robot(config: Config, edge: EdgeConfig) -> RobotSpec:
-    """The spec of an edge's arms. Raises SpecError."""
-    return load_spec(config.robot)
+def edge_arms(config: Config, edge: EdgeConfig) -> dict[str, int]:
+    """How many arms of each model an edge has, as resources `robot:MODEL`. Raises SpecError, TaskError, ConfigError."""
+    cells = cells_of(config, edge)
+    share, more = divmod(edge.arms if isinstance(edge, BatchEdgeConfig) else 1, len(cells))
+    arms: dict[str, int] = {}
+    for index, cell in enumerate(cells):
+        name = f"robot:{cell.spec.name}"
+        arms[name] = arms.get(name, 0) + share + (index < more)
+    return arms
 
 
 def demands(config: Config, nodes: Sequence[Node], *, learner_node: str | None = None) -> list[Demand]:
@@ -59,14 +65,12 @@ def demands(config: Config, nodes: Sequence[Node], *, learner_node: str | None =
         learner["GPU"] = 1.0
     plain, shared = [Demand(LEARNER, learner)], [Demand(LEARNER, learner)]
     for edge in config.edges:
-        robot = f"robot:{edge_robot(config, edge).name}"
-        if isinstance(edge, BatchEdgeConfig):
-            wanted = {"CPU": float(edge.threads), robot: float(edge.arms)}
-            share = False
-        else:
-            wanted = {"CPU": 1.0 + edge.threads, robot: 1.0}  # the arm process, and the policy server
-            stations = [node for node in nodes if node.total.get(robot, 0) >= 1]
-            share = bool(stations) and all(node.total.get("GPU", 0) > 0 for node in stations)
+        arms = edge_arms(config, edge)
+        paced = isinstance(edge, PacedEdgeConfig)
+        # The station's arm process and its policy server.
+        wanted = {"CPU": float(edge.threads + paced), **{name: float(count) for name, count in arms.items()}}
+        stations = [node for node in nodes if all(node.total.get(name, 0) >= 1 for name in arms)]
+        share = paced and bool(stations) and all(node.total.get("GPU", 0) > 0 for node in stations)
         plain.append(Demand(edge.name, wanted))
         shared.append(Demand(edge.name, wanted | {"GPU": GPU_SHARE} if share else wanted))
     return shared if fit(shared, nodes, learner_node) else plain

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import yaml
 
-from robotlearn.cluster.demand import GPU_SHARE, LEARNER, Demand, Node, announced, check, demands, fit, waiting_for
+from hal.data import data_path
+from robotlearn.cluster.demand import (
+    GPU_SHARE,
+    LEARNER,
+    Demand,
+    Node,
+    announced,
+    check,
+    demands,
+    edge_arms,
+    fit,
+    waiting_for,
+)
 from robotlearn.config.config import Config
 from robotlearn.config.load import load_config
 from robotlearn.errors import ClusterError
@@ -24,9 +36,9 @@ def node(name: str, free: dict[str, float] | None = None, **total: float) -> Nod
 
 @pytest.fixture
 def config(tmp_path: Path) -> Any:
-    def make(*edges: dict[str, Any], **sections: Any) -> Config:
+    def make(*edges: dict[str, Any], robot: str | list[str] = "panda", **sections: Any) -> Config:
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(tiny(*edges, **sections)))
+        path.write_text(yaml.safe_dump(tiny(*edges, **sections) | {"robot": robot}))
         return load_config(path)
 
     return make
@@ -38,6 +50,22 @@ def test_every_process_asks_for_its_threads_and_its_arms(config: Any) -> None:
         Demand(LEARNER, {"CPU": 3}),
         Demand("left", {"CPU": 2, ARMS: 128}),
         Demand("station", {"CPU": 2, ARMS: 1}),  # an arm process and a policy server
+    ]
+
+
+def test_an_edge_asks_for_the_arms_of_each_robot_that_it_has(config: Any, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.yaml"
+    text = (data_path("hardware_specs") / "panda.yaml").read_text()
+    mjcf = data_path("hardware_specs") / "panda" / "panda.xml"
+    twin.write_text(text.replace("name: panda\n", "name: twin\n", 1).replace("panda/panda.xml", str(mjcf)))
+    run = config(
+        batch("both", arms=5), batch("one", arms=4, robot=str(twin)), paced("station", robot="panda"),
+        robot=["panda", str(twin)],
+    )  # fmt: skip
+    assert [edge_arms(run, edge) for edge in run.edges] == [
+        {ARMS: 3, "robot:twin": 2},
+        {"robot:twin": 4},
+        {ARMS: 1},
     ]
 
 
