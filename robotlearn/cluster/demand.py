@@ -83,8 +83,19 @@ def announced(wanted: Sequence[Demand], cpus: int) -> dict[str, float]:
     return {"CPU": max(cpus, total["CPU"]), **robots}
 
 
-def check(wanted: Sequence[Demand], nodes: Sequence[Node], address: str, learner_node: str | None = None) -> None:
-    """Raises ClusterError, one line with what the run needs, what there is, what is missing and how to add it."""
+def check(
+    wanted: Sequence[Demand],
+    nodes: Sequence[Node],
+    address: str,
+    learner_node: str | None = None,
+    *,
+    token: bool = False,
+) -> None:
+    """Raises ClusterError, one line with what the run needs, what there is, what is missing and how to add it.
+
+    `token`: the cluster wants its token from a node that joins.
+    """
+    join = f"{'RAY_AUTH_MODE=token ' * token}ray start --address={address}"
     for node in nodes:
         if node.id == learner_node and not _fits(wanted[0].resources, node.total):
             raise ClusterError(
@@ -96,19 +107,19 @@ def check(wanted: Sequence[Demand], nodes: Sequence[Node], address: str, learner
     has = "; ".join(f"{node} has {shown(node.total, total)}" for node in nodes)
     needs = f"the run needs {shown(total)}; of that, the cluster at {address} has {shown(there, total)} ({has})"
     if missing:
-        raise ClusterError(f"{needs}: missing {shown(missing)}; start a node with: {_start(address, missing)}")
+        raise ClusterError(f"{needs}: missing {shown(missing)}; start a node with: {join}{_announce(missing)}")
     for demand in wanted:
         if not any(_fits(demand.resources, node.total) for node in nodes):
             raise ClusterError(
                 f"{needs}: no node alone has the {shown(demand.resources)} of {_role(demand.name)}; start a node with: "
-                f"{_start(address, demand.resources)}"
+                f"{join}{_announce(demand.resources)}"
             )
     if not fit(wanted, nodes, learner_node):
         apart = ", ".join(f"{_role(demand.name)} {shown(demand.resources)}" for demand in wanted)
         largest = max(wanted, key=lambda demand: sum(demand.resources.values())).resources
         raise ClusterError(
             f"{needs}, but its processes don't fit side by side: {apart}; start a node such as: "
-            f"{_start(address, largest)}"
+            f"{join}{_announce(largest)}"
         )
 
 
@@ -193,8 +204,7 @@ def _sum_of(parts: Sequence[Resources]) -> dict[str, float]:
     return total
 
 
-def _start(address: str, resources: Resources) -> str:
-    """The command that adds a node; Ray finds CPUs and GPUs by itself."""
+def _announce(resources: Resources) -> str:
+    """The option of `ray start` for a node with these; CPUs and GPUs it finds by itself."""
     robots = {name: round(amount) for name, amount in resources.items() if name.startswith("robot:")}
-    option = f" --resources='{json.dumps(robots)}'" if robots else ""
-    return f"ray start --address={address}{option}"
+    return f" --resources='{json.dumps(robots)}'" if robots else ""

@@ -75,11 +75,14 @@ class RayCluster:
             ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError, SystemExit) as error:
             what = "a local Ray can't be started" if local is not None else f"no Ray cluster can be used at {address}"
-            raise ClusterError(f"{what}: {_brief(error)}") from None
+            hint = "" if local is not None or _token() else "; if that cluster wants a token, set RAY_AUTH_MODE=token"
+            raise ClusterError(f"{what}: {_brief(error)}{hint}") from None
         finally:
             signal.signal(signal.SIGTERM, before)
         context = ray.get_runtime_context()
         self.address = str(context.gcs_address)
+        self.token = _token()
+        """Whether who joins has to bring the cluster's token."""
         self.here = str(context.get_node_id())
         """The id of the node that this process is on."""
 
@@ -145,6 +148,10 @@ class RayCluster:
                     for resource, amount in bundle.items():
                         mine[resource] = mine.get(resource, 0.0) + amount
         return held
+
+
+def _token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"  # Ray sets it too, where it finds a token
 
 
 def _probe(address: str) -> None:

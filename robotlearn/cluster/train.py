@@ -53,7 +53,7 @@ class RayTraining(Training):
             nodes = self._cluster.nodes()
             self._wanted = {demand.name: demand for demand in demands(self._config, nodes, learner_node=pinned)}
             wanted = list(self._wanted.values())
-            check(wanted, nodes, self._cluster.address, pinned)
+            check(wanted, nodes, self._cluster.address, pinned, token=self._cluster.token)
             places = self._cluster.reserve(wanted, f"the run {self._folder.path}", stop, self._say, pinned)
             if places is None:
                 return 0

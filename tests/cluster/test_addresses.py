@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from robotlearn import cli
 from robotlearn.cluster.demand import Node
 from robotlearn.cluster.ray_cluster import RayCluster
 from robotlearn.cluster.train import bind_address, reachable
@@ -61,3 +62,9 @@ def test_an_address_where_nobody_listens_is_refused() -> None:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(ClusterError, match="nobody listens there"):
             RayCluster(f"127.0.0.1:{free.getsockname()[1]}")
+
+
+def test_without_ray_the_option_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ClusterError, match=r"pip install 'robotlearn\[ray\]'"):
+        cli._ray_training()

@@ -97,9 +97,9 @@ def test_a_local_ray_announces_the_arms_and_at_least_the_cpus_of_the_run(config:
     assert announced(wanted, cpus=16) == {"CPU": 16, ARMS: 192}
 
 
-def refusal(run: Config, *nodes: Node, learner_node: str | None = None) -> str:
+def refusal(run: Config, *nodes: Node, learner_node: str | None = None, token: bool = False) -> str:
     with pytest.raises(ClusterError) as caught:
-        check(demands(run, nodes, learner_node=learner_node), nodes, "192.0.2.1:6379", learner_node)
+        check(demands(run, nodes, learner_node=learner_node), nodes, "192.0.2.1:6379", learner_node, token=token)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -113,8 +113,8 @@ def test_what_is_missing_is_named_with_the_command_that_adds_it(config: Any) -> 
         "missing 128 x robot:panda; start a node with: "
         "ray start --address=192.0.2.1:6379 --resources='{\"robot:panda\": 128}'"
     )
-    said = refusal(config(batch("left", arms=1), learner={"threads": 9}), node("a", CPU=8, arms=128))
-    assert said.endswith("missing 2 CPUs; start a node with: ray start --address=192.0.2.1:6379")
+    said = refusal(config(batch("left", arms=1), learner={"threads": 9}), node("a", CPU=8, arms=128), token=True)
+    assert said.endswith("missing 2 CPUs; start a node with: RAY_AUTH_MODE=token ray start --address=192.0.2.1:6379")
 
 
 def test_arms_of_one_edge_have_to_be_on_one_node(config: Any) -> None:
