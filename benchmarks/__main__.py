@@ -6,7 +6,7 @@ import importlib
 from benchmarks.report import RESULTS
 from robotlearn import gl
 
-NAMES = ("sim", "safety", "wire", "weights", "serving")
+NAMES = ("sim", "render", "safety", "wire", "weights", "serving")
 LONG = ("learning",)
 
 

@@ -9,11 +9,14 @@ import numpy as np
 from envs.control import JointDeltaControl
 from envs.errors import EnvError
 from envs.expert import solve_start
+from envs.latency import Latency
 from envs.options import EnvOptions
-from envs.spaces import action_space, observation_space
+from envs.resize import fit
+from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
-from hal.robot import Command, Reading, Renderable, Robot, Scene, Steppable
+from envs.variation import Variation
+from hal.robot import Command, Reading, Renderable, Robot, Scene, Steppable, Tunable
 
 _ONE = np.zeros(1, np.int64)
 _RUNNING = np.ones(1, bool)
@@ -26,13 +29,20 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     A steppable robot is stepped by one control period per `step`. Any other runs by itself: `step` writes, waits for
     the next tick of an absolute clock, then reads; a tick that comes more than one period late is counted in
     `missed_ticks` and the clock starts anew from it. The task's objects are read through the robot's `Scene`.
+
+    Images are those that the robot's driver brings with a reading, cut and scaled to the size asked for, or else drawn
+    by a simulated robot, with the same pixels as in a batch. `instruction` is the wording of the running episode.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
 
     def __init__(self, robot: Robot, task: str | Task, options: EnvOptions | None = None) -> None:
-        """Connects the robot. Raises TaskError as the task, EnvError when the robot can't tell where objects are."""
+        """Connects the robot.
+
+        Raises TaskError as the task, EnvError when the robot can't tell where objects are, has no such camera or brings
+        no images of it, or has physics that can't be randomised.
+        """
         self.robot = robot
         spec = robot.spec
         self.task = make_task(task, spec) if isinstance(task, str) else task
@@ -46,7 +56,17 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._referee = Referee(self.task, 1, self.options)
         self._start = solve_start(spec, self.task)
         self.action_space = action_space(self._control)
-        self.observation_space = observation_space(spec, self.task)
+        self.observation_space = observation_space(spec, self.task, self.options)
+        vary = self.options.randomization
+        self._tunable = robot.capability(Tunable) if vary.physics else None
+        if vary.physics and self._tunable is None:
+            raise EnvError(
+                f"robot {spec.name}: randomization of {', '.join(vary.physics)} needs a simulated robot; set "
+                "it to 0 (sensor_noise and latency work with any robot)"
+            )
+        self._variation: Variation | None = None
+        self._latency = Latency(1, spec.dim, vary.latency) if vary.latency else None
+        self._images: Observations = {}
         self.instruction = self.task.instructions[0]
         self.missed_ticks = 0
         self._next_tick: float | None = None
@@ -54,6 +74,11 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self.reading: Reading = robot.read()
         # Wherever the arm is: the first set-point must not make it jump.
         self._control.reset(_ONE, self.reading.position[None])
+        self._renderable = robot.capability(Renderable)
+        for name in self.options.cameras:
+            if name not in self.reading.images and self._renderable is None:
+                brought = ", ".join(self.reading.images) or "none"
+                raise EnvError(f"robot {spec.name}: its driver brings no images of camera {name!r}, only: {brought}")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -61,6 +86,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         """Put arm and objects to a new start; the arm then rests there until the first `step`."""
         super().reset(seed=seed)
         spec, rng = self.robot.spec, self.np_random
+        variation = self._vary(seed)
         joints = len(spec.joints)
         position = self._start.copy()
         position[:joints] += rng.normal(0, self.task.start_noise, joints)
@@ -68,10 +94,18 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         objects = {name: pose[0] for name, pose in self.task.place(rng, 1).items()}
         self._scene.set_state(position, objects)
         self._control.reset(_ONE, position[None])
-        state = self.scene_state()
+        if self._latency is not None:
+            self._latency.restart(_ONE, variation.latencies(1), self._control.rest_action(_ONE))
+        self.reading = self.robot.read()
+        state = self._state_at(self.reading.position)
         self._referee.start(_ONE, state)
         self._next_tick = None
-        return self._observe(state), {}
+        return self._observe(state, variation), {}
+
+    def observe(self) -> Observations:
+        """What the arm sees at this moment, wherever it is, without the noise of an episode; moves nothing."""
+        self.reading = self.robot.read()
+        return self._observe(self._state_at(self.reading.position), None)
 
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""
@@ -79,7 +113,10 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """One control step; `info` holds executed, held, clipped, success; `reading` is what the robot measured."""
-        applied = self._control.apply(_ONE, np.asarray(action, np.float32)[None])
+        if self._variation is None:
+            raise EnvError(f"robot {self.robot.spec.name}: step before the first reset")
+        sent = np.asarray(action, np.float32)[None]
+        applied = self._control.apply(_ONE, sent if self._latency is None else self._latency.pass_on(_ONE, sent))
         self.robot.write(Command(applied.set_point[0]))
         if self._steppable is not None:
             self._steppable.step(self.robot.spec.dt)
@@ -94,7 +131,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
             "clipped": bool(applied.clipped[0]),
             "success": bool(success[0]),
         }
-        return self._observe(state), float(reward[0]), bool(success[0]), bool(overtime[0]), info
+        return self._observe(state, self._variation), float(reward[0]), bool(success[0]), bool(overtime[0]), info
 
     def hold(self) -> None:
         """Between episodes: write the set-point in force again, so that the robot's watchdog stays quiet."""
@@ -110,10 +147,9 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """A picture from the camera `front`, uint8 (240, 320, 3). Raises EnvError when the robot can't be drawn."""
-        renderable = self.robot.capability(Renderable)
-        if renderable is None:
+        if self._renderable is None:
             raise EnvError(f"robot {self.robot.spec.name} can't be drawn")
-        return renderable.render("front", 320, 240)
+        return self._renderable.render("front", 320, 240)
 
     def close(self) -> None:
         self.robot.close()
@@ -123,11 +159,34 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         objects = {name: self._scene.object_pose(name)[None] for name in self.task.objects}
         return SceneState(position[None], tcp[None], rotation[None], objects)
 
-    def _observe(self, state: SceneState) -> Observations:
-        return {
-            "observation.state": state.position[0].astype(np.float32),
-            "observation.environment_state": self.task.observe(state)[0],
-        }
+    def _vary(self, seed: int | None) -> Variation:
+        """What differs in the episode that begins; `super().reset` has seeded the starts."""
+        if self._variation is None or seed is not None:
+            known, joints = max(0, self.np_random_seed), len(self.robot.spec.joints)  # -1: a generator of the user's
+            self._variation = Variation(self.options.randomization, self.task.objects, joints, known)
+        self.instruction = self._variation.wordings(self.task.instructions, 1)[0]
+        if self._tunable is not None:
+            self._tunable.set_physics(self._variation.factors(1)[0])
+        return self._variation
+
+    def _observe(self, state: SceneState, variation: Variation | None) -> Observations:
+        position = state.position[0]
+        if variation is not None and self.options.randomization.sensor_noise:
+            position = position + variation.noise(1, len(position))[0]
+        observations = {STATE: position.astype(np.float32)}
+        if self.options.environment_state:
+            observations[ENVIRONMENT_STATE] = self.task.observe(state)[0]
+        if self._referee.steps[0] % self.options.image_every == 0:
+            self._images = {IMAGES + name: self._image(name) for name in self.options.cameras}
+        return observations | {key: image.copy() for key, image in self._images.items()}
+
+    def _image(self, name: str) -> np.ndarray:
+        height, width = self.options.image_size
+        if name in self.reading.images:
+            return fit(self.reading.images[name], (height, width))
+        if self._renderable is None:
+            raise EnvError(f"robot {self.robot.spec.name}: its driver brought no image of camera {name!r}")
+        return self._renderable.capture(name, width, height)
 
     def _wait_for_tick(self) -> None:
         period = self.robot.spec.dt

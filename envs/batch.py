@@ -9,15 +9,19 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.cameras import Cameras
 from envs.control import JointDeltaControl
 from envs.errors import EnvError
 from envs.expert import solve_start
+from envs.latency import Latency
 from envs.options import EnvOptions
 from envs.scene import build_scene
-from envs.spaces import action_space, observation_space
+from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
+from envs.variation import Variation
 from hal.binding import Binding, object_slots
+from hal.physics import Physics
 from hal.spec import RobotSpec
 
 _POSITION = mujoco.mjtStage.mjSTAGE_POS
@@ -29,12 +33,13 @@ class BatchArmEnv(VectorEnv):
     """`num_envs` arms in lockstep over `mujoco.batch`; every arm passes the HAL's safety layer.
 
     Observations: `observation.state` (n, dim) float32, joint angles in rad and the gripper's width in m;
-    `observation.environment_state` (n, E) float32, what the task shows (see its class).
+    `observation.environment_state` (n, E) float32, what the task shows (see its class);
+    `observation.images.NAME` (n, H, W, 3) uint8, RGB; which of them, the options say.
     Actions: (n, D) float32, see `JointDeltaControl`. Reward: see `Referee`.
 
     With `autoreset` `SAME_STEP` a finished arm starts its next episode within the same step, its last observation is in
     `infos["final_obs"]`. With `DISABLED` it rests, unsimulated, until `reset(options={"reset_mask": mask})`; its rows
-    then repeat and its reward is 0.
+    then repeat and its reward is 0. `instructions` are the words in which each arm was told its running episode's task.
 
     `infos` of a step, each (n, ...): `executed` (the actions after the safety layer), `held`, `clipped`, `success`,
     `fault` (the simulation diverged: the episode is truncated and worth nothing).
@@ -51,7 +56,11 @@ class BatchArmEnv(VectorEnv):
         options: EnvOptions | None = None,
         autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     ) -> None:
-        """Raises EnvError without `mujoco.batch`, for a bad count, or another autoreset mode; TaskError as the task."""
+        """`threads` step the arms, and as many processes draw their images; only the speed depends on their number.
+
+        Raises EnvError without `mujoco.batch`, for a bad count, another autoreset mode or an unknown camera, and where
+        cameras are asked for and this process can't draw; TaskError as the task.
+        """
         try:
             from mujoco import batch
         except ImportError as error:
@@ -81,13 +90,21 @@ class BatchArmEnv(VectorEnv):
         self.referee = Referee(self.task, num_envs, self.options)
         self._start = solve_start(spec, self.task)
         self.running = np.zeros(num_envs, bool)
-        self.instructions = [self.task.instructions[0]] * num_envs
         self.single_action_space = action_space(self.control)
-        self.single_observation_space = observation_space(spec, self.task)
+        self.single_observation_space = observation_space(spec, self.task, self.options)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)
         self._observations: Observations = {}
+        cameras, size = self.options.cameras, self.options.image_size
+        self._cameras = Cameras(self.model, num_envs, cameras, size, threads) if cameras else None
+        self.instructions = [self.task.instructions[0]] * num_envs
+        vary = self.options.randomization
+        self._variation = Variation(vary, self.task.objects, len(spec.joints), seed)
+        self._physics = Physics(spec, self.model) if vary.physics else None
+        self._fields = {name: self._batch.expand(name) for name in Physics.FIELDS} if vary.physics else {}
+        self._noise = np.zeros((num_envs, spec.dim))
+        self._latency = Latency(num_envs, spec.dim, vary.latency) if vary.latency else None
         self._renderer: mujoco.Renderer | None = None
         self._bad_before = np.zeros(num_envs, np.int64)
 
@@ -96,11 +113,12 @@ class BatchArmEnv(VectorEnv):
     ) -> tuple[Observations, dict[str, Any]]:
         """Start new episodes: of all arms, or of those in `options["reset_mask"]` (n,) bool."""
         super().reset(seed=seed)
-        mask = (
-            np.ones(self.num_envs, bool) if options is None else options.get("reset_mask", np.ones(self.num_envs, bool))
-        )
-        self._restart(np.flatnonzero(mask))
-        self._observations = self._observe(self.scene_state())
+        if seed is not None:
+            self._variation.reseed(seed)
+        everyone = np.ones(self.num_envs, bool)
+        ids = np.flatnonzero(everyone if options is None else options.get("reset_mask", everyone))
+        self._restart(ids)
+        self._observations = self._observe(self.scene_state(), ids)
         return self._observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -112,7 +130,8 @@ class BatchArmEnv(VectorEnv):
         reward, terminated, truncated = np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool)
         if not len(ids):
             return self._observations, reward, terminated, truncated, infos
-        applied = self.control.apply(ids, np.asarray(actions, np.float32)[ids])
+        sent = np.asarray(actions, np.float32)[ids]
+        applied = self.control.apply(ids, sent if self._latency is None else self._latency.pass_on(ids, sent))
         infos["executed"][ids], infos["held"][ids], infos["clipped"][ids] = (
             applied.executed,
             applied.held,
@@ -121,9 +140,9 @@ class BatchArmEnv(VectorEnv):
         self._write(self._binding.write_ctrl, applied.set_point, self._ctrl, ids)
         self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
         state = self.scene_state()
-        self._observations = self._observe(state)
         fault = self._diverged()
         all_reward, success, overtime = self.referee.judge(state, self.running)
+        self._observations = self._observe(state, ids)
         reward[ids] = np.where(fault, 0, all_reward)[ids]
         terminated[ids] = (success & ~fault)[ids]
         truncated[ids] = (overtime | fault)[ids]
@@ -132,8 +151,9 @@ class BatchArmEnv(VectorEnv):
         self.running &= ~ended
         if ended.any() and self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
             infos["final_obs"], infos["_final_obs"] = self._observations, ended
-            self._restart(np.flatnonzero(ended))
-            self._observations = self._observe(self.scene_state())
+            restarted = np.flatnonzero(ended)
+            self._restart(restarted)
+            self._observations = self._observe(self.scene_state(), restarted)
         return self._observations, reward, terminated, truncated, infos
 
     def scene_state(self) -> SceneState:
@@ -164,6 +184,8 @@ class BatchArmEnv(VectorEnv):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+        if self._cameras is not None:
+            self._cameras.close()
 
     def _pose(self, name: str) -> np.ndarray:
         slot = self._objects[name]
@@ -188,6 +210,7 @@ class BatchArmEnv(VectorEnv):
     def _restart(self, ids: np.ndarray) -> None:
         if not len(ids):
             return
+        self._vary(ids)
         self._batch.reset(ids, stage=_NONE)
         rng = self.np_random
         position = np.tile(self._start, (len(ids), 1))
@@ -200,15 +223,39 @@ class BatchArmEnv(VectorEnv):
             self._set_pose(name, pose, ids)
         self._batch.forward(ids, stage=_POSITION)
         self.control.reset(ids, position)
+        if self._latency is not None:
+            self._latency.restart(ids, self._variation.latencies(len(ids)), self.control.rest_action(ids))
         self.referee.start(ids, self.scene_state())
         self._bad_before[ids] = self._warnings()[ids]
         self.running[ids] = True
 
-    def _observe(self, state: SceneState) -> Observations:
-        return {
-            "observation.state": state.position.astype(np.float32),
-            "observation.environment_state": self.task.observe(state),
-        }
+    def _vary(self, ids: np.ndarray) -> None:
+        for arm, words in zip(ids, self._variation.wordings(self.task.instructions, len(ids)), strict=True):
+            self.instructions[arm] = words
+        if self._physics is None:
+            return
+        for name, value in self._physics.values(self._variation.factors(len(ids))).items():
+            self._fields[name][ids] = value
+        if self.options.randomization.mass:
+            self._batch.set_const(ids)
+
+    def _observe(self, state: SceneState, ids: np.ndarray) -> Observations:
+        """What all arms show; those of `ids` (indices) are measured and photographed anew."""
+        position = state.position
+        if self.options.randomization.sensor_noise:
+            self._noise[ids] = self._variation.noise(len(ids), position.shape[1])
+            position = position + self._noise
+        observations = {STATE: position.astype(np.float32)}
+        if self.options.environment_state:
+            observations[ENVIRONMENT_STATE] = self.task.observe(state)
+        if self._cameras is not None:
+            due = ids[self.referee.steps[ids] % self.options.image_every == 0]
+            # A diverged arm is nowhere to be seen.
+            due = due[np.isfinite(self._qpos[due]).all(-1)]
+            places = {"qpos": self._qpos, "mocap_pos": self._mocap, "mocap_quat": self._mocap_quat}
+            self._cameras.draw(due, places)
+            observations |= {IMAGES + name: images.copy() for name, images in self._cameras.images.items()}
+        return observations
 
     def _warnings(self) -> np.ndarray:
         kinds = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -217,5 +264,4 @@ class BatchArmEnv(VectorEnv):
 
     def _diverged(self) -> np.ndarray:
         # MuJoCo resets a diverged simulation by itself and goes on: only its warning counters tell.
-        finite = np.logical_and.reduce([np.isfinite(value).all(-1) for value in self._observations.values()])
-        return (self._warnings() > self._bad_before) | ~finite
+        return (self._warnings() > self._bad_before) | ~np.isfinite(self._qpos).all(-1)

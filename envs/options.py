@@ -16,6 +16,8 @@ class EnvOptions:
         environment_state: observe the task's own numbers about its objects, which only a simulation knows.
         cameras: names of the spec's cameras that are observed as `observation.images.NAME`.
         image_size: height and width of those images, pixels.
+        image_every: a camera delivers a new image every so many control steps, counted from the episode's start; in
+            between its last one is observed again, as a camera slower than the arm has it.
         reward: "sparse": 1 at success, else 0; "shaped": besides, what the step added to the task's progress.
         randomization: what differs from episode to episode beyond the task's own starts.
 
@@ -27,13 +29,18 @@ class EnvOptions:
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] = (64, 64)
+    image_every: int = 1
     reward: Literal["sparse", "shaped"] = "sparse"
     randomization: Randomization = field(default_factory=Randomization)
 
     def __post_init__(self) -> None:
         if self.episode_steps is not None and self.episode_steps < 1:
             raise EnvError(f"episode_steps is {self.episode_steps}: an episode has at least one step")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise EnvError(f"cameras are {', '.join(self.cameras)}: each may be named once")
         if min(self.image_size) < 8:
             raise EnvError(f"image_size is {self.image_size}: an image has at least 8 x 8 pixels")
+        if self.image_every < 1:
+            raise EnvError(f"image_every is {self.image_every}: a camera delivers an image every 1 or more steps")
         if not self.environment_state and not self.cameras:
             raise EnvError("neither environment_state nor a camera is observed: the objects could not be found")

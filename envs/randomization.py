@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 
 from envs.errors import EnvError
 
+PHYSICS = ("mass", "friction", "damping", "gain")
+"""The settings that only a simulation can obey."""
+
 
 @dataclass(frozen=True)
 class Randomization:
@@ -12,10 +15,14 @@ class Randomization:
     A span s multiplies by a factor drawn log-uniformly from [1 / (1 + s), 1 + s], for each arm at each episode anew.
 
     Attributes:
-        mass: of the task's objects. friction: sliding friction of the objects and the gripper's pads.
-        damping: of the arm's joints. gain: stiffness and damping of the arm's servos.
-        sensor_noise: standard deviation of the noise on measured joints, rad (m for the gripper), at each step.
-        latency: largest delay of actions, in control steps; each episode draws a whole number from 0 to it.
+        mass: of the task's objects, one factor each, inertia included.
+        friction: sliding friction: one factor for the objects and what they lie on, one for the gripper's pads.
+        damping: of the arm's joints, one factor each.
+        gain: stiffness and damping of the servos of the arm's joints, one factor each.
+        sensor_noise: standard deviation of the noise on observed joints, rad (m for the gripper), at each step. What
+            the task judges by stays true.
+        latency: largest delay of actions, in control steps; each episode draws a whole number from 0 to it. Until the
+            first action arrives the arm rests.
     """
 
     mass: float = 0.0
@@ -30,3 +37,10 @@ class Randomization:
             value = getattr(self, item.name)
             if not 0 <= value < float("inf"):
                 raise EnvError(f"randomization.{item.name} is {value}: expected a finite number of at least 0")
+        if self.latency != int(self.latency):
+            raise EnvError(f"randomization.latency is {self.latency}: expected a whole number of control steps")
+
+    @property
+    def physics(self) -> tuple[str, ...]:
+        """Which of the settings that only a simulation can obey are asked for."""
+        return tuple(name for name in PHYSICS if getattr(self, name))

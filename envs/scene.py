@@ -6,19 +6,26 @@ import mujoco
 
 from envs.errors import TaskError
 from envs.task import Task
+from hal.mjcf import load_mjcf
 from hal.spec import RobotSpec
 
 
 def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     """Compile the arm's MJCF with a table (top at z = 0 of the base frame), lights, and what the task adds.
 
-    The MJCF's timestep is the longest allowed: it is shortened so that a control period is a whole number of them.
+    The MJCF's timestep is the longest allowed: it is shortened so that a control period is a whole number of them. Its
+    own floor, lights and sky are left out: every robot's scene is lit alike, and nothing lies on two floors.
 
-    Raises TaskError when the spec names no MJCF or the scene does not compile.
+    Raises TaskError when the spec names no MJCF or the scene does not compile, SpecError when the MJCF can't be read.
     """
     if spec.mujoco is None:
         raise TaskError(f"robot {spec.name} has no MuJoCo model, so task {task.name} can't be simulated with it")
-    scene = mujoco.MjSpec.from_file(str(spec.mujoco.mjcf))
+    scene = load_mjcf(spec)
+    world = scene.worldbody
+    floors = [geom for geom in world.geoms if geom.type == mujoco.mjtGeom.mjGEOM_PLANE]
+    skies = [texture for texture in scene.textures if texture.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX]
+    for part in (*floors, *world.lights, *skies):
+        scene.delete(part)
     scene.option.timestep = spec.dt / math.ceil(spec.dt / scene.option.timestep - 1e-9)
     scene.visual.quality.shadowsize = 1024  # MuJoCo's 4096 triples the time of a picture that is drawn without a GPU
     scene.add_texture(
@@ -30,7 +37,6 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
         width=64,
         height=64,
     )
-    world = scene.worldbody
     world.add_light(pos=[0.6, -0.6, 1.8], dir=[-0.1, 0.4, -1.0], diffuse=[0.7, 0.7, 0.7], castshadow=True)
     world.add_light(pos=[0.2, 0.8, 1.5], dir=[0.2, -0.5, -1.0], diffuse=[0.3, 0.3, 0.3], castshadow=False)
     world.add_geom(

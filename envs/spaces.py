@@ -1,12 +1,19 @@
 """The Gymnasium spaces of a robot and a task."""
 
+import difflib
+
 import numpy as np
 from gymnasium import spaces
 
 from envs.control import JointDeltaControl
+from envs.errors import EnvError
 from envs.options import EnvOptions
 from envs.task import SceneState, Task
 from hal.spec import RobotSpec
+
+STATE = "observation.state"
+ENVIRONMENT_STATE = "observation.environment_state"
+IMAGES = "observation.images."
 
 
 def action_space(control: JointDeltaControl) -> spaces.Box:
@@ -15,12 +22,21 @@ def action_space(control: JointDeltaControl) -> spaces.Box:
 
 
 def observation_space(spec: RobotSpec, task: Task, options: EnvOptions | None = None) -> spaces.Dict:
-    """`observation.state` is left unbounded: a measured joint may overshoot its limit by a little."""
-    placed = task.place(np.random.default_rng(0), 1)
-    probe = SceneState(spec.home[None], np.zeros((1, 3)), np.eye(3)[None], placed)
-    return spaces.Dict(
-        {
-            "observation.state": spaces.Box(-np.inf, np.inf, (spec.dim,), np.float32),
-            "observation.environment_state": spaces.Box(-np.inf, np.inf, task.observe(probe).shape[1:], np.float32),
-        }
-    )
+    """`observation.state` is left unbounded: a measured joint may overshoot its limit by a little.
+
+    Raises EnvError for a camera that the spec doesn't have.
+    """
+    options = EnvOptions() if options is None else options
+    entries = {STATE: spaces.Box(-np.inf, np.inf, (spec.dim,), np.float32)}
+    if options.environment_state:
+        placed = task.place(np.random.default_rng(0), 1)
+        probe = SceneState(spec.home[None], np.zeros((1, 3)), np.eye(3)[None], placed)
+        entries[ENVIRONMENT_STATE] = spaces.Box(-np.inf, np.inf, task.observe(probe).shape[1:], np.float32)
+    known = [camera.name for camera in spec.cameras]
+    for name in options.cameras:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise EnvError(f"robot {spec.name} has no camera {name!r}; {hint}")
+        entries[IMAGES + name] = spaces.Box(0, 255, (*options.image_size, 3), np.uint8)
+    return spaces.Dict(entries)

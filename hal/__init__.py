@@ -13,9 +13,10 @@ from hal.check import check_robot
 from hal.data import data_path
 from hal.errors import DriverError, HalError, RobotCheckError, RobotFault, SafetyError, SpecError
 from hal.kinematics import Chain
+from hal.read_only import ReadOnly
 from hal.realtime import RealTime
 from hal.registry import make_robot, register_driver
-from hal.robot import Command, Health, Reading, Renderable, Robot, Scene, Steppable
+from hal.robot import Command, Factors, Health, Reading, Renderable, Robot, Scene, Steppable, Tunable
 from hal.safety import Limited, SafetyLimiter
 from hal.spec import Box, CameraSpec, GripperSpec, JointSpec, MujocoModel, Rectangle, RobotSpec, load_spec
 
@@ -25,12 +26,14 @@ __all__ = [
     "Chain",
     "Command",
     "DriverError",
+    "Factors",
     "GripperSpec",
     "HalError",
     "Health",
     "JointSpec",
     "Limited",
     "MujocoModel",
+    "ReadOnly",
     "Reading",
     "RealTime",
     "Rectangle",
@@ -44,6 +47,7 @@ __all__ = [
     "Scene",
     "SpecError",
     "Steppable",
+    "Tunable",
     "check_robot",
     "data_path",
     "load_spec",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -11,30 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from hal.errors import SpecError, nearest
-from hal.spec import MujocoModel, RobotSpec
+from hal.fit import misfits
+from hal.mjcf import TCP_SITE, load_mjcf, mujoco_block, refused
+from hal.spec import RobotSpec
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-_SLACK = 1e-3  # [rad, m] rounding of limits
-
 
 def load_model(spec: RobotSpec) -> Any:
     """Compiles the MJCF that the spec names. Raises SpecError when there is none or MuJoCo refuses it."""
-    path: Path = mujoco_block(spec).mjcf
+    mjcf = load_mjcf(spec)
     try:
-        return mujoco.MjModel.from_xml_path(str(path))
+        return mjcf.compile()
     except ValueError as error:
-        raise SpecError(
-            f"{spec.name}: mujoco.mjcf = '{path}': MuJoCo refuses it: {' '.join(str(error).split())}"
-        ) from None
-
-
-def mujoco_block(spec: RobotSpec) -> MujocoModel:
-    """The spec's `mujoco` block. Raises SpecError when it has none."""
-    if spec.mujoco is None:
-        raise SpecError(f"{spec.name}: the spec has no block 'mujoco', which names the kinematic model")
-    return spec.mujoco
+        raise refused(spec, error) from None
 
 
 @dataclass(frozen=True)
@@ -52,38 +42,36 @@ class Binding:
     gripper_dof: Index
     gripper_actuators: Index
     tcp_site: int
+    width_scale: Array  # (gripper joints,) [m per rad or m]
+    ctrl_scale: Array  # one for all gripper actuators, or one each
+    ctrl_offset: Array
 
     @classmethod
     def of(cls, spec: RobotSpec, model: Any) -> Binding:
-        """Looks all names up. Raises SpecError that lists every name that is missing or of the wrong kind."""
+        """Looks all names up and sees whether the model can do what the spec says.
+
+        Raises SpecError that lists every name that is missing and everything that doesn't fit.
+        """
         block = mujoco_block(spec)
         faults: list[str] = []
-        joint, actuator, site = mujoco.mjtObj.mjOBJ_JOINT, mujoco.mjtObj.mjOBJ_ACTUATOR, mujoco.mjtObj.mjOBJ_SITE
-        counts = {joint: model.njnt, actuator: model.nu, site: model.nsite}
 
-        def find(kind: Any, key: str, names: tuple[str, ...]) -> list[int]:
-            known = [mujoco.mj_id2name(model, kind, index) for index in range(counts[kind])]
-            found = []
+        def find(kind: Any, count: int, key: str, names: tuple[str, ...]) -> list[int]:
+            known = [mujoco.mj_id2name(model, kind, index) for index in range(count)]
             for name in names:
-                if name in known:
-                    found.append(known.index(name))
-                else:
+                if name not in known:
                     faults.append(f"mujoco.{key}: no {name!r} in the model ({nearest(name, [n for n in known if n])})")
-            return found
+            return [known.index(name) if name in known else -1 for name in names]
 
-        joints = find(joint, "joints", block.joints)
-        fingers = find(joint, "gripper_joints", block.gripper_joints)
-        actuators = find(actuator, "actuators", block.actuators)
-        grips = find(actuator, "gripper_actuators", block.gripper_actuators)
-        sites = find(site, "tcp_site", (block.tcp_site,))
-        single = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-        faults += [
-            f"joint {model.joint(index).name!r} must be a hinge or a slide"
-            for index in joints + fingers
-            if int(model.jnt_type[index]) not in single
-        ]
-        if not faults:
-            faults = _beyond(spec, model, joints, actuators)
+        joint, actuator, site = mujoco.mjtObj.mjOBJ_JOINT, mujoco.mjtObj.mjOBJ_ACTUATOR, mujoco.mjtObj.mjOBJ_SITE
+        joints = find(joint, model.njnt, "joints", block.joints)
+        fingers = find(joint, model.njnt, "gripper_joints", block.gripper_joints)
+        actuators = find(actuator, model.nu, "actuators", block.actuators)
+        grips = find(actuator, model.nu, "gripper_actuators", block.gripper_actuators)
+        if block.tcp_site is not None:
+            sites = find(site, model.nsite, "tcp_site", (block.tcp_site,))
+        elif find(mujoco.mjtObj.mjOBJ_BODY, model.nbody, "tcp_body", (block.tcp_body or "",)) != [-1]:
+            sites = find(site, model.nsite, "tcp_body, whose site load_mjcf adds", (TCP_SITE,))
+        faults += misfits(spec, model, joints, actuators, fingers, grips)
         if faults:
             raise SpecError(f"{spec.name} and the model {block.mjcf}: {'; '.join(faults)}")
 
@@ -99,56 +87,40 @@ class Binding:
             gripper_dof=index(model.jnt_dofadr[fingers]),
             gripper_actuators=index(grips),
             tcp_site=sites[0],
+            width_scale=np.broadcast_to(np.array(block.gripper_width_scale), len(fingers)),
+            ctrl_scale=np.array(block.gripper_ctrl_scale),
+            ctrl_offset=np.array(block.gripper_ctrl_offset),
         )
 
     def position(self, qpos: Array) -> Array:
         """(..., nq) of the model to (..., dim) of the spec: joints, then the gripper's width. A copy."""
-        return self._join(qpos[..., self.qpos], qpos[..., self.gripper_qpos])
+        offset = mujoco_block(self.spec).gripper_width_offset
+        return self._join(qpos[..., self.qpos], qpos[..., self.gripper_qpos], offset)
 
     def velocity(self, qvel: Array) -> Array:
         """(..., nv) of the model to (..., dim) of the spec. A copy."""
-        return self._join(qvel[..., self.dof], qvel[..., self.gripper_dof])
+        return self._join(qvel[..., self.dof], qvel[..., self.gripper_dof], 0.0)
 
     def write_ctrl(self, target: Array, ctrl: Array) -> None:
         """Writes set-points (..., dim) into the model's ctrl (..., nu); entries that the spec doesn't name stay."""
-        block, joints = mujoco_block(self.spec), len(self.qpos)
+        joints = len(self.qpos)
         ctrl[..., self.actuators] = target[..., :joints]
         if self.spec.gripper is not None:
-            ctrl[..., self.gripper_actuators] = (
-                target[..., joints:] * block.gripper_ctrl_scale + block.gripper_ctrl_offset
-            )
+            ctrl[..., self.gripper_actuators] = target[..., joints:] * self.ctrl_scale + self.ctrl_offset
 
     def write_qpos(self, position: Array, qpos: Array) -> None:
         """Writes a pose (..., dim) into the model's qpos (..., nq); the gripper's joints share the width equally."""
         joints = len(self.qpos)
         qpos[..., self.qpos] = position[..., :joints]
         if self.spec.gripper is not None:
-            share = mujoco_block(self.spec).gripper_width_scale * len(self.gripper_qpos)
-            qpos[..., self.gripper_qpos] = position[..., joints:] / share
+            travel = position[..., joints:] - mujoco_block(self.spec).gripper_width_offset
+            qpos[..., self.gripper_qpos] = travel / (len(self.gripper_qpos) * self.width_scale)
 
-    def _join(self, joints: Array, fingers: Array) -> Array:
+    def _join(self, joints: Array, fingers: Array, offset: float) -> Array:
         if self.spec.gripper is None:
             return joints
-        width = fingers.sum(axis=-1, keepdims=True) * mujoco_block(self.spec).gripper_width_scale
+        width = (fingers * self.width_scale).sum(axis=-1, keepdims=True) + offset
         return np.concatenate((joints, width), axis=-1)
-
-
-def _beyond(spec: RobotSpec, model: Any, joints: list[int], actuators: list[int]) -> list[str]:
-    """Limits of the spec that the model doesn't reach: it would stop short of its set-points without a word."""
-    faults = []
-    for axis, joint, actuator in zip(spec.joints, joints, actuators, strict=True):
-        ranges = {
-            "joint": model.jnt_range[joint] if model.jnt_limited[joint] else None,
-            "actuator": model.actuator_ctrlrange[actuator] if model.actuator_ctrllimited[actuator] else None,
-        }
-        for kind, bounds in ranges.items():
-            if bounds is not None and (axis.lower < bounds[0] - _SLACK or axis.upper > bounds[1] + _SLACK):
-                faults.append(
-                    f"joint {axis.name!r} goes from {axis.lower:g} to {axis.upper:g} in the spec, the model's {kind} "
-                    f"only from {bounds[0]:g} to {bounds[1]:g}"
-                )
-                break
-    return faults
 
 
 @dataclass(frozen=True)

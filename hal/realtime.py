@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from hal.errors import DriverError, HalError, RobotFault
-from hal.robot import Array, C, Command, Health, Image, Reading, Renderable, Robot, Scene, Steppable
+from hal.robot import Array, C, Command, Factors, Health, Image, Reading, Renderable, Robot, Scene, Steppable, Tunable
 
 
 class Pacer:
@@ -37,11 +37,11 @@ class Pacer:
 class RealTime(Robot):
     """A steppable robot whose time passes by itself, on a thread of its own, between `connect` and `close`.
 
-    It keeps the robot's Scene and Renderable and hides its Steppable. It has a servo-side watchdog, as a good arm has:
-    when no `write` arrives for `spec.watchdog_s` after the last one, the robot is stopped, and `health()` is `degraded`
-    until the next `write`. All methods may be called from any thread; each waits for the step (or picture) that is
-    being made. Whoever holds up the clock for more than `catch_up` seconds makes the simulation lose time: `missed`
-    counts the ticks.
+    It keeps the robot's Scene, Tunable and Renderable and hides its Steppable. It has a servo-side watchdog, as a good
+    arm has: when no `write` arrives for `spec.watchdog_s` after the last one, the robot is stopped, and `health()` is
+    `degraded` until the next `write`. All methods may be called from any thread; each waits for the step (or picture)
+    that is being made. Whoever holds up the clock for more than `catch_up` seconds makes the simulation lose time:
+    `missed` counts the ticks.
 
     When a step fails, time stands still: `health()` is `fault`, `read` and `write` raise RobotFault; close it.
 
@@ -135,10 +135,19 @@ class RealTime(Robot):
             self._having(Scene).set_state(position, objects)  # type: ignore[type-abstract]
             self._written, self._tripped = None, False
 
+    def set_physics(self, factors: Factors) -> None:
+        with self._lock:
+            self._having(Tunable).set_physics(factors)  # type: ignore[type-abstract]
+
     def render(self, camera: str, width: int, height: int) -> Image:
         with self._lock:
             able = self._having(Renderable)  # type: ignore[type-abstract]
             return able.render(camera, width, height)
+
+    def capture(self, camera: str, width: int, height: int) -> Image:
+        with self._lock:
+            able = self._having(Renderable)  # type: ignore[type-abstract]
+            return able.capture(camera, width, height)
 
     def _having(self, kind: type[C]) -> C:
         able = self._robot.capability(kind)

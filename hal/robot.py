@@ -133,9 +133,44 @@ class Scene(Protocol):
         """Puts the arm to `position` (dim,), at rest, its set-points there, and each object to its pose (7,)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """By how much the physics of simulations differ from their model's: factors, with any leading axes (...).
+
+    mass       of each object, by name; inertias go with it: (...)
+    friction   sliding: of the objects and what stands still, and of the gripper's pads: (..., 2)
+    damping    of the arm's joints: (..., J)
+    gain       stiffness and damping of the servos of the arm's joints: (..., J)
+    """
+
+    mass: Mapping[str, Array]
+    friction: Array
+    damping: Array
+    gain: Array
+
+    def __getitem__(self, row: int) -> Factors:
+        """Those of one of many simulations."""
+        mass = {name: factor[row] for name, factor in self.mass.items()}
+        return Factors(mass, self.friction[row], self.damping[row], self.gain[row])
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A robot whose physics can be changed: a simulator."""
+
+    def set_physics(self, factors: Factors) -> None:
+        """Makes the model's own physics times `factors` (no leading axes) those of all that follows.
+
+        Raises DriverError for an unknown object, and leaves everything as it was.
+        """
+
+
 @runtime_checkable
 class Renderable(Protocol):
     """A robot whose scene can be drawn."""
 
     def render(self, camera: str, width: int, height: int) -> Image:
-        """A uint8 RGB image (height, width, 3) of the camera of that name. It takes milliseconds."""
+        """A uint8 RGB image (height, width, 3) from the camera of that name, for people. It takes milliseconds."""
+
+    def capture(self, camera: str, width: int, height: int) -> Image:
+        """What that camera delivers to a policy: as `render`, but drawn as cheaply as `hal.camera` does."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hal.data import data_path
 from hal.document import parse
@@ -20,6 +20,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")]
 Vector = tuple[Finite, Finite, Finite]
+# One number for all, or one each.
+Numbers = Annotated[tuple[Finite, ...], BeforeValidator(lambda value: _as_tuple(value))]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, (int, float)) else tuple(value) if isinstance(value, list) else value
 
 
 class _Part(BaseModel):
@@ -97,8 +103,11 @@ class Rectangle(_Part):
 class MujocoModel(_Part):
     """How the spec's entries are called in an MJCF, ours or a third party's.
 
-    width = gripper_width_scale * sum of the gripper joints
+    width = gripper_width_offset + sum over the gripper joints of gripper_width_scale * joint
     ctrl of each gripper actuator = gripper_ctrl_scale * width + gripper_ctrl_offset
+
+    The scales and gripper_ctrl_offset are one number for all joints (actuators), or a list with one each. The TCP is a
+    site, or a point of a body: its origin shifted by tcp_offset [m] and turned by tcp_quat (w, x, y, z).
     """
 
     mjcf: Path = Field(strict=False, description="relative to the spec's file")
@@ -106,10 +115,31 @@ class MujocoModel(_Part):
     actuators: tuple[str, ...]
     gripper_joints: tuple[str, ...] = ()
     gripper_actuators: tuple[str, ...] = ()
-    gripper_width_scale: Positive = 1.0
-    gripper_ctrl_scale: Finite = 1.0
-    gripper_ctrl_offset: Finite = 0.0
-    tcp_site: str
+    gripper_width_scale: Numbers = (1.0,)
+    gripper_width_offset: Finite = 0.0
+    gripper_ctrl_scale: Numbers = (1.0,)
+    gripper_ctrl_offset: Numbers = (0.0,)
+    tcp_site: str | None = None
+    tcp_body: str | None = None
+    tcp_offset: Vector = (0.0, 0.0, 0.0)
+    tcp_quat: tuple[Finite, Finite, Finite, Finite] = (1.0, 0.0, 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MujocoModel:
+        if (self.tcp_site is None) == (self.tcp_body is None):
+            raise ValueError("either tcp_site or tcp_body must be given, and not both")
+        if self.tcp_body is None and (any(self.tcp_offset) or self.tcp_quat != (1.0, 0.0, 0.0, 0.0)):
+            raise ValueError("tcp_offset and tcp_quat go with tcp_body; a site has a pose of its own")
+        if not any(self.tcp_quat):
+            raise ValueError("tcp_quat must not be all zeros")
+        for key in ("gripper_width_scale", "gripper_ctrl_scale", "gripper_ctrl_offset"):
+            parts = self.gripper_joints if key == "gripper_width_scale" else self.gripper_actuators
+            values = getattr(self, key)
+            if len(values) not in (1, len(parts)):
+                raise ValueError(f"{key} must be one number, or a list of {len(parts)}, not {len(values)}")
+            if key.endswith("scale") and 0.0 in values:
+                raise ValueError(f"{key} must not be 0")
+        return self
 
 
 class RobotSpec(_Part):

@@ -16,7 +16,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def image_encoder(kind: ImageEncoderKind, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     """A network from uint8 images (B, height, width, 3) to features (B, dim), and dim.
 
-    cnn: four strided convolutions and a spatial softmax, for 32 pixels and more; a millisecond on a CPU core.
+    cnn: three convolutions and a spatial softmax, for 32 pixels and more; small enough to train on a CPU.
     resnet18: arXiv:1512.03385 with GroupNorm, whose result does not depend on what else is in the batch (as Diffusion
     Policy does, arXiv:2303.04137). resnet18_imagenet: the same with ImageNet's weights, BatchNorm frozen; torchvision
     loads them from its hub, so it needs a network or a filled cache.
@@ -35,7 +35,7 @@ def image_encoder(kind: ImageEncoderKind, shape: tuple[int, ...]) -> tuple[nn.Mo
 
 
 class CNN(nn.Module):
-    """Strided convolutions, then where each of 32 features is in the picture (spatial softmax, arXiv:1504.00702).
+    """Convolutions, then where each of 32 features is in the picture (spatial softmax, arXiv:1504.00702).
 
     What a robot needs of a picture is mostly where things are; 64 coordinates say it with few weights.
     """
@@ -43,13 +43,11 @@ class CNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 16, 5, 2, 2),
+            nn.Conv2d(3, 16, 8, 4, 2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(16, 32, 3, 2, 1),
+            nn.Conv2d(16, 32, 3, 1, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(32, 32, 3, 1, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(32, CNN_DIM // 2, 3, 1, 1),
+            nn.Conv2d(32, CNN_DIM // 2, 1),
         )
 
     def forward(self, image: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def env_options(config: Config) -> EnvOptions:
         environment_state=config.observations.environment_state,
         cameras=config.observations.cameras,
         image_size=config.observations.image_size,
+        image_every=config.observations.image_every,
         reward=config.reward,
         randomization=Randomization(**config.randomization.model_dump()),
     )

@@ -218,6 +218,41 @@ def evaluate(
             typer.echo(f"video: {video}")
 
 
+@app.command("run")
+def run_policy(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A run folder, or one of its checkpoints.")],
+    robot: Annotated[
+        str | None, typer.Option(help="A spec's name or YAML file; by default the run's robot.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One of the run's tasks; needed when it has several.", show_default=False)
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many; in a dry run how many chunks.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the policy would do and what safety would make of it; no move.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
+    from robotlearn.edge.drive import Drive
+    from robotlearn.learner.display import Display
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.saved_policy import find_policy_for
+
+    stop = stop_on_signals()
+    driving = Drive(find_policy_for(policy, robot, task), episodes=episodes, dry_run=dry_run)
+    try:
+        if as_json:
+            driving.run(stop)
+        else:
+            with Display(driving.view) as display:
+                driving.run(stop, display.say)
+    finally:
+        driving.close()
+        if driving.done or stop.is_set():
+            typer.echo(json.dumps(driving.outcome()) if as_json else driving.summary())
+
+
 @app.command()
 def robots(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None,
@@ -228,6 +263,63 @@ def robots(
     show_robots(config)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders; they may still be learning.")],
+) -> None:
+    """Write RUN/report.html, a page that opens anywhere; runs that differ in the seed only show each other's curve."""
+    from robotlearn.report.compare import read_runs
+    from robotlearn.report.page import write_report
+    from robotlearn.report.seeds import same_but_seed
+
+    read = read_runs(runs)
+    for run in read:
+        others = [other for other in read if other is not run and same_but_seed(run, other)]
+        typer.echo(f"report: {write_report(run, others)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders; they may still be learning.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the curves of all, too.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Runs side by side: success, time and steps to 90 %, rate, staleness, and what their configs differ in."""
+    from rich.console import Console
+
+    from robotlearn.report.compare import compare, read_runs
+
+    compare(read_runs(runs), as_json=as_json, page=html, console=Console(file=sys.stdout))
+
+
+@app.command("config")
+def show_config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a word to look for; all without it.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of all keys, as in the docs.")] = False,
+) -> None:
+    """What a config may hold: each key, what it takes, its default, what it means."""
+    from robotlearn.config.reference import keys, matching, page
+    from robotlearn.errors import ConfigError
+
+    if markdown:
+        typer.echo(page(), nl=False)
+        return
+    found = keys() if key is None else matching(key)
+    if not found:
+        raise ConfigError(f"no key of a config has anything to do with {key!r}")
+    section = ""
+    for one in found:
+        if one.section != section:
+            section = one.section
+            typer.echo(f"\n{section}")
+        default = f"default {one.default}" if one.default else "must be given"
+        typer.echo(f"  {one.path}: {one.takes}; {default}\n      {one.meaning}")
+
+
 @app.command(hidden=True)
 def arm(
     config: ConfigArgument,
@@ -235,38 +327,50 @@ def arm(
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
     overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
 ) -> None:
     """The arm process of a paced edge; started by its station."""
     from robotlearn.config.load import load_config
     from robotlearn.edge.arm import run_arm
     from robotlearn.processes import stop_on_signals
 
-    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop_on_signals())
+    stop = stop_on_signals()
+    run_arm(load_config(config, overrides or []), edge, server=server, station=station, stop=stop, dry_run=dry_run)
 
 
 @app.command("policy-server", hidden=True)
 def policy_server(
     config: ConfigArgument,
     edge: Annotated[str, typer.Option()],
-    learner: LearnerOption,
     server: Annotated[str, typer.Option()],
     station: Annotated[str, typer.Option()],
-    session: Annotated[int, typer.Option()],
     overrides: Overrides = None,
+    learner: Annotated[str | None, typer.Option()] = None,
+    session: Annotated[int, typer.Option()] = 0,
+    checkpoint: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """The policy server of a paced edge; started by its station."""
+    """The policy server of a paced edge; started by its station. Weights: of --learner, or of --checkpoint."""
     from robotlearn.config.edge import PacedEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
+    from robotlearn.edge.weights_source import CheckpointWeights, LearnerWeights
     from robotlearn.errors import ConfigError
     from robotlearn.processes import freeze_heap, stop_on_signals
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
     entry = loaded.edge(edge)
+    if (learner is None) == (checkpoint is None):
+        raise ConfigError("policy-server: weights come either of --learner or of --checkpoint")
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
-    serving = Serving(loaded, entry, learner, session=session, server=server, station=station)
+    if checkpoint is not None:
+        source = CheckpointWeights(checkpoint, loaded)
+    else:
+        source = LearnerWeights(learner, loaded, edge=edge, session=session)
+    # A policy that is run and not taught does what it does best.
+    explore = checkpoint is None
+    serving = Serving(loaded, entry, source, session=session, server=server, station=station, explore=explore)
     freeze_heap()
     try:
         serving.run(stop)

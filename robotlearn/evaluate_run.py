@@ -6,14 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robotlearn.cells import cells_of, env_options
-from robotlearn.config.load import load_config
-from robotlearn.contract import contract
-from robotlearn.errors import CheckpointError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.policy import build_policy
-from robotlearn.run_folder import RunFolder
+from robotlearn.saved_policy import find_policy
 
 
 def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, quiet: bool) -> tuple[int, Evaluation]:
@@ -21,16 +16,8 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
 
     Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
     """
-    if not run.exists():
-        raise CheckpointError(f"{run}: there is no such run folder or checkpoint")
-    single = (run / "checkpoint.json").is_file()
-    folder = RunFolder.open(run.resolve().parent.parent if single else run)
-    config = load_config(folder.config)
-    cells = cells_of(config)
-    inputs = Inputs(config, cells)
-    saved = checkpoint.load(run if single else checkpoint.newest(folder.checkpoints), contract(config, cells))
-    policy = build_policy(config, inputs)
-    policy.load_state_dict(saved.policy)
+    saved = find_policy(run)
+    policy, cells = saved.load(), cells_of(saved.config)
     if video is not None:  # what can't be written is said before the episodes, not after
         video.parent.mkdir(parents=True, exist_ok=True)
         video.open("ab").close()
@@ -39,12 +26,12 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
         bar = progress.add_task("", total=episodes)
         measured = evaluate_cells(
             policy,
-            inputs,
+            Inputs(saved.config, cells),
             cells,
             episodes=episodes,
             seed=seed,
             threads=2,
-            options=env_options(config),
+            options=env_options(saved.config),
             video=video,
             progress=lambda done: progress.update(bar, completed=done),
         )

@@ -169,3 +169,21 @@ class Keeper:
         self._again_at = now + self._delay
         self._delay = min(self._delay * 2, self._longest)
         return status
+
+
+class Tail:
+    """The lines that are appended to a file by another process; the file may come later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def lines(self) -> list[str]:
+        """The whole lines that came since the last call."""
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._offset)
+                text, newline, _ = stream.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(text) + len(newline)
+        return text.decode(errors="replace").splitlines()

@@ -34,7 +34,8 @@ class RunFolder:
     """The layout of a run folder.
 
     config.yaml, run.json (its id), version (the highest ever announced), metrics.jsonl, tensorboard/, checkpoints/,
-    segments/ (the learner's log), edges/NAME/ (spools of edges started by `train`), logs/, videos/, curve.png.
+    segments/ (the learner's log), edges/NAME/ (spools of edges started by `train`), logs/, videos/, curve.png,
+    report.html.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +49,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.videos = path / "videos"
         self.curve = path / "curve.png"
+        self.report = path / "report.html"
         self.address = path / "address"
         self._state = path / "run.json"
         self._version = path / "version"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from robotlearn import processes
-from robotlearn.processes import Child, Keeper, stop_all
+from robotlearn.processes import Child, Keeper, Tail, stop_all
 from tests.waiting import until
 
 
@@ -168,3 +168,14 @@ def test_a_keeper_leaves_a_child_that_runs_alone(tmp_path: Path) -> None:
     until(lambda: "ready" in (tmp_path / "log").read_text(), "the child to be ready")
     assert keeper.tend() is None and keeper.restarts == 0
     stop_all([keeper.child])
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    tail = Tail(tmp_path / "log")
+    assert tail.lines() == []  # it may come later
+    with (tmp_path / "log").open("wb", buffering=0) as stream:
+        stream.write(b"one\ntwo\nth")
+        assert tail.lines() == ["one", "two"]
+        assert tail.lines() == []
+        stream.write(b"ree\n\xff\n")
+        assert tail.lines() == ["three", "\ufffd"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,24 +12,26 @@ import mujoco
 import numpy as np
 
 from hal.binding import Binding, ObjectSlot, load_model, object_slots
+from hal.camera import OPENGL, SceneCamera
 from hal.errors import DriverError, RobotFault, nearest
-from hal.robot import Array, Command, Health, Image, Reading, Robot
+from hal.physics import Physics
+from hal.robot import Array, Command, Factors, Health, Image, Reading, Robot
 from hal.spec import RobotSpec
 
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
 class MujocoRobot(Robot):
-    """A simulated robot of any MJCF that a spec names; Steppable, Scene and Renderable.
+    """A simulated robot of any MJCF that a spec names; Steppable, Scene, Renderable and Tunable.
 
     scene: a compiled MjModel that contains the spec's joints, actuators and TCP site under their names (the arm with a
     table and objects around it); by default the spec's MJCF alone. The robot doesn't change it, apart from enlarging
-    its off-screen buffer for bigger pictures. cameras: those whose images `read` brings, at the sizes of the spec; none
-    by default, since rendering takes milliseconds.
+    its off-screen buffer for bigger pictures. cameras: those whose images `read` brings, as `capture` draws them, at
+    the sizes of the spec; none by default, since drawing takes its time.
 
-    A lock makes every method callable from any thread, but pictures (`render`, and `read` with cameras) must all be
-    made in one and the same thread: OpenGL contexts belong to threads. Without a display the environment variable
-    MUJOCO_GL must be egl or osmesa before mujoco is first imported.
+    A lock makes every method callable from any thread, but pictures (`render`, `capture`, and `read` with cameras) must
+    all be made in one and the same thread: OpenGL contexts belong to threads. Without a display the environment
+    variable MUJOCO_GL must be egl or osmesa before mujoco is first imported.
 
     Raises:
         SpecError: names that the scene lacks, all in one message.
@@ -48,9 +51,11 @@ class MujocoRobot(Robot):
             self._camera(name)
         self._cameras = tuple(sizes[name] for name in cameras)
         self._data: Any = None
+        self._physics: Physics | None = None
         self._due = 0.0  # [s] simulated time owed: what is left when dt isn't a multiple of the model's time step
         self._fault = ""
         self._renderers: dict[tuple[int, int], Any] = {}
+        self._captures: dict[tuple[int, int], SceneCamera] = {}
         self._lock = threading.RLock()
 
     def connect(self) -> None:
@@ -64,7 +69,7 @@ class MujocoRobot(Robot):
             data = self._live()
             position, velocity = self._binding.position(data.qpos), self._binding.velocity(data.qvel)
             monotonic, wall = time.monotonic(), time.time()
-            images = {c.name: self.render(c.name, c.width, c.height) for c in self._cameras}
+            images = {c.name: self.capture(c.name, c.width, c.height) for c in self._cameras}
         return Reading(position, velocity, monotonic, wall, images)
 
     def write(self, command: Command) -> None:
@@ -82,9 +87,10 @@ class MujocoRobot(Robot):
 
     def close(self) -> None:
         with self._lock:
-            for renderer in self._renderers.values():
+            for renderer in (*self._renderers.values(), *self._captures.values()):
                 renderer.close()
             self._renderers.clear()
+            self._captures.clear()
             self._data = None
 
     def health(self) -> Health:
@@ -151,6 +157,13 @@ class MujocoRobot(Robot):
             mujoco.mj_forward(self._model, data)
             self._due, self._fault = 0.0, ""
 
+    def set_physics(self, factors: Factors) -> None:
+        with self._lock:
+            if self._physics is None:
+                self._physics = Physics(self.spec, self._model)
+                self._model = copy.copy(self._model)  # the scene may be another robot's as well
+            self._physics.apply(self._model, factors)
+
     def render(self, camera: str, width: int, height: int) -> Image:
         with self._lock:
             data, index = self._live(), self._camera(camera)
@@ -159,9 +172,19 @@ class MujocoRobot(Robot):
                 buffer.offwidth, buffer.offheight = max(buffer.offwidth, width), max(buffer.offheight, height)
                 self._renderers[width, height] = mujoco.Renderer(self._model, height, width)
             renderer = self._renderers[width, height]
+            mujoco.mj_camlight(self._model, data)
             renderer.update_scene(data, index)
-            image: Image = renderer.render()
+            with OPENGL:
+                image: Image = renderer.render()
             return image
+
+    def capture(self, camera: str, width: int, height: int) -> Image:
+        with self._lock:
+            data, index = self._live(), self._camera(camera)
+            if (width, height) not in self._captures:
+                self._captures[width, height] = SceneCamera(self._model, height, width)
+            mujoco.mj_camlight(self._model, data)
+            return self._captures[width, height].draw(data, index)
 
     def _live(self) -> Any:
         if self._data is None:

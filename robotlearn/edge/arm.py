@@ -5,15 +5,15 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 import numpy as np
 import zmq
 
-from envs import ArmEnv
+from envs import ArmEnv, Randomization
 from envs.scene import build_scene
-from hal import RealTime, Steppable, make_robot
+from hal import ReadOnly, RealTime, Steppable, Tunable, make_robot
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
@@ -68,7 +68,7 @@ class ArmLoop:
         """Run one episode per `Start` until `stop`."""
         while not stop.is_set():
             self._report("resting")
-            self._env.hold()
+            self._rest()
             start = self._receive_start()
             if start is not None:
                 self._started = start.episode
@@ -82,6 +82,9 @@ class ArmLoop:
         self._server.close()
         self._station.close(linger=500)
         self._context.term()
+
+    def _rest(self) -> None:
+        self._env.hold()
 
     def _receive_start(self) -> local.Start | None:
         if not self._station.poll(50):
@@ -100,7 +103,7 @@ class ArmLoop:
         # The arm rests until its first chunk is there; only then does the episode begin.
         while not self._executor.ready:
             self._report("waiting for a chunk")
-            self._env.hold()
+            self._rest()
             self._ask(observations)
             self._server.poll(20)
             self._take_answers()
@@ -118,9 +121,10 @@ class ArmLoop:
             action = self._env.rest_action() if taken is None else taken.action
             observations, reward, terminated, truncated, info = self._env.step(action)
             now = time.monotonic()
+            stopped = taken is None and now - acted_at > self._env.robot.spec.watchdog_s
             if taken is not None:
                 acted_at = now
-            elif now - acted_at > self._env.robot.spec.watchdog_s:
+            elif stopped:
                 log.error("%s: no action for %.2f s: arm stopped, episode ended", self._robot, now - acted_at)
                 self._env.robot.stop()
                 truncated = True
@@ -148,6 +152,7 @@ class ArmLoop:
                     chunk=began.answer if began else None,
                     first=taken.first if taken is not None else 0,
                     lag=self._step - began.step if began else 0,
+                    stopped=stopped,
                 )
             )
             self._step += 1
@@ -210,8 +215,11 @@ class ArmLoop:
         )
 
 
-def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event) -> None:
-    """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`."""
+def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event, dry_run: bool = False) -> None:
+    """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`.
+
+    `dry_run`: the robot is `ReadOnly` and its loop a `DryRun`; a simulated one stands still.
+    """
     entry = config.edge(edge)
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
@@ -219,12 +227,21 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     spec, task = cell.spec, cell.task
     options = {"scene": build_scene(spec, task)} if spec.driver == "mujoco" else {}
     robot = make_robot(spec, **options)
-    if robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
+    kind = ArmLoop
+    if dry_run:
+        from robotlearn.edge.dry_run import DryRun
+
+        robot, kind = ReadOnly(robot), DryRun
+    elif robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)
-    env = ArmEnv(robot, task, env_options(config))
-    # Other starts after each restart of this process.
-    env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
-    loop = ArmLoop(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
+    varied = env_options(config)
+    if robot.capability(Tunable) is None:  # type: ignore[type-abstract]
+        varied = replace(varied, randomization=Randomization())  # a real arm's physics are what they are
+    env = ArmEnv(robot, task, varied)
+    if not dry_run:
+        # Other starts after each restart of this process.
+        env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
+    loop = kind(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
     try:
         freeze_heap()
         loop.run(stop)

@@ -1,8 +1,8 @@
 """Messages between the processes of one workstation, over ZeroMQ's ipc transport: typed msgpack, never pickle.
 
 An arm process talks to its policy server (`ChunkRequest`, `ChunkAnswer`) and to its station (`Begin`, `Line`,
-`ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by `MAX_FRAME`;
-a malformed one raises WireError in `decode`.
+`Preview`, `ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by
+`MAX_FRAME`; a malformed one raises WireError in `decode`.
 """
 
 import math
@@ -94,7 +94,8 @@ class Begin(Message):
 class Line(Message):
     """Arm to station: one control step, the observations after it, and the chunk that began with it, if one did.
 
-    `first` is the index of the action in that chunk, `lag` the steps since the observation that the chunk started from.
+    `first` is the index of the action in that chunk, `lag` the steps since the observation that the chunk started from;
+    `stopped`: no action came in time, the watchdog stopped the arm and with it the episode.
     """
 
     episode: int
@@ -114,6 +115,24 @@ class Line(Message):
     chunk: ChunkAnswer | None = None
     first: int = 0
     lag: int = 0
+    stopped: bool = False
+
+
+class Preview(Message):
+    """Arm to station, instead of an episode in a dry run: a chunk, and what the safety layer would make of it.
+
+    `proposed` and `executed` are actions (H, D), `clipped` and `held` bool (H,), as if the chunk began at rest where
+    the arm is; `latency_ms` is the time from the request to the answer.
+    """
+
+    episode: int
+    version: int
+    observations: dict[str, Tensor]
+    proposed: Tensor
+    executed: Tensor
+    clipped: Tensor
+    held: Tensor
+    latency_ms: float
 
 
 ArmActivity = Literal["resting", "waiting for a chunk", "working", "stopped"]
@@ -146,7 +165,7 @@ class ServerState(Message):
     latency_ms: float
 
 
-AnyMessage = ChunkRequest | ChunkAnswer | Start | Begin | Line | ArmState | ServerState
+AnyMessage = ChunkRequest | ChunkAnswer | Start | Begin | Line | Preview | ArmState | ServerState
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 _encoder = msgspec.msgpack.Encoder()
 

@@ -1,4 +1,4 @@
-"""The policy server's process: the newest weights, served to every robot of the workstation."""
+"""The policy server's process: one policy, its weights from a learner or a checkpoint, served to the robots here."""
 
 import contextlib
 import secrets
@@ -13,38 +13,39 @@ import zmq
 from robotlearn.cells import cells_of, env_options, observation_shapes
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
-from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.policy_server import PolicyServer
+from robotlearn.edge.weights_source import WeightsSource
 from robotlearn.errors import WireError
 from robotlearn.inputs import Inputs
-from robotlearn.policy import ask, build_policy, load_arrays
-from robotlearn.wire.weights import Weights, WeightsClient
+from robotlearn.policy import ask, build_policy
 
 STATE_PERIOD_S = 0.2
 
 
 class Serving:
-    """A policy server whose weights follow the learner's, swapped between two batches; tells its station how it is."""
+    """A policy server whose weights follow their source, swapped between two batches; tells its station how it is."""
 
     def __init__(
         self,
         config: Config,
         edge: PacedEdgeConfig,
-        address: str,
+        source: WeightsSource,
         *,
         session: int,
         server: str,
         station: str,
         explore: bool = True,
     ) -> None:
-        """`session` is that of the station's spool; `server` and `station` are local endpoints."""
+        """`session` is that of the station's spool; `server` and `station` are local endpoints. `source` is its own
+        from now on.
+        """
         torch.set_num_threads(edge.threads)
         cells, own = cells_of(config), cells_of(config, edge)[0]
         self._inputs, self._embodiment = Inputs(config, cells), own.spec.embodiment
         self._shapes = observation_shapes(own, env_options(config))
         self._policy = build_policy(config, self._inputs)
-        self._client = WeightsClient(address, edge=edge.name, session=session, contract=contract(config, cells))
+        self._source = source
         self._server = PolicyServer(server, self._infer, self._check)
         self._context = zmq.Context()
         self._station = local.local_socket(self._context, zmq.DEALER)
@@ -53,34 +54,30 @@ class Serving:
         self._explore, self._seed = explore, [config.seed, session, secrets.randbits(63)]
         self._rngs: dict[str, np.random.Generator] = {}
         self._version = -1
-        self._applied: Weights | None = None
-        self._latency_s = 0.0
+        self._latency_s: float | None = None
         self._told_at = 0.0
-        self._client.start()
 
     def run(self, stop: Event) -> None:
-        """Serve until `stop`. Raises ContractError when the learner refuses this edge."""
+        """Serve until `stop`. Raises what the source does, such as ContractError when the learner refuses this edge."""
         self._server.serve(stop, self._between)
 
     def close(self) -> None:
         self._server.close()
-        self._client.close()
+        self._source.close()
         self._station.close()
         self._context.term()
 
     def _between(self) -> None:
-        self._client.check()
-        newest = self._client.newest()
-        if newest is not None and newest is not self._applied:  # not by version: another run's learner counts anew
-            load_arrays(self._policy, newest.tensors)
-            self._applied, self._version = newest, newest.version
-            self._told_at = 0.0
+        version = self._source.renew(self._policy)
+        if version is not None:
+            self._version, self._told_at = version, 0.0
         now = time.monotonic()
         if now - self._told_at > STATE_PERIOD_S:
             self._told_at = now
             counts = self._server.counts
+            latency_ms = 1000 * (self._latency_s or 0.0)
             state = local.ServerState(
-                self._version, self._server.robots, counts["requests"], counts["batches"], 1000 * self._latency_s
+                self._version, self._server.robots, counts["requests"], counts["batches"], latency_ms
             )
             with contextlib.suppress(zmq.Again):  # it repeats itself
                 self._station.send(local.encode(state), zmq.NOBLOCK)
@@ -110,7 +107,8 @@ class Serving:
             )
             for i, request in enumerate(requests)
         ]
-        self._latency_s += 0.1 * (time.perf_counter() - begun - self._latency_s)
+        took = time.perf_counter() - begun
+        self._latency_s = took if self._latency_s is None else self._latency_s + 0.1 * (took - self._latency_s)
         return answers
 
     def _rng(self, robot: str) -> np.random.Generator:

@@ -1,19 +1,27 @@
-"""Checkpoints: a folder of safetensors and JSON that appears whole or not at all."""
+"""Checkpoints: a folder of safetensors and JSON that appears whole or not at all.
 
+Imports torch only where tensors are read or written: what a checkpoint says of itself is asked beside robots too.
+"""
+
+from __future__ import annotations
+
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from robotlearn.errors import CheckpointError
 from robotlearn.run_folder import sync_directory
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 2
 
@@ -58,6 +66,8 @@ def save(checkpoint: Checkpoint, directory: Path) -> Path:
 
 
 def _save(checkpoint: Checkpoint, directory: Path) -> Path:
+    from safetensors.torch import save_file
+
     final = directory / f"{checkpoint.version:06d}"
     temporary = directory / f".{final.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -87,18 +97,16 @@ def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     return final
 
 
-def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
+def load(path: Path, contract: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises CheckpointError when it is missing, damaged, of another format, or when its contract differs from `contract`
     (naming the first key that does).
     """
-    try:
-        document = json.loads((path / "checkpoint.json").read_bytes())
-        if document["format"] != FORMAT:
-            raise CheckpointError(f"{path}: checkpoint format {document['format']}; this robotlearn reads {FORMAT}")
-        if document.pop("self") != _digest_of(document):
-            raise CheckpointError(f"{path / 'checkpoint.json'} is damaged (it differs from its own hash)")
+    from safetensors.torch import load_file
+
+    with _readable(path):
+        document = _document(path)
         for name, digest in document["sha256"].items():
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
@@ -107,16 +115,46 @@ def load(path: Path, contract: dict[str, Any] | None = None) -> Checkpoint:
         checkpoint = Checkpoint(
             int(document["version"]), policy, algorithm, dict(document["facts"]), dict(document["contract"])
         )
+    differs = difference(checkpoint.contract, contract) if contract is not None else ""
+    if differs:
+        raise CheckpointError(f"{path} belongs to another policy: {differs}")
+    return checkpoint
+
+
+def describe(path: Path) -> Checkpoint:
+    """What a checkpoint folder says of itself, without its tensors; raises CheckpointError as `load` does."""
+    with _readable(path):
+        document = _document(path)
+        return Checkpoint(
+            int(document["version"]), {}, facts=dict(document["facts"]), contract=dict(document["contract"])
+        )
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first key in which a checkpoint's contract and another one differ, with both values; "" when none does."""
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+    return ""
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((path / "checkpoint.json").read_bytes())
+    if document["format"] != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {document['format']}; this robotlearn reads {FORMAT}")
+    if document.pop("self") != _digest_of(document):
+        raise CheckpointError(f"{path / 'checkpoint.json'} is damaged (it differs from its own hash)")
+    return document
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error.filename} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
-    if contract is not None:
-        for key in sorted(contract.keys() | checkpoint.contract.keys()):
-            here, there = contract.get(key), checkpoint.contract.get(key)
-            if here != there:
-                raise CheckpointError(f"{path} belongs to another policy: {key} is {there!r} there and {here!r} here")
-    return checkpoint
 
 
 def list_versions(directory: Path) -> list[Path]:

@@ -1,10 +1,11 @@
-"""What a learner shows while it runs: a live page on a terminal, plain lines elsewhere."""
+"""What a learner, or another long-running program, shows: a live page on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -46,11 +47,29 @@ class View:
     seconds: float = 0.0
     peers: Sequence[PeerLine] = field(default_factory=list)
 
+    def line(self) -> str:
+        return line(self)
+
+    def page(self) -> Group:
+        return page(self)
+
+
+class Viewable(Protocol):
+    """What can be displayed. A new head of its line, up to the first " | ", is worth a line at once."""
+
+    @property
+    def version(self) -> int:
+        """Of the policy, -1 before the first."""
+
+    def line(self) -> str: ...
+
+    def page(self) -> Group: ...
+
 
 class Display:
-    """Draws `view()` on a thread of its own until closed. A failure to draw never reaches the learner."""
+    """Draws `view()` on a thread of its own until closed. A failure to draw never reaches who is shown."""
 
-    def __init__(self, view: Callable[[], View], console: Console | None = None) -> None:
+    def __init__(self, view: Callable[[], Viewable], console: Console | None = None) -> None:
         self._view = view
         self._console = console or Console(file=sys.stdout)
         self._done = threading.Event()
@@ -71,19 +90,19 @@ class Display:
 
     def _run(self) -> None:
         if self._console.is_terminal:
-            with Live(console=self._console, refresh_per_second=4, get_renderable=lambda: page(self._view())):
+            with Live(console=self._console, refresh_per_second=4, get_renderable=lambda: self._view().page()):
                 self._done.wait()
             return
         shown, spoken = "", -LINE_PERIOD_S
         while not self._done.wait(0.2):
             view = self._view()
             # A new version is worth a line at once, though never more than one a second; no silence lasts long.
-            text = line(view)
+            text = view.line()
             elapsed = time.monotonic() - spoken
             if (view.version >= 0 and text.split(" | ")[0] != shown and elapsed > 1) or elapsed > LINE_PERIOD_S:
                 shown, spoken = text.split(" | ")[0], time.monotonic()
                 self.say(text)
-        self.say(line(self._view()))
+        self.say(self._view().line())
 
 
 def _percent(value: float | None) -> str:

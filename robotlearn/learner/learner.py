@@ -31,6 +31,8 @@ from robotlearn.learner.gate import StalenessGate
 from robotlearn.learner.metrics import MetricsLog, draw_curve, read_metrics
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy, to_arrays
+from robotlearn.report.page import write_report
+from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder, write_atomic
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
@@ -409,9 +411,18 @@ class Learner:
             self._store.close()
             self._metrics.close()
             self.folder.address.unlink(missing_ok=True)
+        try:
+            self._draw()
+        except Exception as error:  # the run is saved: a picture of it is not worth its exit status
+            log.warning("no picture of the run: %s: %s", type(error).__name__, " ".join(str(error).split()))
+
+    def _draw(self) -> None:
+        if not read_metrics(self.folder.metrics):
+            return
         curve = draw_curve(self.folder, f"{self._name}, seed {self.config.seed}")
         if curve is not None:
             self._display.say(f"curve: {curve}")
+        self._display.say(f"report: {write_report(Run.read(self.folder.path))}")
 
     # ---- what is shown
 

@@ -236,6 +236,26 @@ def test_a_video_that_can_not_be_written(run: Run, tmp_path: Path) -> None:
     assert_one_line(said, str(tmp_path / "file"))
 
 
+def test_run_refuses_what_it_can_not_drive_before_a_process_starts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+
+    monkeypatch.setattr("robotlearn.processes.Child.__init__", lambda *_: pytest.fail("a process was started"))
+    folder = make_run(tmp_path / "run")
+    foreign = tmp_path / "other.yaml"
+    foreign.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"name": "other"}))
+    said = run("run", folder.path, "--robot", foreign)
+    assert_one_line(said, str(foreign), "does not fit the policy", "it is for panda, not other")
+    assert_one_line(run("run", folder.path, "--robot", "pando"), "unknown robot model 'pando'")
+    assert_one_line(run("run", tmp_path / "nowhere"), "there is no such run folder or checkpoint")
+    assert_one_line(
+        run("run", make_run(tmp_path / "odd", foreign="policy.denoising_steps=3").path), "belongs to another policy"
+    )
+    foreign.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"driver": "mujco"}))
+    assert_one_line(run("run", folder.path, "--robot", foreign), "unknown driver 'mujco'")
+
+
 def test_a_resumed_run_keeps_its_own_config(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "seed=3", foreign="policy.denoising_steps=3")
     said = run("learner", "smoke", "--run", folder.path, "--resume")
@@ -279,16 +299,17 @@ def test_a_video_must_have_a_known_suffix(run: Run, tmp_path: Path) -> None:
     assert_one_line(said, "--video film.avi: neither an .mp4 nor a .gif")
 
 
-@pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "robots"])
+@pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "run", "robots"])
 def test_help_suffices(run: Run, command: str | None) -> None:
     said = run(*([command] if command else []), "--help")
     assert said.status == 0 and "Usage:" in said.out
     expected = {
-        None: ["train", "learner", "edge", "eval", "robots", "--version"],
+        None: ["train", "learner", "edge", "eval", "run", "robots", "--version"],
         "train": ["CONFIG", "--run", "--resume", "key=value"],
         "learner": ["CONFIG", "--run", "--resume", "key=value"],
         "edge": ["CONFIG", "--learner", "tcp://HOST:PORT", "--name", "--state"],
         "eval": ["RUN", "--episodes", "--seed", "--video", "--json"],
+        "run": ["POLICY", "--robot", "--episodes", "--dry-run", "--json"],
         "robots": ["CONFIG"],
     }[command]
     assert [word for word in expected if word not in said.out] == []

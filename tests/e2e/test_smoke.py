@@ -41,6 +41,7 @@ def test_smoke_leaves_a_whole_run_that_can_be_measured(site: Site) -> None:
     check_metrics(site, settings.max_staleness)
     assert list((site.run / "tensorboard").glob("events.out.tfevents.*"))
     assert (site.run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "<video" in (site.run / "report.html").read_text() or not can_draw
     for path in list_versions(site.run / "checkpoints"):
         assert json.loads((path / "checkpoint.json").read_text())["version"] == int(path.name)
         assert load_file(path / "policy.safetensors")

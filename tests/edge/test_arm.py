@@ -250,6 +250,7 @@ def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops
     _, lines = bench.run_episode()
     assert stopped.is_set()
     assert lines[-1].truncated and not lines[-1].terminated
+    assert [line.stopped for line in lines] == [False] * (len(lines) - 1) + [True]
     last = max(line.step for line in lines if line.from_chunk)
     silent = lines[last + 1 :]
     assert silent and all(line.held and not line.from_chunk for line in silent)
@@ -276,6 +277,8 @@ timer = threading.Timer(0.3, stop.set)
 timer.start()
 run_arm(load_config("smoke"), "station", server="ipc://{folder}/server", station="ipc://{folder}/station", stop=stop)
 from robotlearn.edge.station import Station
+from robotlearn.edge.drive import Drive
+from robotlearn.edge.dry_run import DryRun
 from robotlearn import cli, gl, processes, run_folder, train
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "tensorboard", "matplotlib")])
 """

@@ -15,6 +15,7 @@ from policies.base import Policy
 from robotlearn.config import Config
 from robotlearn.edge import local
 from robotlearn.edge.serving import Serving
+from robotlearn.edge.weights_source import LearnerWeights
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, to_arrays
 from tests.edge.conftest import LearnersEnd
@@ -32,7 +33,8 @@ class Bench:
         self.station = local.local_socket(self.context, zmq.ROUTER)
         self.station.bind(f"ipc://{tmp}/station")
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
-        self.serving = Serving(config, config.edges[0], end.address, session=3, explore=False, **ends)
+        source = LearnerWeights(end.address, config, edge=config.edges[0].name, session=3)
+        self.serving = Serving(config, config.edges[0], source, session=3, explore=False, **ends)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.serving.run, args=(self.stop,))
         self.thread.start()

@@ -18,7 +18,7 @@ import zmq
 from robotlearn.algorithms.chunks import join
 from robotlearn.config import Config
 from robotlearn.edge import local
-from robotlearn.edge import station as station_module
+from robotlearn.edge import paced_arm as paced_arm_module
 from robotlearn.edge.station import Station
 from robotlearn.processes import Child, Keeper
 from tests.edge.conftest import LearnersEnd
@@ -33,7 +33,7 @@ class Sleeper(Child):
 
     started: list[Sleeper]
 
-    def __init__(self, name: str, arguments: list[str]) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path | None = None) -> None:
         self.name, self.arguments, self._writing = name, arguments, -1
         self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         self.started.append(self)
@@ -130,8 +130,8 @@ def bench(
     tmp_path: Path, config: Config, learners_end: LearnersEnd, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     Sleeper.started = []
-    monkeypatch.setattr(station_module, "Child", Sleeper)
-    monkeypatch.setattr(station_module, "Keeper", lambda start: Keeper(start, first_delay_s=0.01))
+    monkeypatch.setattr(paced_arm_module, "Child", Sleeper)
+    monkeypatch.setattr(paced_arm_module, "Keeper", lambda start: Keeper(start, first_delay_s=0.01))
     bench = Bench(tmp_path, config, learners_end)
     yield bench
     bench.close()
@@ -212,8 +212,8 @@ def test_an_arm_process_that_hangs_is_killed_and_its_episode_given_up(
     bench.started()
     hung = bench.arm_process
     hung._writing = os.open(os.devnull, os.O_WRONLY)  # what makes `kill` kill
-    until(lambda: "arm" in bench.station._heard, "what the arm said")
-    monkeypatch.setattr(station_module, "HUNG_S", 0.2)
+    until(lambda: "arm" in bench.station._arm._heard, "what the arm said")
+    monkeypatch.setattr(paced_arm_module, "HUNG_S", 0.2)
     until(lambda: any(child.name == "arm" for child in Sleeper.started[2:]), "another arm process")
     assert hung.process.returncode == -signal.SIGKILL
     until(lambda: bench.end.gate.running_at("station") == 0, "the learner to know that nothing runs")

@@ -232,6 +232,20 @@ def test_pictures() -> None:
         assert robot.render("front", 1280, 720).shape == (720, 1280, 3)
         with pytest.raises(hal.DriverError, match="no camera 'back'"):
             robot.render("back", 64, 64)
+        with pytest.raises(hal.DriverError, match="no camera 'back'"):
+            robot.capture("back", 64, 64)
+
+
+@pytest.mark.renders
+def test_what_a_camera_captures_looks_like_the_picture_without_its_shadows() -> None:
+    with MujocoRobot(SPEC, table_with_cube()) as robot:
+        robot.set_state(SPEC.home, {"cube": np.array([0.5, 0, 0.02, 1, 0, 0, 0])})
+        picture, image = robot.render("front", 96, 64), robot.capture("front", 96, 64)
+        assert image.shape == (64, 96, 3) and image.dtype == np.uint8
+        assert np.abs(picture.astype(int) - image).mean() < 3 < np.abs(picture[::-1].astype(int) - image).mean()
+        assert np.array_equal(robot.render("front", 96, 64), picture)
+        assert np.array_equal(robot.capture("front", 96, 64), image)
+    robot.close()
 
 
 FOREIGN = """

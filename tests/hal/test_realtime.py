@@ -10,7 +10,7 @@ import pytest
 
 import hal
 from hal.realtime import Pacer
-from hal.robot import Renderable, Scene, Steppable
+from hal.robot import Renderable, Scene, Steppable, Tunable
 from tests.fakes import FakeRobot, small_spec
 
 PATIENCE = 30.0  # seconds until a test that waits for an event gives up
@@ -137,6 +137,7 @@ def test_capabilities() -> None:
     assert robot.capability(Steppable) is None
     assert robot.capability(Scene) is robot
     assert robot.capability(Renderable) is robot
+    assert robot.capability(Tunable) is robot
     fake = hal.RealTime(FakeRobot(small_spec()))
     assert fake.capability(Scene) is None
     with pytest.raises(hal.DriverError, match="has no Scene"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from policies import FlowMLP, Statistics
@@ -102,7 +103,9 @@ def test_a_changed_fact_is_found(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = checkpoint.save(made(1), tmp_path)
-    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: Path("/dev/full").write_bytes(b"0" * 10**6))
+    monkeypatch.setattr(
+        "safetensors.torch.save_file", lambda tensors, path: Path("/dev/full").write_bytes(b"0" * 10**6)
+    )
     with pytest.raises(CheckpointError, match=r"checkpoint 2 can't be written to .*No space left"):
         checkpoint.save(made(2), tmp_path)
     assert checkpoint.newest(tmp_path) == before
@@ -154,9 +157,11 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         if where == "algorithm":
-            save_file = checkpoint.save_file
+            save_file = safetensors.torch.save_file
             patch.setattr(
-                checkpoint, "save_file", lambda t, path: killed() if "algorithm" in path.name else save_file(t, path)
+                safetensors.torch,
+                "save_file",
+                lambda t, path: killed() if "algorithm" in path.name else save_file(t, path),
             )
         elif where == "description":
             patch.setattr(checkpoint.json, "dumps", killed)

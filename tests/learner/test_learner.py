@@ -122,6 +122,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     assert [row["version"] for row in rows if "eval_success" in row] == [2, 3]
     assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000003"]
     assert folder.highest_version == 3 and folder.curve.exists() and not folder.address.exists()
+    assert "after 3 updates" in folder.report.read_text() and 'class="state complete"' in folder.report.read_text()
     counts = edge._spool.counts()
     store = SegmentStore(folder.segments)
     assert counts.recorded == counts.acknowledged + counts.pending
@@ -282,6 +283,17 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     finally:
         learning._close()
     assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
+
+
+def test_a_page_that_cannot_be_written_costs_the_run_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny("learner.max_staleness=inf")
+    folder = saved_run(tmp_path / "run", config, episodes(config, 4))
+    learning = resumed(config, folder)
+    learning._update()
+    folder.report.mkdir()  # something else is in its place
+    learning._close()
+    assert "no picture of the run" in caplog.text and folder.curve.exists()
+    assert checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["updates"] == 2
 
 
 def test_a_version_file_that_is_older_than_the_checkpoint_lets_no_version_fall(tmp_path: Path) -> None:

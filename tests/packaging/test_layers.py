@@ -30,7 +30,9 @@ def test_a_package_imports_only_the_layers_below_it(package: str, allowed: set[s
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["hal", "envs", "robotlearn", "robotlearn.config", "robotlearn.errors"])
+@pytest.mark.parametrize(
+    "module", ["hal", "envs", "robotlearn", "robotlearn.config", "robotlearn.errors", "robotlearn.report.compare"]
+)
 def test_what_runs_beside_the_robot_imports_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -37,7 +37,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module_and_every_data_file_and_nothing_else(wheel: Path) -> None:
-    expected = {str(file.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
+    sources = [file for package in PACKAGES for kind in ("*.py", "*.css") for file in (ROOT / package).rglob(kind)]
+    expected = {str(file.relative_to(ROOT)) for file in sources}
     expected |= {
         f"hal/_data/{file.relative_to(ROOT)}"
         for folder in FOLDERS
@@ -71,7 +72,7 @@ def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
         "from robotlearn.config import load_config\n"
         "import hal\n"
         f"for folder in {FOLDERS}: print(data_path(folder))\n"
-        "print(hal.__file__, load_config('laptop').task, load_spec('panda').name)"
+        "print(hal.__file__, load_config('laptop').task[0], load_spec('panda').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,59 @@
+"""A dry run of an arm: chunks are computed from what it sees and shown, and nothing moves. Imports no torch."""
+
+import time
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from envs import ArmEnv
+from envs.control import JointDeltaControl
+from robotlearn.edge import local
+from robotlearn.edge.arm import ArmLoop
+
+_ONE = np.zeros(1, np.int64)
+
+
+class DryRun(ArmLoop):
+    """Per `Start`, one observation, the chunk that the policy server makes of it, and a `Preview` to the station.
+
+    It never resets, steps or holds its environment. That it can't move the arm is not its own doing: its robot must be
+    `ReadOnly`, to which any command is an error.
+    """
+
+    def __init__(self, env: ArmEnv, *arguments: Any, **options: Any) -> None:
+        """As `ArmLoop`."""
+        super().__init__(env, *arguments, **options)
+        self._control = JointDeltaControl(env.robot.spec, 1)
+
+    def _rest(self) -> None:
+        """There is no set-point in force to keep."""
+
+    def _episode(self, episode: int, stop: Event) -> None:
+        self._executor.start()
+        observations = self._env.observe()
+        while not self._executor.ready:
+            self._report("waiting for a chunk")
+            self._ask(observations)
+            self._server.poll(20)
+            self._take_answers()
+            if stop.is_set():
+                return
+        latency = time.monotonic() - self._asked_at
+        answer = self._executor.take().began.answer
+        actions = answer.actions.array()
+        # As a run would begin: at rest where the arm is.
+        self._control.reset(_ONE, self._env.reading.position[None])
+        applied = [self._control.apply(_ONE, action[None]) for action in actions]
+        self._send(
+            local.Preview(
+                episode=episode,
+                version=answer.version,
+                observations=local.tensors(observations),
+                proposed=answer.actions,
+                executed=local.Tensor.of(np.concatenate([step.executed for step in applied])),
+                clipped=local.Tensor.of(np.concatenate([step.clipped for step in applied])),
+                held=local.Tensor.of(np.concatenate([step.held for step in applied])),
+                latency_ms=1000 * latency,
+            )
+        )

@@ -1,0 +1,162 @@
+"""What came of running a policy: of real episodes, or of a dry run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robotlearn.edge import local
+from robotlearn.statistics import wilson_interval
+
+_LABEL, _ROW = 14, 12
+"""Width of a label and numbers after it, in a line of text."""
+
+
+@dataclass
+class Episodes:
+    """The episodes so far. Those that broke are no evidence for or against the policy: they are counted apart."""
+
+    successes: int = 0
+    broken: int = 0
+    held: int = 0
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        return len(self.lengths) + self.broken
+
+    @property
+    def success(self) -> float | None:
+        return self.successes / len(self.lengths) if self.lengths else None
+
+    def hear(self, message: local.Begin | local.Line | local.Preview) -> None:
+        if not isinstance(message, local.Line):
+            return
+        self.held += message.held
+        if message.stopped:
+            self.broken += 1
+        elif message.terminated or message.truncated:
+            self.lengths.append(message.step + 1)
+            self.successes += message.success
+
+    def as_json(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """`success`, its 95 % Wilson interval `low` to `high` and `mean_steps` are None without a whole episode.
+
+        `counts`: starved and missed ticks, clipped steps, of the arm process; as it told them last if it was killed.
+        """
+        low, high = wilson_interval(self.successes, len(self.lengths)) if self.lengths else (None, None)
+        return {
+            "episodes": len(self.lengths),
+            "broken": self.broken,
+            "successes": self.successes,
+            "success": self.success,
+            "low": low,
+            "high": high,
+            "mean_steps": float(np.mean(self.lengths)) if self.lengths else None,
+            "starved": counts["starved"],
+            "missed": counts["missed"],
+            "clipped": counts["clipped"],
+            "held": self.held,
+        }
+
+    @staticmethod
+    def summary(found: Mapping[str, Any]) -> str:
+        """`as_json` in words."""
+        rate = "no whole episode"
+        if found["episodes"]:
+            rate = (
+                f"success {found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}] "
+                f"({found['successes']} of {found['episodes']}), length {found['mean_steps']:.1f} steps"
+            )
+        return (
+            f"{rate}, {found['broken']} broken; ticks: {found['starved']} starved, {found['missed']} missed; "
+            f"steps: {found['clipped']} clipped, {found['held']} held"
+        )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One chunk of a dry run. Actions are in the units of the control mode; observations of more than one dimension are
+    told by their shape.
+    """
+
+    observations: dict[str, list[float] | str]
+    proposed: list[list[float]]
+    executed: list[list[float]]
+    clipped: list[bool]
+    held: list[bool]
+    latency_ms: float
+
+    @classmethod
+    def of(cls, preview: local.Preview) -> "Shown":
+        """Raises WireError when arrays and shapes of the message don't fit."""
+        observations = {
+            key: value.tolist() if value.ndim == 1 else f"{value.dtype.name} {value.shape}"
+            for key, value in local.arrays(preview.observations).items()
+        }
+        proposed, executed, clipped, held = (
+            part.array().tolist() for part in (preview.proposed, preview.executed, preview.clipped, preview.held)
+        )
+        return cls(observations, proposed, executed, clipped, held, preview.latency_ms)
+
+    def text(self, title: str, names: tuple[str, ...]) -> str:
+        """A block of lines; `names` head the columns of the actions."""
+        lines = [f"{title}, {self.latency_ms:.1f} ms"]
+        for key, value in self.observations.items():
+            lines.append(f"  {key}{'' if isinstance(value, list) else '  ' + value}")
+            if isinstance(value, list):
+                lines += [_row("", value[i : i + _ROW]) for i in range(0, len(value), _ROW)]
+        lines.append("  actions".ljust(_LABEL) + " ".join(f"{name[-8:]:>8}" for name in names))
+        for step, proposed in enumerate(self.proposed):
+            lines.append(_row(f"{step:>4} proposed", proposed))
+            # Written so that a NaN counts as changed.
+            same = np.abs(np.subtract(proposed, self.executed[step])) < 5e-5
+            if self.held[step] or not same.all():
+                lines.append(_row("     held" if self.held[step] else "     becomes", self.executed[step]))
+        return "\n".join(lines)
+
+
+def _row(label: str, values: list[float]) -> str:
+    return label.ljust(_LABEL) + " ".join(f"{value:8.4f}" for value in values)
+
+
+@dataclass
+class Previews:
+    """The chunks of a dry run so far."""
+
+    broken: int = 0
+    shown: list[Shown] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        return len(self.shown) + self.broken
+
+    def hear(self, message: local.Begin | local.Line | local.Preview) -> None:
+        if isinstance(message, local.Preview):
+            self.shown.append(Shown.of(message))
+
+    def as_json(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """The latencies are None without a chunk."""
+        latencies = [shown.latency_ms for shown in self.shown]
+        return {
+            "chunks": len(self.shown),
+            "broken": self.broken,
+            "steps": sum(len(shown.proposed) for shown in self.shown),
+            "clipped": sum(sum(shown.clipped) for shown in self.shown),
+            "held": sum(sum(shown.held) for shown in self.shown),
+            "latency_ms_median": float(np.median(latencies)) if latencies else None,
+            "latency_ms_max": max(latencies, default=None),
+            "previews": [asdict(shown) for shown in self.shown],
+        }
+
+    @staticmethod
+    def summary(found: Mapping[str, Any]) -> str:
+        """`as_json` in words."""
+        latency = ""
+        if found["chunks"]:
+            latency = f", {found['latency_ms_median']:.1f} ms each (at most {found['latency_ms_max']:.1f})"
+        return (
+            f"dry run, nothing moved: {found['chunks']} chunks{latency}, {found['broken']} broken; "
+            f"of {found['steps']} steps the safety layer would clip {found['clipped']} and hold {found['held']}"
+        )

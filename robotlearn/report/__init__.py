@@ -1,0 +1,1 @@
+"""Looking at runs: one page per run that opens anywhere, and several runs side by side."""

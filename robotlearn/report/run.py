@@ -1,0 +1,186 @@
+"""A run as it is looked at: its config, the rows of its metrics, and what they come to."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from robotlearn.config.config import Config
+from robotlearn.config.load import load_config
+from robotlearn.errors import RunFolderError
+from robotlearn.learner.metrics import read_metrics
+from robotlearn.run_folder import RunFolder
+
+Row = Mapping[str, Any]
+Points = list[tuple[float, float]]
+GOOD = 0.9
+"""The success rate whose first measurement dates a run: "time to 90 %"."""
+LARGEST = 1e100
+RECENT = 5
+"""Updates over which the learner averages its training success."""
+
+
+def number(value: object) -> float | None:
+    """A number as it is; anything else (null, text, a missing key), and what is too large to be drawn, as None."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return value
+    return None
+
+
+def points(rows: Sequence[Row], x: str, y: str) -> Points:
+    """(x, y) of every row that has a number for both."""
+    pairs = ((number(row.get(x)), number(row.get(y))) for row in rows)
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to; None is what was not measured. Success is without exploration, `low` and `high` its 95 %
+    Wilson interval; `to_90` is the first evaluation of at least 90 %. Seconds are of reinforcement."""
+
+    updates: int
+    env_steps: int | None
+    seconds: float | None
+    start_success: float | None
+    final_success: float | None
+    final_low: float | None
+    final_high: float | None
+    final_episodes: int | None
+    seconds_to_90: float | None
+    env_steps_to_90: int | None
+    samples_per_s: float | None
+    staleness_max: int | None
+
+    def as_json(self) -> dict[str, float | int | None]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read. `rows` are in the order of writing, without those that a resume has overwritten."""
+
+    folder: RunFolder
+    config: Config
+    rows: tuple[Row, ...]
+    undone: int
+    """Rows of updates that were lost with their learner and done again after a resume from the checkpoint before."""
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """Raises RunFolderError for no run folder and where nothing was measured yet, ConfigError for its config."""
+        if not path.exists():
+            raise RunFolderError(f"{path}: there is no such run folder")
+        folder = RunFolder.open(path)
+        config = load_config(folder.config)
+        written = read_metrics(folder.metrics)
+        rows = _without_undone([row for row in written if _measured(row)])
+        if not rows:
+            raise RunFolderError(f"{path}: nothing measured yet (no update and no evaluation in metrics.jsonl)")
+        return cls(folder, config, tuple(rows), sum(map(_measured, written)) - len(rows))
+
+    @property
+    def name(self) -> str:
+        """The folder's; what is not UTF-8 in it is shown as question marks."""
+        return self.folder.path.resolve().name.encode(errors="replace").decode()
+
+    @property
+    def robot(self) -> str:
+        """The robot models' names; of a spec given as a path, the file's."""
+        return ", ".join(Path(robot).stem for robot in self.config.robot)
+
+    @property
+    def task(self) -> str:
+        return ", ".join(self.config.task)
+
+    @property
+    def title(self) -> str:
+        return f"{self.task} with {self.robot}"
+
+    @property
+    def updates(self) -> list[Row]:
+        return [row for row in self.rows if number(row.get("updates")) is not None]
+
+    @property
+    def evaluations(self) -> list[Row]:
+        return [row for row in self.rows if number(row.get("eval_success")) is not None]
+
+    @property
+    def state(self) -> str:
+        """running, complete (all updates, or the success that ends it, measured at the end), or stopped."""
+        if self._running():
+            return "running"
+        recent = [value for _, value in points(self.updates, "updates", "success")[-RECENT:]]
+        settings = self.config.learner
+        reached = (
+            settings.stop_success is not None
+            and len(recent) == RECENT
+            and statistics.fmean(recent) >= settings.stop_success
+        )
+        measured = number(self.rows[-1].get("eval_success")) is not None
+        return "complete" if measured and (reached or self.summary().updates >= settings.updates) else "stopped"
+
+    def summary(self) -> Summary:
+        updates, evaluations = self.updates, self.evaluations
+        last = self.rows[-1]
+        env_steps, seconds = number(last.get("env_steps")), number(last.get("seconds"))
+        start = evaluations[0] if evaluations and not number(evaluations[0].get("env_steps")) else {}
+        final = evaluations[-1] if evaluations and evaluations[-1] is not start else {}
+        good = next((row for row in evaluations if row["eval_success"] >= GOOD), {})
+        staleness = [value for _, value in points(updates, "updates", "staleness_max")]
+        learnt = points(updates, "seconds", "env_steps")
+        return Summary(
+            updates=int(updates[-1]["updates"]) if updates else 0,
+            env_steps=_whole(env_steps),
+            seconds=seconds,
+            start_success=number(start.get("eval_success")),
+            final_success=number(final.get("eval_success")),
+            final_low=number(final.get("eval_low")),
+            final_high=number(final.get("eval_high")),
+            final_episodes=_whole(number(final.get("eval_episodes"))),
+            seconds_to_90=number(good.get("seconds")),
+            env_steps_to_90=_whole(number(good.get("env_steps"))),
+            samples_per_s=learnt[-1][1] / learnt[-1][0] if learnt and learnt[-1][0] > 0 else None,
+            staleness_max=int(max(staleness)) if staleness else None,
+        )
+
+    def _running(self) -> bool:
+        """Whether the learner that left its address there still lives."""
+        try:
+            holder = int((self.folder.path / "lock").read_text())
+            return self.folder.address.exists() and _alive(holder)
+        except (OSError, ValueError):
+            return False
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _measured(row: Row) -> bool:
+    return number(row.get("updates")) is not None or number(row.get("eval_success")) is not None
+
+
+def _without_undone(rows: Sequence[Row]) -> list[Row]:
+    """A resumed learner counts updates on from its checkpoint: rows from there on are of weights that are gone."""
+    kept: list[Row] = []
+    for row in rows:
+        update = number(row.get("updates"))
+        if update is not None:
+            again = (i for i, old in enumerate(kept) if (number(old.get("updates")) or -1) >= update)
+            del kept[next(again, len(kept)) :]
+        kept.append(row)
+    return kept
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

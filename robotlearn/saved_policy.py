@@ -1,0 +1,151 @@
+"""A policy that a run left behind: found by its run folder or by one of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hal.errors import SpecError
+from hal.spec import RobotSpec, load_spec
+from robotlearn.cells import Cell, cells_of
+from robotlearn.config.config import Config
+from robotlearn.config.edge import PacedEdgeConfig
+from robotlearn.config.load import load_config
+from robotlearn.contract import contract
+from robotlearn.errors import CheckpointError, ConfigError
+from robotlearn.learner import checkpoint
+from robotlearn.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from policies.base import Policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Where it lies and what it is for; `load` reads the weights.
+
+    Attributes:
+        file: the run's config; `config` is what is in it with `overrides` laid over.
+        checkpoint: the folder with the weights; `version` is theirs.
+    """
+
+    file: Path
+    overrides: tuple[str, ...]
+    config: Config
+    checkpoint: Path
+    version: int
+
+    def load(self) -> Policy:
+        """The policy with its weights. Raises CheckpointError when they are damaged."""
+        from robotlearn.inputs import Inputs  # torch comes with it
+        from robotlearn.policy import build_policy
+
+        policy = build_policy(self.config, Inputs(self.config))
+        policy.load_state_dict(checkpoint.load(self.checkpoint, contract(self.config)).policy)
+        return policy
+
+    @property
+    def arm(self) -> Cell:
+        """The robot and the task of the only edge that `find_policy` left for one arm."""
+        return cells_of(self.config, self.config.edges[0])[0]
+
+
+def find_policy(path: Path) -> SavedPolicy:
+    """The newest checkpoint of a run folder, or the checkpoint that `path` is. Imports no torch, reads no weights.
+
+    Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
+    """
+    folder, chosen = _find(path)
+    config, saved = load_config(folder.config), checkpoint.describe(chosen)
+    if differs := checkpoint.difference(saved.contract, contract(config)):
+        raise CheckpointError(f"{chosen} belongs to another policy: {differs}")
+    return SavedPolicy(folder.config.resolve(), (), config, chosen.resolve(), saved.version)
+
+
+def find_policy_for(path: Path, robot: str | None, task: str | None) -> SavedPolicy:
+    """`find_policy`, its config with a single, paced edge: one arm of the model `robot`, which does `task`.
+
+    robot: a spec's name or file; None: the run's only one. Another spec of the same embodiment takes the place of the
+    run's. task: one of the run's; None: its only one.
+
+    Raises besides ConfigError: the policy is not for this robot or task, naming what differs.
+    """
+    folder, chosen = _find(path)
+    config, saved = load_config(folder.config), checkpoint.describe(chosen)
+    if task is None and len(config.task) > 1:
+        raise ConfigError(f"{path}: the run has several tasks; choose with --task one of {', '.join(config.task)}")
+    if task is not None and task not in config.task:
+        raise ConfigError(f"{path}: the policy was not taught the task {task!r}, but {', '.join(config.task)}")
+    robots = list(config.robot)
+    if robot is not None:
+        robot = str(Path(robot).resolve()) if "/" in robot or robot.endswith((".yaml", ".yml")) else robot
+        spec = load_spec(robot)
+        known = dict.fromkeys(key.partition(".")[0].partition("/")[2] for key in saved.contract if "/" in key)
+        if spec.embodiment not in known:
+            raise ConfigError(
+                f"robot {robot} does not fit the policy {chosen}: it is for {', '.join(known)}, not {spec.embodiment}"
+            )
+        place, differs = _place(robots, spec)
+        if differs:
+            raise ConfigError(f"robot {robot} does not fit the policy {chosen}: {differs}")
+        robots[place] = robot
+    elif len(robots) > 1:
+        raise ConfigError(f"{path}: the run has several robots; choose with --robot one of {', '.join(robots)}")
+    else:
+        robot = robots[0]
+    edge = _paced(config) | {"robot": [robot], "task": [task or config.task[0]]}
+    overrides = (f"robot={json.dumps(robots)}", f"edges={json.dumps([edge])}")
+    config = load_config(folder.config, overrides)
+    if differs := checkpoint.difference(saved.contract, contract(config)):
+        if robots == list(load_config(folder.config).robot):
+            raise CheckpointError(f"{chosen} belongs to another policy: {differs}")
+        raise ConfigError(f"robot {robot} does not fit the policy {chosen}: {differs}")
+    return SavedPolicy(folder.config.resolve(), overrides, config, chosen.resolve(), saved.version)
+
+
+def _find(path: Path) -> tuple[RunFolder, Path]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such run folder or checkpoint")
+    single = (path / "checkpoint.json").is_file()
+    folder = RunFolder.open(path.resolve().parent.parent if single else path)
+    return folder, path if single else checkpoint.newest(folder.checkpoints)
+
+
+def _paced(config: Config) -> dict[str, object]:
+    """The run's own paced edge, for its settings, or the default one."""
+    horizon = config.policy.horizon
+    default = PacedEdgeConfig(name="arm", kind="paced", ahead=min(2, horizon - 1), segment_steps=max(32, horizon))
+    return next((edge for edge in config.edges if isinstance(edge, PacedEdgeConfig)), default).model_dump()
+
+
+def _place(robots: Sequence[str], spec: RobotSpec) -> tuple[int, str]:
+    """Which of the run's robots this one stands in for, and what the shapes don't tell of the difference: the order of
+    the joints, and how long a step is (actions are deltas per step).
+    """
+    missing = []
+    for place, name in enumerate(robots):
+        try:
+            trained = load_spec(name)
+        except SpecError:
+            missing.append(place)
+            continue
+        if trained.embodiment == spec.embodiment:
+            for key, there, here in (
+                ("joints", trained.names, spec.names),
+                ("control_hz", trained.control_hz, spec.control_hz),
+            ):
+                if there != here:
+                    return place, f"{key} is {there!r} there and {here!r} here"
+            return place, ""
+    if len(missing) != 1:
+        return 0, f"which of {', '.join(robots)} it stands in for can't be told: their specs are not on this machine"
+    log.warning(
+        "the run's robot %s is not on this machine: names of joints and control_hz are not compared", robots[missing[0]]
+    )
+    return missing[0], ""

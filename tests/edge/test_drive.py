@@ -1,0 +1,279 @@
+"""`robotlearn run`: real processes and sockets around a simulated arm in real time; its policy knows nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from robotlearn import cli
+from robotlearn.config import dump, load_config
+from robotlearn.contract import contract
+from robotlearn.edge import local
+from robotlearn.edge.drive import Drive, DriveView
+from robotlearn.edge.outcome import Episodes, Previews
+from robotlearn.errors import ProcessError
+from robotlearn.inputs import Inputs
+from robotlearn.learner import checkpoint
+from robotlearn.learner.checkpoint import Checkpoint
+from robotlearn.policy import build_policy
+from robotlearn.run_folder import RunFolder
+from robotlearn.saved_policy import find_policy_for
+from robotlearn.statistics import wilson_interval
+from tests.e2e.harness import Site, wait_for
+from tests.edge import driver
+from tests.edge.test_station import line
+from tests.waiting import until
+
+HORIZON = 4
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """A run folder whose only checkpoint holds random weights, for an arm that notes what reaches it."""
+    driver.install(tmp_path, monkeypatch)
+
+    def make(episode_steps: int, kind: str = "noting") -> Path:
+        spec_file = driver.write_spec(tmp_path / "robot.yaml", driver=kind)
+        config = load_config(
+            "smoke",
+            [f"robot={spec_file}", f"episode_steps={episode_steps}", "policy.hidden=[8]", f"policy.horizon={HORIZON}"],
+        )
+        folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+        state = build_policy(config, Inputs(config)).state_dict()
+        checkpoint.save(Checkpoint(7, state, contract=dict(contract(config))), folder.checkpoints)
+        return folder.path
+
+    return make
+
+
+class Driving:
+    """A drive on a thread, and what it said."""
+
+    def __init__(self, run: Path, episodes: int) -> None:
+        self.said: list[str] = []
+        self.drive = Drive(find_policy_for(run, None, None), episodes=episodes)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.drive.run, args=(self.stop, self.said.append))
+        self.thread.start()
+
+    def process(self, part: str) -> int:
+        return self.drive._arm._keepers[part].child.process.pid
+
+    def in_mid_episode(self) -> None:
+        until(lambda: self.drive.view().step > 3, "an episode to be under way", 60)
+
+    def end(self) -> dict:
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        self.drive.close()
+        return self.drive.outcome()
+
+    def close(self) -> None:
+        self.stop.set()
+        self.thread.join(20)
+        self.drive.close()
+
+
+@pytest.fixture
+def driving() -> Iterator[Callable[..., Driving]]:
+    made: list[Driving] = []
+
+    def make(run: Path, episodes: int) -> Driving:
+        made.append(Driving(run, episodes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_episodes_are_done_and_counted(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(10)
+    monkeypatch.setattr("sys.argv", ["robotlearn", "run", str(run), "--episodes", "3", "--json"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # handlers belong to the test runner
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert end.value.code == 0 and err == ""
+    found = json.loads(out)
+    assert (found["version"], found["episodes"], found["asked"], found["broken"]) == (7, 3, 3, 0)
+    assert found["success"] == found["successes"] / 3 and found["mean_steps"] <= 10
+    assert [found["low"], found["high"]] == list(wilson_interval(found["successes"], 3))
+    assert found["held"] >= found["starved"] >= 0 and found["missed"] >= 0
+    calls = driver.notes(tmp_path)
+    assert calls.count("set_state") >= 3, "each episode has a start of its own"
+    assert calls.count("write") >= 3 * found["mean_steps"] and "step" in calls and calls[-1] == "close"
+
+
+def test_a_dry_run_shows_chunks_and_nothing_but_reads_reaches_the_driver(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(10)
+    monkeypatch.setattr("sys.argv", ["robotlearn", "run", str(run), "--episodes", "3", "--dry-run", "--json"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert end.value.code == 0 and err == ""
+    found = json.loads(out)
+    assert (found["chunks"], found["broken"], found["steps"]) == (3, 0, 3 * HORIZON)
+    home = find_policy_for(run, None, None).arm.spec.home
+    for shown in found["previews"]:
+        np.testing.assert_allclose(shown["observations"]["observation.state"], home, atol=1e-6)
+        assert np.shape(shown["proposed"]) == np.shape(shown["executed"]) == (HORIZON, 8)
+        assert len(shown["clipped"]) == len(shown["held"]) == HORIZON and shown["latency_ms"] > 0
+    assert found["clipped"] == sum(sum(shown["clipped"]) for shown in found["previews"])
+    proposed = [shown["proposed"] for shown in found["previews"]]
+    assert proposed[0] != proposed[1], "each chunk has noise of its own"
+    calls = driver.notes(tmp_path)
+    assert set(calls) == {"read", "close"} and calls.count("read") >= 3
+
+
+def test_a_robot_that_does_not_know_where_objects_are_is_one_line(make_run: MakeRun) -> None:
+    drive = Drive(find_policy_for(make_run(10, "blind"), None, None), episodes=1)
+    said: list[str] = []
+    try:
+        with pytest.raises(ProcessError, match=r"^robot panda: task reach needs to know where its objects are"):
+            drive.run(threading.Event(), said.append)
+    finally:
+        drive.close()
+    assert said == [] and drive.done == 0
+
+
+@pytest.mark.slow
+def test_a_killed_arm_process_is_said_and_started_again_and_its_episode_counts_as_broken(
+    make_run: MakeRun, driving: Callable[..., Driving]
+) -> None:
+    one = driving(make_run(100), 2)
+    one.in_mid_episode()
+    os.kill(one.process("arm"), signal.SIGKILL)
+    found = one.end()
+    assert one.said == [
+        "station: the arm process ended with status -9; it is started again",
+        "episode 1 broke: its arm process ended",
+    ]
+    assert (found["episodes"], found["broken"], found["asked"]) == (1, 1, 2)
+
+
+@pytest.mark.slow
+def test_without_a_policy_server_the_arm_stops_by_itself_and_both_go_on(
+    make_run: MakeRun, driving: Callable[..., Driving]
+) -> None:
+    one = driving(make_run(100), 2)
+    one.in_mid_episode()
+    arm = one.process("arm")
+    os.kill(one.process("policy-server"), signal.SIGKILL)
+    found = one.end()
+    assert "station: the policy-server process ended with status -9; it is started again" in one.said
+    assert "episode 1 broke: no action came in time, the arm stopped by itself" in one.said
+    assert any("no action for 0.5" in text and "arm stopped, episode ended" in text for text in one.said)
+    assert (found["episodes"], found["broken"]) == (1, 1)
+    assert found["starved"] >= 0.5 * driver.HZ and found["held"] >= found["starved"]
+    assert one.drive._arm._keepers["arm"].restarts == 0 and one.process("arm") == arm
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_it_cleanly_with_a_summary(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(40)
+    site = Site(tmp_path)
+    try:
+        program = site.start("run", "run", run, "--episodes", 1000)
+        wait_for(lambda: any(text.startswith("episode 2 of 1000") for text in program.lines), "two episodes", program)
+        program.stop(signal.SIGINT)
+        site.gone()
+        assert program.lines[-1].startswith("version 7: success ") and "0 broken" in program.lines[-1]
+        assert driver.notes(tmp_path)[-1] == "close", "the arm is stopped and given back"
+    finally:
+        site.close()
+
+
+def test_how_it_stands_fits_a_line_and_a_page() -> None:
+    view = DriveView(
+        title="runs/[x] drives panda",
+        unit="episode",
+        episode=3,
+        episodes=10,
+        done=2,
+        step=12,
+        state="working",
+        health="ok",
+        version=20,
+        latency_ms=2.14,
+        starved=1,
+        missed=0,
+        broken=1,
+        success=0.5,
+    )
+    facts = (
+        "version 20, step 12, starved 1 and missed 0 ticks, success 50%, 1 broken, inference 2.1 ms, arm working (ok)"
+    )
+    assert view.line() == f"episode 3 of 10 | {facts}"
+    console = Console(width=150, file=io.StringIO())
+    console.print(view.page())
+    title, bar, last = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert title.strip() == "runs/[x] drives panda" and "episode 3 of 10" in bar and last.strip() == facts
+
+
+def test_only_whole_episodes_tell_of_the_policy() -> None:
+    account = Episodes()
+    for step in range(3):
+        account.hear(line(1, step, last=step == 2))
+    account.hear(line(2, 0, held=True))
+    account.hear(line(2, 1, held=True, truncated=True, stopped=True))
+    account.hear(line(3, 0))
+    account.hear(line(3, 1, truncated=True))
+    found = account.as_json({"starved": 2, "missed": 1, "clipped": 4})
+    assert (found["episodes"], found["successes"], found["broken"], found["held"]) == (2, 1, 1, 2)
+    assert found["mean_steps"] == 2.5 and account.done == 3
+    assert account.summary(found) == (
+        "success 50.0% [9.5%, 90.5%] (1 of 2), length 2.5 steps, 1 broken; ticks: 2 starved, 1 missed; "
+        "steps: 4 clipped, 2 held"
+    )
+    nothing = Episodes(broken=1)
+    assert nothing.summary(nothing.as_json({"starved": 0, "missed": 0, "clipped": 0})).startswith("no whole episode, 1")
+
+
+def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
+    proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1]], np.float32)
+    executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1]], np.float32)
+    arrays = {"observation.state": np.zeros(2, np.float32), "observation.images.front": np.zeros((4, 6, 3), np.uint8)}
+    account = Previews()
+    account.hear(
+        local.Preview(
+            episode=1,
+            version=2,
+            observations=local.tensors(arrays),
+            proposed=local.Tensor.of(proposed),
+            executed=local.Tensor.of(executed),
+            clipped=local.Tensor.of(np.array([False, True, True])),
+            held=local.Tensor.of(np.array([False, True, False])),
+            latency_ms=3.25,
+        )
+    )
+    assert account.shown[0].text("chunk 1", ("joint1", "gripper")).splitlines() == [
+        "chunk 1, 3.2 ms",
+        "  observation.state",
+        "                0.0000   0.0000",
+        "  observation.images.front  uint8 (4, 6, 3)",
+        "  actions       joint1  gripper",
+        "   0 proposed   0.1000   0.2000",
+        "   1 proposed   0.3000      nan",
+        "     held       0.0000   0.0000",
+        "   2 proposed   0.1000   0.1000",
+        "     becomes    0.0500   0.1000",
+    ]
+    found = account.as_json({})
+    assert (found["steps"], found["clipped"], found["held"]) == (3, 2, 1)
+    assert "1 chunks, 3.2 ms each" in account.summary(found) and "clip 2 and hold 1" in account.summary(found)
