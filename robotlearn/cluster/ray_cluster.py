@@ -8,8 +8,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from types import TracebackType
@@ -19,12 +20,15 @@ from typing import Any, Self
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+import ray._private.worker
 from ray._private.state import available_resources_per_node  # the only place where Ray tells this
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from robotlearn.cluster.demand import Demand, Node, fit, waiting_for
 from robotlearn.errors import ClusterError
+
+log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 2**20  # Ray's smallest is 75 MiB: no data of ours go through it
 REACH_S = 5.0
@@ -70,13 +74,16 @@ class RayCluster:
             options = {"address": "local", "num_cpus": rest.pop("CPU"), "resources": rest}
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         logging.getLogger("ray").setLevel(logging.ERROR)
+        ray._private.worker.print_to_stdstream = _log_events
         before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+            with _native_log_dropped() if local is None else contextlib.nullcontext():
+                ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError, SystemExit) as error:
-            what = "a local Ray can't be started" if local is not None else f"no Ray cluster can be used at {address}"
-            hint = "" if local is not None or _token() else "; if that cluster wants a token, set RAY_AUTH_MODE=token"
-            raise ClusterError(f"{what}: {_brief(error)}{hint}") from None
+            if local is not None:
+                raise ClusterError(f"a local Ray can't be started: {_brief(error)}") from None
+            token = "is ~/.ray/auth_token the cluster's?" if _token() else "does it want a token (RAY_AUTH_MODE=token)?"
+            raise ClusterError(f"no Ray cluster can be used at {address}: {_brief(error)}; {token}") from None
         finally:
             signal.signal(signal.SIGTERM, before)
         context = ray.get_runtime_context()
@@ -171,8 +178,28 @@ def _probe(address: str) -> None:
             ) from None
 
 
+def _log_events(event: Mapping[str, Any], *args: Any, **more: Any) -> None:
+    """Ray prints a page for each process and node that dies; of those that are ours `PlacedChild` says so in a line."""
+    for text in event["lines"]:
+        log.info("Ray: %s", text)
+
+
+@contextlib.contextmanager
+def _native_log_dropped() -> Iterator[None]:
+    """Ray's C++ writes a line for every second in which a cluster doesn't take the token; the error says it once."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _brief(error: BaseException) -> str:
     """The first two sentences of Ray's messages, which may be pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:4]) if not isinstance(error, SystemExit) else "it does not answer as Ray does"
-    return " ".join(re.split(r"(?<=[.!?]) ", text)[:2])
+    return " ".join(re.split(r"(?<=[.!?]) ", text)[:2]).rstrip(".")
