@@ -48,6 +48,8 @@ def test_what_is_killed_on_a_cluster_is_started_again_and_nothing_is_lost(site: 
     assert (site.run / "address").read_text() == address
     assert site.sessions("left") | site.sessions("right") == sessions, "the edges work on"
 
+    assert not _says(train, "raylet"), "Ray's own pages about what died"
+
     train.stop(signal.SIGINT)
     site.gone()
     accounts(site, "left", "right")
@@ -60,6 +62,14 @@ def test_what_is_killed_on_a_cluster_is_started_again_and_nothing_is_lost(site: 
     assert site.rows()[-1]["updates"] == done + 2
     accounts(site, "left", "right")
     check_metrics(site, max_staleness=1)
+
+
+def test_a_wrong_token_is_refused_in_one_line(site: ClusterSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.node(num_cpus=1)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)
+    train = _train(site, site.config(tiny()), site.run)
+    assert train.ended() == 2
+    assert len(train.lines) == 2 and _says(train, f"robotlearn: no Ray cluster can be used at {site.ray}", "auth_token")
 
 
 def test_a_run_waits_for_arms_that_another_has_and_gets_them_when_that_is_killed(site: ClusterSite) -> None:
