@@ -4,12 +4,15 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robotlearn import gl
 from robotlearn.version import __version__
+
+if TYPE_CHECKING:
+    from robotlearn.cluster.train import RayTraining
 
 app = typer.Typer(
     name="robotlearn",
@@ -59,7 +62,18 @@ def _main(
 
 @app.command()
 def train(
-    config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS",
+            help="Place the processes on a Ray cluster by their resources: HOST:PORT or auto; local starts one.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Learner and edges on this machine, as child processes; ends with all of them."""
     from robotlearn.config.load import load_config
@@ -68,6 +82,8 @@ def train(
 
     path = _run_path(config, run, resume)
     loaded = load_config(RunFolder.open(path).config if resume else config, overrides or [])
+    if ray is not None:
+        raise typer.Exit(_ray_training()(ray, config, loaded, overrides or [], path, resume=resume).run())
     raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume).run())
 
 
@@ -360,6 +376,18 @@ def policy_server(
         serving.run(stop)
     finally:
         serving.close()
+
+
+def _ray_training() -> "type[RayTraining]":
+    from importlib.util import find_spec
+
+    from robotlearn.errors import ClusterError
+
+    if find_spec("ray") is None:
+        raise ClusterError("--ray needs Ray, which is not installed here: pip install 'robotlearn[ray]'")
+    from robotlearn.cluster.train import RayTraining
+
+    return RayTraining
 
 
 def _run_path(config: str, run: Path | None, resume: bool) -> Path:

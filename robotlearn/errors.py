@@ -48,3 +48,7 @@ class ProcessError(RobotlearnError):
 
 class StartError(RobotlearnError):
     """Raised when no length of imitation gives a start inside the success band; names what was measured."""
+
+
+class ClusterError(RobotlearnError):
+    """Raised when a Ray cluster can't be reached, or lacks what a run needs; names what, and how to add it."""

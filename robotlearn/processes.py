@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 _PIPE_VARIABLE = "ROBOTLEARN_PARENT_PIPE"
 REFUSED = 2
@@ -56,6 +57,16 @@ def _watch_parent(descriptor: int, stop: threading.Event) -> None:
     os._exit(1)
 
 
+class Running(Protocol):
+    """A process that was started: a `Child`, or one that another machine runs."""
+
+    @property
+    def status(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def wait(self, timeout: float) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Child:
     """A child process of robotlearn's own command line, in a session of its own.
 
@@ -99,6 +110,11 @@ class Child:
         if self.status is None:
             self.process.terminate()
 
+    def wait(self, timeout: float) -> None:
+        """Wait until it has ended, at most so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout)
+
     def kill(self) -> None:
         """End the child and whatever it started, at once. Idempotent."""
         if self._writing < 0:
@@ -109,14 +125,13 @@ class Child:
         self.close()
 
 
-def stop_all(children: Sequence[Child], patience_s: float = 8.0) -> None:
+def stop_all(children: Sequence[Running], patience_s: float = 8.0) -> None:
     """Ask every child to end, wait together for at most `patience_s`, kill what is left. Returns with all reaped."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + patience_s
     for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+        child.wait(max(0.0, deadline - time.monotonic()))
     for child in children:
         child.kill()
 
@@ -125,7 +140,7 @@ class Keeper:
     """Keeps one child alive: starts it again after it ended by itself, waiting longer after each early end."""
 
     def __init__(
-        self, start: Callable[[], Child], *, first_delay_s: float = 0.5, longest_delay_s: float = 30.0
+        self, start: Callable[[], Running], *, first_delay_s: float = 0.5, longest_delay_s: float = 30.0
     ) -> None:
         self._start = start
         self._first, self._longest = first_delay_s, longest_delay_s

@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from hal.registry import check_driver
 from robotlearn.cells import cells_of
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import RunFolderError
-from robotlearn.processes import REFUSED, Child, Keeper, stop_all, stop_on_signals
+from robotlearn.processes import REFUSED, Child, Keeper, Running, stop_all, stop_on_signals
 from robotlearn.run_folder import RunFolder
 
 LEARNER_PATIENCE = 3
@@ -38,7 +39,9 @@ class Training:
 
     def run(self) -> int:
         """Block until the run ends or a signal comes; returns the exit status. Raises RunFolderError."""
-        stop = stop_on_signals()
+        return self._supervise(stop_on_signals())
+
+    def _supervise(self, stop: Event) -> int:
         if self._resume:
             with self._folder:
                 pass  # not in use, and without the address of a learner that was killed
@@ -60,8 +63,7 @@ class Training:
                     learner.kill()
                     self._resume = True
                     learner = self._start_learner(address)
-                if not address and self._folder.address.exists():
-                    address = self._folder.address.read_text()
+                if not address and (address := self._address()):
                     for edge in self._config.edges:
                         edges[edge.name] = Keeper(partial(self._start_edge, edge.name, address))
                 for name, keeper in edges.items():
@@ -78,11 +80,11 @@ class Training:
             stop_all([keeper.child for keeper in edges.values()], patience_s=5.0)
             stop_all([learner], patience_s=8.0)
 
-    def _start_learner(self, address: str = "") -> Child:
+    def _start_learner(self, address: str = "") -> Running:
         options = [*(["--resume"] if self._resume else []), *(["--bind", address] if address else [])]
         return Child("learner", ["learner", self._source, *self._overrides, "--run", str(self._folder.path), *options])
 
-    def _start_edge(self, name: str, address: str) -> Child:
+    def _start_edge(self, name: str, address: str) -> Running:
         state = self._folder.edges / name
         arguments = ["edge", str(self._folder.config), "--learner", address, "--name", name, "--state", str(state)]
         return Child(f"edge {name}", arguments, self._log(name))
@@ -95,6 +97,10 @@ class Training:
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
         said = [text.removeprefix("robotlearn: ") for text in lines[-3:] if text.startswith("robotlearn: ")]
         return "; ".join(said) or "no reason given"
+
+    def _address(self) -> str:
+        """Where the learner listens, "" before it does."""
+        return self._folder.address.read_text() if self._folder.address.exists() else ""
 
     def _newest(self) -> Path | None:
         versions = sorted(self._folder.checkpoints.glob("[0-9]*/checkpoint.json"))

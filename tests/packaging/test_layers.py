@@ -30,6 +30,19 @@ def test_a_package_imports_only_the_layers_below_it(package: str, allowed: set[s
     assert wrong == []
 
 
+def test_ray_which_is_an_extra_is_imported_by_the_cluster_alone() -> None:
+    where = {
+        file.relative_to(ROOT).parent.as_posix()
+        for package in OURS
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.partition(".")[0] == "ray"
+    }
+    assert where == {"robotlearn/cluster"}
+
+
 @pytest.mark.parametrize(
     "module", ["hal", "envs", "robotlearn", "robotlearn.config", "robotlearn.errors", "robotlearn.report.compare"]
 )
