@@ -278,6 +278,24 @@ def compare(
     compare(read_runs(runs), as_json=as_json, page=html, console=Console(file=sys.stdout))
 
 
+@app.command()
+def view(
+    what: Annotated[
+        str, typer.Argument(metavar="ROBOT|RUN", help="A robot's spec (name or YAML file), a run folder or checkpoint.")
+    ],
+    task: Annotated[str | None, typer.Option(help="With a robot: put it into the scene of this task.")] = None,
+    expert: Annotated[bool, typer.Option("--expert", help="Let the task's scripted expert act.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
+) -> None:
+    """MuJoCo's window: a robot to pull at, or a run's newest policy at work, in real time, until it is closed."""
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.view import need_display
+    from robotlearn.view import view as show
+
+    need_display()
+    show(what, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
+
+
 @app.command(hidden=True)
 def arm(
     config: ConfigArgument,

@@ -48,3 +48,11 @@ class ProcessError(RobotlearnError):
 
 class StartError(RobotlearnError):
     """Raised when no length of imitation gives a start inside the success band; names what was measured."""
+
+
+class DisplayError(RobotlearnError):
+    """Raised when there is nothing to show something on: no screen, no viewer; says what can be done instead."""
+
+
+class ExtraError(RobotlearnError):
+    """Raised when an optional package is asked for and is missing, or too old; names the line that installs it."""
