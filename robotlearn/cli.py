@@ -284,6 +284,7 @@ def view(
         str, typer.Argument(metavar="ROBOT|RUN", help="A robot's spec (name or YAML file), a run folder or checkpoint.")
     ],
     task: Annotated[str | None, typer.Option(help="With a robot: put it into the scene of this task.")] = None,
+    cell: Annotated[str | None, typer.Option(help="With a run of several tasks or robots: TASK/ROBOT.")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Let the task's scripted expert act.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
 ) -> None:
@@ -293,7 +294,7 @@ def view(
     from robotlearn.view import view as show
 
     need_display()
-    show(what, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
+    show(what, task=task, cell=cell, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
 
 
 @app.command(hidden=True)

@@ -2,25 +2,29 @@
 
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
 
-from envs import ArmEnv, EnvOptions, Expert, make_task
+from envs import ArmEnv, EnvOptions, Expert, Task, make_task
 from envs.scene import build_scene
 from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
-from robotlearn.environment import env_options
+from robotlearn.cells import cells_of, env_options
+from robotlearn.config.load import load_config
+from robotlearn.contract import contract
 from robotlearn.errors import CheckpointError, ConfigError, DisplayError
-from robotlearn.saved_policy import SavedPolicy, find_policy
+from robotlearn.inputs import Inputs
+from robotlearn.learner import checkpoint
+from robotlearn.run_folder import RunFolder
 
 FRAME_S = 1 / 60
 LOST_S = 0.1
@@ -100,27 +104,51 @@ class ExpertActor:
 class RunActor:
     """The policy of a run, without exploration; each episode takes the newest checkpoint that there is by then."""
 
-    def __init__(self, path: Path, saved: SavedPolicy, seed: int) -> None:
-        """`saved`: what was found at `path`. Raises CheckpointError."""
-        self._path, self._saved = path, saved
-        self._policy = saved.load()
-        self._rng = np.random.default_rng([seed, 2])
+    def __init__(self, run: Path, cell: str | None, seed: int) -> None:
+        """`run`: a run folder, or one checkpoint (which stays). `cell`: TASK/ROBOT, needed where a run has several.
+
+        Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config;
+        ConfigError: no such cell, or it must be chosen.
+        """
+        single = (run / "checkpoint.json").is_file()
+        folder = RunFolder.open(run.resolve().parent.parent if single else run)
+        self.config = load_config(folder.config)
+        cells = {cell.name: cell for cell in cells_of(self.config)}
+        if cell not in cells and (cell is not None or len(cells) > 1):
+            wrong = "the run has several cells" if cell is None else f"no cell {cell!r} in the run"
+            raise ConfigError(f"{wrong}; choose with --cell one of {', '.join(cells)}")
+        self.cell = cells[cell] if cell is not None else next(iter(cells.values()))
+        self._contract = contract(self.config, list(cells.values()))
+        self._newest = (lambda: run) if single else (lambda: checkpoint.newest(folder.checkpoints))
+        self._inputs, self._rng = Inputs(self.config, list(cells.values())), np.random.default_rng([seed, 2])
+
+        from robotlearn.policy import build_policy  # torch comes with it
+
+        self._policy = build_policy(self.config, self._inputs)
+        self._loaded: Path | None = None
+        self._load()
 
     def begin(self) -> str:
         try:
-            found = find_policy(self._path)
-            if found.version != self._saved.version:
-                self._policy, self._saved = found.load(), found
+            self._load()
         except CheckpointError as error:  # a run that trains removes old checkpoints, perhaps while one is read
-            return f"version {self._saved.version} still ({error})"
-        return f"version {self._saved.version}"
+            return f"version {self._version} still ({error})"
+        return f"version {self._version}"
 
     def act(self, env: ArmEnv, observations: Observations) -> np.ndarray:
-        import torch
+        from robotlearn.policy import ask
 
-        batch = {key: torch.from_numpy(value[None]) for key, value in observations.items()}
-        actions: np.ndarray = self._policy.act(batch, self._policy.noise(1, self._rng), False).actions[0].numpy()
-        return actions
+        seen = {key: value[None] for key, value in observations.items()}
+        noise = self._policy.noise(1, self._rng)
+        embodiment = env.robot.spec.embodiment
+        return ask(self._policy, self._inputs, embodiment, seen, env.instruction, noise, False)[0][0]
+
+    def _load(self) -> None:
+        path = self._newest()
+        if path != self._loaded:
+            saved = checkpoint.load(path, self._contract)
+            self._policy.load_state_dict(saved.policy)
+            self._version, self._loaded = saved.version, path
 
 
 @dataclass(frozen=True)
@@ -133,11 +161,10 @@ class Shown:
     seconds: float
 
 
-def make_env(spec: RobotSpec, task: str, options: EnvOptions | None = None) -> tuple[ArmEnv, WatchedRobot]:
+def make_env(spec: RobotSpec, task: Task, options: EnvOptions | None = None) -> tuple[ArmEnv, WatchedRobot]:
     """The environment to show, and its robot. Raises TaskError, EnvError."""
-    made = make_task(task, spec)
-    robot = WatchedRobot(spec, build_scene(spec, made))
-    return ArmEnv(robot, made, options), robot
+    robot = WatchedRobot(spec, build_scene(spec, task))
+    return ArmEnv(robot, task, options), robot
 
 
 def play(env: ArmEnv, actor: Actor, window: Window, report: Callable[[Shown], None], *, seed: int) -> None:
@@ -193,7 +220,7 @@ def need_display() -> None:
 class Viewer(AbstractContextManager["Viewer"]):
     """MuJoCo's window; it counts as closed too when `stop` is set."""
 
-    def __init__(self, model: Any, data: Any, stop: Event, *, sliders: bool) -> None:
+    def __init__(self, model: Any, data: Any, stop: threading.Event, *, sliders: bool) -> None:
         """`sliders`: show the panel with the actuators' sliders. Raises DisplayError when it can't be opened."""
         need_display()
         self._stop = stop
@@ -208,6 +235,7 @@ class Viewer(AbstractContextManager["Viewer"]):
                 if not viewer.glfw.init():
                     reasons = "; ".join(str(warning.message) for warning in said)
                     raise DisplayError(f"no window can be opened: {reasons or 'GLFW does not say why'}")
+        before = threading.enumerate()
         try:
             self._handle = viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=sliders)
         except RuntimeError as error:
@@ -215,6 +243,7 @@ class Viewer(AbstractContextManager["Viewer"]):
                 raise
             again = " ".join(sys.argv[1:])
             raise DisplayError(f"on macOS a window needs MuJoCo's launcher: mjpython -m robotlearn {again}") from None
+        self._threads = [thread for thread in threading.enumerate() if thread not in before]
 
     def is_running(self) -> bool:
         return self._handle.is_running() and not self._stop.is_set()
@@ -224,27 +253,35 @@ class Viewer(AbstractContextManager["Viewer"]):
 
     def __exit__(self, *error: object) -> None:
         self._handle.close()
+        # It only asks for the end: a process, or an MjData, that goes while the window is still drawn crashes.
+        for thread in self._threads:
+            thread.join(5.0)
 
 
-def view(what: str, *, task: str | None, expert: bool, seed: int, stop: Event, say: Callable[[str], None]) -> None:
+def view(
+    what: str, *, task: str | None, cell: str | None, expert: bool, seed: int, stop: threading.Event, say: Callable[[str], None]
+) -> None:
     """Show a robot (name or file of a spec) or a run (folder or checkpoint) until the window is closed.
 
     Raises ConfigError, DisplayError, and what loading specs, tasks and checkpoints raises.
     """
     path = Path(what)
+    env, actor = None, None
     if any((path / name).is_file() for name in ("config.yaml", "checkpoint.json")):
         if task is not None:
-            raise ConfigError("--task goes with a robot; a run has the task of its config")
-        saved = find_policy(path)
-        env, robot = make_env(saved.spec, saved.config.task, env_options(saved.config))
-        actor: Actor | None = ExpertActor(env) if expert else RunActor(path, saved, seed)
+            raise ConfigError("--task goes with a robot; a run has the tasks of its config (--cell TASK/ROBOT)")
+        run = RunActor(path, cell, seed)
+        env, robot = make_env(run.cell.spec, run.cell.task, env_options(run.config))
+        actor = ExpertActor(env) if expert else run
     elif path.is_dir():
         raise ConfigError(f"{what} is not a run folder (no config.yaml in it), nor the name or file of a robot's spec")
     else:
         spec = load_spec(what)
+        if cell is not None:
+            raise ConfigError("--cell goes with a run; with a robot: --task TASK")
         if expert and task is None:
             raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
-        env, robot = make_env(spec, task) if task is not None else (None, WatchedRobot(spec))
+        env, robot = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
         actor = ExpertActor(env) if expert and env is not None else None
     try:
         with Viewer(*robot.scene, stop, sliders=actor is None) as window:

@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 import torch
 
+from envs import ArmEnv, make_task
+from envs.scene import build_scene
 from hal import load_spec
+from hal.drivers.mujoco import MujocoRobot
+from robotlearn.cells import env_options
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
-from robotlearn.environment import env_options
 from robotlearn.errors import ConfigError, DisplayError
+from robotlearn.inputs import Inputs
 from robotlearn.learner import checkpoint
 from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
-from robotlearn.saved_policy import find_policy
 from robotlearn.view import FRAME_S, ExpertActor, RunActor, Shown, Viewer, WatchedRobot, idle, make_env, play, view
 from tests.waiting import until
 
@@ -51,8 +54,8 @@ class Glass:
 
 def saved(folder: RunFolder, version: int) -> None:
     config = load_config(folder.config)
-    policy = build_policy(config, SPEC)
-    facts = dict(contract(config, SPEC))
+    policy = build_policy(config, Inputs(config))
+    facts = dict(contract(config))
     checkpoint.save(Checkpoint(version, policy.state_dict(), {"x": torch.zeros(1)}, {}, facts), folder.checkpoints)
 
 
@@ -65,7 +68,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_the_expert_does_its_task_until_the_window_is_closed() -> None:
-    env, robot = make_env(SPEC, "reach")
+    env, robot = make_env(SPEC, make_task("reach", SPEC))
     glass = Glass(robot)
     shown: list[Shown] = []
 
@@ -91,11 +94,7 @@ def test_the_expert_does_its_task_until_the_window_is_closed() -> None:
 
 def test_the_physics_is_that_of_the_environment() -> None:
     """What one sees is what training does: the pictures in between change nothing."""
-    from envs import ArmEnv, make_task
-    from envs.scene import build_scene
-    from hal.drivers.mujoco import MujocoRobot
-
-    watched, robot = make_env(SPEC, "lift")
+    watched, robot = make_env(SPEC, make_task("lift", SPEC))
     Glass(robot)
     plain = ArmEnv(MujocoRobot(SPEC, build_scene(SPEC, make_task("lift", SPEC))), "lift")
     seen = [env.reset(seed=3)[0] for env in (watched, plain)]
@@ -109,8 +108,8 @@ def test_the_physics_is_that_of_the_environment() -> None:
 
 
 def test_a_run_that_trains_on_shows_its_newest_policy(run: RunFolder) -> None:
-    found = find_policy(run.path)
-    env, robot = make_env(found.spec, found.config.task, env_options(found.config))
+    actor = RunActor(run.path, None, 0)
+    env, robot = make_env(SPEC, actor.cell.task, env_options(actor.config))
     glass = Glass(robot)
     shown: list[Shown] = []
 
@@ -121,21 +120,20 @@ def test_a_run_that_trains_on_shows_its_newest_policy(run: RunFolder) -> None:
             checkpoint.prune(run.checkpoints, 1)
         glass.closed = len(shown) == 2
 
-    play(env, RunActor(run.path, found, 0), glass, report, seed=0)
+    play(env, actor, glass, report, seed=0)
     env.close()
     assert [one.actor for one in shown] == ["version 3", "version 7"]
     assert [one.seconds for one in shown] == [pytest.approx(0.3)] * 2 and shown[0].outcome == "failure"
 
 
 def test_one_checkpoint_stays_what_it_is(run: RunFolder) -> None:
-    path = run.checkpoints / "000003"
-    actor = RunActor(path, find_policy(path), 0)
+    actor = RunActor(run.checkpoints / "000003", None, 0)
     saved(run, 7)
     assert actor.begin() == "version 3"
 
 
 def test_a_simulation_that_the_user_breaks_begins_anew() -> None:
-    env, robot = make_env(SPEC, "reach")
+    env, robot = make_env(SPEC, make_task("reach", SPEC))
 
     def pull(count: int) -> None:
         if count == 5:
@@ -168,17 +166,39 @@ def test_nobody_acts_and_the_user_moves_a_slider() -> None:
 
 
 MISTAKES = {
-    "a task with a run": (lambda run: {"what": str(run.path), "task": "reach"}, "a run has the task of its config"),
+    "a task with a run": (lambda run: {"what": str(run.path), "task": "reach"}, "a run has the tasks of its config"),
     "an expert of nothing": (lambda run: {"what": "panda", "expert": True}, "--expert needs a task"),
+    "a cell that there is not": (
+        lambda run: {"what": str(run.path), "cell": "lift/panda"},
+        "no cell 'lift/panda' in the run; choose with --cell one of reach/panda",
+    ),
+    "a cell with a robot": (lambda run: {"what": "panda", "cell": "lift/panda"}, "--cell goes with a run"),
     "an empty folder": (lambda run: {"what": str(run.logs)}, "is not a run folder"),
 }
+
+
+def test_a_run_of_several_tasks_shows_the_one_that_is_chosen(tmp_path: Path) -> None:
+    config = load_config(
+        "smoke", ["policy.hidden=[8]", "task=[reach,lift]", "observations.instruction=true", "edges.0.task=reach"]
+    )
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    saved(folder, 3)
+    with pytest.raises(ConfigError, match="several cells; choose with --cell one of reach/panda, lift/panda"):
+        RunActor(folder.path, None, 0)
+    actor = RunActor(folder.path, "lift/panda", 0)
+    env, _ = make_env(SPEC, actor.cell.task, env_options(actor.config))
+    assert actor.act(env, env.reset(seed=0)[0]).shape == (config.policy.horizon, SPEC.dim)
+    env.close()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda name: name.replace(" ", "_"))
 def test_a_mistake(mistake: str, run: RunFolder) -> None:
     options, expected = MISTAKES[mistake]
     with pytest.raises(ConfigError, match=expected):
-        view(**{"task": None, "expert": False, "seed": 0, "stop": threading.Event(), "say": print} | options(run))
+        view(
+            **{"task": None, "cell": None, "expert": False, "seed": 0, "stop": threading.Event(), "say": print}
+            | options(run)
+        )
 
 
 def test_a_display_that_does_not_answer_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,9 +240,11 @@ def test_the_real_window(run: RunFolder, tmp_path: Path) -> None:
                 stderr=stream,
             )
         try:
-            until(lambda: log.read_text().count("failure after 0.3 s") >= 2 or shown.poll() is not None, "2 episodes")
+            until(
+                lambda: log.read_text().count("failure after 0.3 s") >= 2 or shown.poll() is not None, "2 episodes", 90
+            )
             shown.terminate()
-            assert shown.wait(20) == 0, log.read_text()
+            assert shown.wait(60) == 0, log.read_text()
         finally:
             shown.kill()
             shown.wait()
