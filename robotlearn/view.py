@@ -259,7 +259,14 @@ class Viewer(AbstractContextManager["Viewer"]):
 
 
 def view(
-    what: str, *, task: str | None, cell: str | None, expert: bool, seed: int, stop: threading.Event, say: Callable[[str], None]
+    what: str,
+    *,
+    task: str | None,
+    cell: str | None,
+    expert: bool,
+    seed: int,
+    stop: threading.Event,
+    say: Callable[[str], None],
 ) -> None:
     """Show a robot (name or file of a spec) or a run (folder or checkpoint) until the window is closed.
 
