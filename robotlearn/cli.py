@@ -34,6 +34,14 @@ ResumeOption = Annotated[
         "--resume", help="Go on from the newest checkpoint of --run, with that run's config and the overrides given."
     ),
 ]
+RerunOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="Watch the run live in Rerun: `viewer` opens it here, FILE.rrd is written for later, "
+        "rerun+http://HOST:9876/proxy is one that runs elsewhere.",
+    ),
+]
 LearnerOption = Annotated[str, typer.Option("--learner", help="Where the learner listens: tcp://HOST:PORT.")]
 
 
@@ -59,16 +67,23 @@ def _main(
 
 @app.command()
 def train(
-    config: ConfigArgument, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = False
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+    rerun: RerunOption = None,
 ) -> None:
     """Learner and edges on this machine, as child processes; ends with all of them."""
     from robotlearn.config.load import load_config
+    from robotlearn.learner import live
     from robotlearn.run_folder import RunFolder
     from robotlearn.train import Training
 
+    if rerun is not None:
+        live.check(rerun)
     path = _run_path(config, run, resume)
     loaded = load_config(RunFolder.open(path).config if resume else config, overrides or [])
-    raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume).run())
+    raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume, rerun=rerun).run())
 
 
 @app.command()
@@ -77,17 +92,21 @@ def learner(
     overrides: Overrides = None,
     run: RunOption = None,
     resume: ResumeOption = False,
+    rerun: RerunOption = None,
     bind: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """The learner alone; edges on this or other machines come to its address (learner.bind)."""
     import secrets
 
     from robotlearn.config.load import differences, dump, load_config
+    from robotlearn.learner import live
     from robotlearn.learner.display import Display
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
     stop = stop_on_signals()
+    if rerun is not None and bind is None:  # with one, `train` starts a learner anew: whatever is shown, it must run
+        live.check(rerun)
     path = _run_path(config, run, resume)
     if resume:
         folder = RunFolder.open(path)
@@ -107,7 +126,8 @@ def learner(
         from robotlearn.learner.learner import Learner
 
         try:
-            learning = Learner(loaded, folder, resume=resume, bind=bind)
+            shown = live.LiveView(rerun) if rerun is not None else None
+            learning = Learner(loaded, folder, resume=resume, bind=bind, live=shown)
         except Exception:
             if not resume:
                 folder.discard()

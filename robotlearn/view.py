@@ -1,6 +1,5 @@
 """`robotlearn view`: MuJoCo's interactive viewer, with an arm in it that a policy, an expert or nobody moves."""
 
-import os
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from envs.scene import build_scene
 from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
+from robotlearn import gl
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config.load import load_config
 from robotlearn.contract import contract
@@ -210,7 +210,7 @@ def idle(robot: WatchedRobot, window: Window) -> None:
 
 def need_display() -> None:
     """Raises DisplayError where no window can be opened."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not gl.has_display():
         raise DisplayError(
             "no display here (neither DISPLAY nor WAYLAND_DISPLAY is set), so no window can be opened; "
             "`robotlearn eval RUN --video FILE.mp4` films a run's policy without one"
