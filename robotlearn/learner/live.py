@@ -5,8 +5,8 @@ turns what is in there into what Rerun shows. What the queue has no room for is 
 """
 
 import logging
-import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -30,7 +30,7 @@ VIEWER = "viewer"
 SCHEMES = ("rerun+http", "rerun+https", "rerun")
 PORT = 9876
 """Where a viewer of Rerun listens by default."""
-OLDEST = (0, 24)
+OLDEST = (0, 26)
 ROBOTS = 8
 """So many robots are shown, the first ones of which something comes; a batch of arms counts as one."""
 EPISODE_PERIOD_S = 1.0
@@ -39,6 +39,7 @@ EPISODE_PATIENCE_S = 30.0
 """An episode of which nothing came for so long is not waited for: its edge is gone."""
 QUEUE_ITEMS, QUEUE_BYTES = 64, 64 << 20
 CLOSE_PATIENCE_S = 5.0
+VIEWER_PATIENCE_S = 20.0
 
 Plan = Callable[[Segment], np.ndarray]
 """The actions (C, H, D) of a segment's chunks, in the units of the arm's actions."""
@@ -185,6 +186,7 @@ class LiveView:
 
         from robotlearn.learner.scene import RerunScene
 
+        rerun.set_strict_mode(True)  # otherwise what it can't take is a warning on the terminal
         stream = rerun.RecordingStream("robotlearn", recording_id=run)
         # At the end of the process it would wait for a viewer that is gone; `close` flushes by itself.
         rerun.unregister_shutdown()
@@ -192,13 +194,10 @@ class LiveView:
         if self._where.endswith(".rrd"):
             Path(self.place).parent.mkdir(parents=True, exist_ok=True)
             stream.save(self.place, default_blueprint=scene.layout())
-        elif self._where == VIEWER:
-            # The viewer's program comes with the package, and is found by PATH.
-            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-            stream.spawn(default_blueprint=scene.layout())
         else:
-            where = self._where if urlsplit(self._where).path.strip("/") else self._where.rstrip("/") + "/proxy"
-            stream.connect_grpc(where, default_blueprint=scene.layout())
+            url = _open_viewer() if self._where == VIEWER else self._where
+            url = url if urlsplit(url).path.strip("/") else url.rstrip("/") + "/proxy"
+            stream.connect_grpc(url, default_blueprint=scene.layout())
         return scene
 
 
@@ -208,6 +207,32 @@ class _Followed:
     def __init__(self) -> None:
         self.episode: tuple[int, int] | None = None
         self.seen = self.next = 0.0
+
+
+def _open_viewer() -> str:
+    """Where Rerun's viewer listens on this machine: the one that runs, else one that is started and outlives us.
+
+    Rerun's own `spawn` would listen on every network of the machine, and write on our terminal.
+    """
+    if not _answers():
+        viewer = subprocess.Popen(
+            [sys.executable, "-m", "rerun", "--bind", "127.0.0.1", "--port", str(PORT), "--expect-data-soon"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + VIEWER_PATIENCE_S
+        while not _answers():
+            if viewer.poll() is not None or time.monotonic() > deadline:
+                raise DisplayError(f"Rerun's viewer does not start; `{sys.executable} -m rerun` shows why")
+            time.sleep(0.1)
+    return f"rerun+http://127.0.0.1:{PORT}/proxy"
+
+
+def _answers() -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", PORT), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _unused(path: Path) -> Path:

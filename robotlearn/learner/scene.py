@@ -157,8 +157,9 @@ class RerunScene:
         if poses is None:
             return
         points = poses(segment.observations[STATE][:, : poses.joints])
-        strips = self._rr.LineStrips3D.columns(strips=list(points[1:]), colors=[[200, 200, 210]] * segment.steps)
-        self._stream.send_columns(f"world/{robot}/arm", [self._rr.TimeColumn("wall", timestamp=times)], strips)
+        for moment, chain in zip(times, points[1:], strict=True):  # one by one: as columns, Rerun 0.26 refuses them
+            self._stream.set_time("wall", timestamp=moment)
+            self._stream.log(f"world/{robot}/arm", self._rr.LineStrips3D([chain], colors=[[200, 200, 210]]))
         self._stream.set_time("wall", timestamp=times[0])
         path = self._rr.LineStrips3D([points[:, -1]], colors=[[80, 170, 255]], radii=[0.003])
         self._stream.log(f"world/{robot}/path", path)

@@ -322,7 +322,7 @@ def test_a_mistake_is_told_before_anything_starts(mistake: str, monkeypatch: pyt
         live.check(where)
 
 
-@pytest.mark.parametrize(("found", "text"), [(None, "not installed"), ("0.23.4", r"rerun-sdk >= 0\.24, here is 0\.23")])
+@pytest.mark.parametrize(("found", "text"), [(None, "not installed"), ("0.25.1", r"rerun-sdk >= 0\.26, here is 0\.25")])
 def test_the_package_is_missing_or_too_old(found: str | None, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if found is None:
