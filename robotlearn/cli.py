@@ -303,8 +303,10 @@ def view(
     what: Annotated[
         str, typer.Argument(metavar="ROBOT|RUN", help="A robot's spec (name or YAML file), a run folder or checkpoint.")
     ],
-    task: Annotated[str | None, typer.Option(help="With a robot: put it into the scene of this task.")] = None,
-    cell: Annotated[str | None, typer.Option(help="With a run of several tasks or robots: TASK/ROBOT.")] = None,
+    robot: Annotated[str | None, typer.Option(help="Which of a run's robots; needed when it has several.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The scene to put a robot into; of a run, which of its tasks.")
+    ] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Let the task's scripted expert act.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
 ) -> None:
@@ -314,7 +316,7 @@ def view(
     from robotlearn.view import view as show
 
     need_display()
-    show(what, task=task, cell=cell, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
+    show(what, robot=robot, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
 
 
 @app.command(hidden=True)

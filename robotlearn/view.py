@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,10 @@ from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
 from robotlearn import gl
-from robotlearn.cells import cells_of, env_options
-from robotlearn.config.load import load_config
-from robotlearn.contract import contract
+from robotlearn.cells import env_options
 from robotlearn.errors import CheckpointError, ConfigError, DisplayError
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.run_folder import RunFolder
+from robotlearn.saved_policy import find_policy_for
 
 FRAME_S = 1 / 60
 LOST_S = 0.1
@@ -104,51 +102,28 @@ class ExpertActor:
 class RunActor:
     """The policy of a run, without exploration; each episode takes the newest checkpoint that there is by then."""
 
-    def __init__(self, run: Path, cell: str | None, seed: int) -> None:
-        """`run`: a run folder, or one checkpoint (which stays). `cell`: TASK/ROBOT, needed where a run has several.
-
-        Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config;
-        ConfigError: no such cell, or it must be chosen.
-        """
-        single = (run / "checkpoint.json").is_file()
-        folder = RunFolder.open(run.resolve().parent.parent if single else run)
-        self.config = load_config(folder.config)
-        cells = {cell.name: cell for cell in cells_of(self.config)}
-        if cell not in cells and (cell is not None or len(cells) > 1):
-            wrong = "the run has several cells" if cell is None else f"no cell {cell!r} in the run"
-            raise ConfigError(f"{wrong}; choose with --cell one of {', '.join(cells)}")
-        self.cell = cells[cell] if cell is not None else next(iter(cells.values()))
-        self._contract = contract(self.config, list(cells.values()))
-        self._newest = (lambda: run) if single else (lambda: checkpoint.newest(folder.checkpoints))
-        self._inputs, self._rng = Inputs(self.config, list(cells.values())), np.random.default_rng([seed, 2])
-
-        from robotlearn.policy import build_policy  # torch comes with it
-
-        self._policy = build_policy(self.config, self._inputs)
-        self._loaded: Path | None = None
-        self._load()
+    def __init__(self, run: Path, robot: str | None, task: str | None, seed: int) -> None:
+        """`run`: a run folder, or one checkpoint (which stays). Raises what `find_policy_for` does."""
+        self._find = partial(find_policy_for, run, robot, task)
+        self.saved = self._find()
+        self._policy, self._inputs = self.saved.load(), Inputs(self.saved.config)
+        self._rng = np.random.default_rng([seed, 2])
 
     def begin(self) -> str:
         try:
-            self._load()
+            found = self._find()
+            if found.version != self.saved.version:
+                self._policy, self.saved = found.load(), found
         except CheckpointError as error:  # a run that trains removes old checkpoints, perhaps while one is read
-            return f"version {self._version} still ({error})"
-        return f"version {self._version}"
+            return f"version {self.saved.version} still ({error})"
+        return f"version {self.saved.version}"
 
     def act(self, env: ArmEnv, observations: Observations) -> np.ndarray:
-        from robotlearn.policy import ask
+        from robotlearn.policy import ask  # torch comes with it
 
         seen = {key: value[None] for key, value in observations.items()}
-        noise = self._policy.noise(1, self._rng)
-        embodiment = env.robot.spec.embodiment
+        noise, embodiment = self._policy.noise(1, self._rng), env.robot.spec.embodiment
         return ask(self._policy, self._inputs, embodiment, seen, env.instruction, noise, False)[0][0]
-
-    def _load(self) -> None:
-        path = self._newest()
-        if path != self._loaded:
-            saved = checkpoint.load(path, self._contract)
-            self._policy.load_state_dict(saved.policy)
-            self._version, self._loaded = saved.version, path
 
 
 @dataclass(frozen=True)
@@ -261,8 +236,8 @@ class Viewer(AbstractContextManager["Viewer"]):
 def view(
     what: str,
     *,
+    robot: str | None,
     task: str | None,
-    cell: str | None,
     expert: bool,
     seed: int,
     stop: threading.Event,
@@ -275,33 +250,31 @@ def view(
     path = Path(what)
     env, actor = None, None
     if any((path / name).is_file() for name in ("config.yaml", "checkpoint.json")):
-        if task is not None:
-            raise ConfigError("--task goes with a robot; a run has the tasks of its config (--cell TASK/ROBOT)")
-        run = RunActor(path, cell, seed)
-        env, robot = make_env(run.cell.spec, run.cell.task, env_options(run.config))
+        run = RunActor(path, robot, task, seed)
+        env, shown = make_env(run.saved.arm.spec, run.saved.arm.task, env_options(run.saved.config))
         actor = ExpertActor(env) if expert else run
     elif path.is_dir():
         raise ConfigError(f"{what} is not a run folder (no config.yaml in it), nor the name or file of a robot's spec")
+    elif robot is not None:
+        raise ConfigError(f"--robot chooses one of a run's robots; {what} is not a run folder")
+    elif task is None and expert:
+        raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
     else:
         spec = load_spec(what)
-        if cell is not None:
-            raise ConfigError("--cell goes with a run; with a robot: --task TASK")
-        if expert and task is None:
-            raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
-        env, robot = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
+        env, shown = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
         actor = ExpertActor(env) if expert and env is not None else None
     try:
-        with Viewer(*robot.scene, stop, sliders=actor is None) as window:
-            robot.watch(window)
+        with Viewer(*shown.scene, stop, sliders=actor is None) as window:
+            shown.watch(window)
             if env is not None and actor is not None:
-                play(env, actor, window, lambda shown: say(_line(shown)), seed=seed)
+                play(env, actor, window, lambda episode: say(_line(episode)), seed=seed)
                 return
             if env is not None:
                 env.reset(seed=seed)
-            idle(robot, window)
+            idle(shown, window)
     finally:
-        robot.close()
+        shown.close()
 
 
-def _line(shown: Shown) -> str:
-    return f"episode {shown.number}: {shown.actor}, {shown.outcome} after {shown.seconds:.1f} s"
+def _line(episode: Shown) -> str:
+    return f"episode {episode.number}: {episode.actor}, {episode.outcome} after {episode.seconds:.1f} s"

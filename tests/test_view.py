@@ -108,8 +108,8 @@ def test_the_physics_is_that_of_the_environment() -> None:
 
 
 def test_a_run_that_trains_on_shows_its_newest_policy(run: RunFolder) -> None:
-    actor = RunActor(run.path, None, 0)
-    env, robot = make_env(SPEC, actor.cell.task, env_options(actor.config))
+    actor = RunActor(run.path, None, None, 0)
+    env, robot = make_env(SPEC, actor.saved.arm.task, env_options(actor.saved.config))
     glass = Glass(robot)
     shown: list[Shown] = []
 
@@ -127,7 +127,7 @@ def test_a_run_that_trains_on_shows_its_newest_policy(run: RunFolder) -> None:
 
 
 def test_one_checkpoint_stays_what_it_is(run: RunFolder) -> None:
-    actor = RunActor(run.checkpoints / "000003", None, 0)
+    actor = RunActor(run.checkpoints / "000003", None, None, 0)
     saved(run, 7)
     assert actor.begin() == "version 3"
 
@@ -166,13 +166,9 @@ def test_nobody_acts_and_the_user_moves_a_slider() -> None:
 
 
 MISTAKES = {
-    "a task with a run": (lambda run: {"what": str(run.path), "task": "reach"}, "a run has the tasks of its config"),
+    "a task of another run": (lambda run: {"what": str(run.path), "task": "lift"}, "was not taught the task 'lift'"),
+    "a robot of a robot": (lambda run: {"what": "panda", "robot": "panda"}, "panda is not a run folder"),
     "an expert of nothing": (lambda run: {"what": "panda", "expert": True}, "--expert needs a task"),
-    "a cell that there is not": (
-        lambda run: {"what": str(run.path), "cell": "lift/panda"},
-        "no cell 'lift/panda' in the run; choose with --cell one of reach/panda",
-    ),
-    "a cell with a robot": (lambda run: {"what": "panda", "cell": "lift/panda"}, "--cell goes with a run"),
     "an empty folder": (lambda run: {"what": str(run.logs)}, "is not a run folder"),
 }
 
@@ -183,10 +179,10 @@ def test_a_run_of_several_tasks_shows_the_one_that_is_chosen(tmp_path: Path) -> 
     )
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     saved(folder, 3)
-    with pytest.raises(ConfigError, match="several cells; choose with --cell one of reach/panda, lift/panda"):
-        RunActor(folder.path, None, 0)
-    actor = RunActor(folder.path, "lift/panda", 0)
-    env, _ = make_env(SPEC, actor.cell.task, env_options(actor.config))
+    with pytest.raises(ConfigError, match="several tasks; choose with --task one of reach, lift"):
+        RunActor(folder.path, None, None, 0)
+    actor = RunActor(folder.path, None, "lift", 0)
+    env, _ = make_env(SPEC, actor.saved.arm.task, env_options(actor.saved.config))
     assert actor.act(env, env.reset(seed=0)[0]).shape == (config.policy.horizon, SPEC.dim)
     env.close()
 
@@ -196,7 +192,7 @@ def test_a_mistake(mistake: str, run: RunFolder) -> None:
     options, expected = MISTAKES[mistake]
     with pytest.raises(ConfigError, match=expected):
         view(
-            **{"task": None, "cell": None, "expert": False, "seed": 0, "stop": threading.Event(), "say": print}
+            **{"task": None, "robot": None, "expert": False, "seed": 0, "stop": threading.Event(), "say": print}
             | options(run)
         )
 
