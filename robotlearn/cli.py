@@ -319,6 +319,14 @@ def view(
     show(what, robot=robot, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
 
 
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
+    """What of this machine and installation works, what is missing, and the line that mends it; 1 if something is broken."""
+    from robotlearn.doctor.report import main
+
+    raise typer.Exit(main(as_json=as_json))
+
+
 @app.command(hidden=True)
 def arm(
     config: ConfigArgument,
