@@ -6,11 +6,10 @@ from envs.errors import EnvError, TaskError
 from envs.expert import Expert
 from envs.options import EnvOptions
 from envs.randomization import Randomization
-from envs.task import SceneState, Task
-from envs.tasks import TASKS, make_task
+from envs.task import SceneState, Task, ToolGoal
+from envs.tasks import make_task, register_task, task_names, task_of
 
 __all__ = [
-    "TASKS",
     "ArmEnv",
     "BatchArmEnv",
     "EnvError",
@@ -20,5 +19,9 @@ __all__ = [
     "SceneState",
     "Task",
     "TaskError",
+    "ToolGoal",
     "make_task",
+    "register_task",
+    "task_names",
+    "task_of",
 ]

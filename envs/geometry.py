@@ -33,6 +33,11 @@ def pointing_down(yaw: np.ndarray) -> np.ndarray:
     return np.stack([np.stack([c, s, zero], -1), np.stack([s, -c, zero], -1), np.stack([zero, zero, -one], -1)], -2)
 
 
+def about_z(yaw: np.ndarray) -> np.ndarray:
+    """(n, 3, 3) turns by (n,) yaw in rad about z."""
+    return pointing_down(yaw) * [1, -1, -1]
+
+
 def poses(position: np.ndarray, yaw: np.ndarray) -> np.ndarray:
     """(n, 7) poses from (n, 3) positions in m and (n,) yaw in rad."""
     zero = np.zeros_like(yaw)

@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 
 from envs.options import EnvOptions
+from envs.tabletop import Tabletop
 from hal.spec import RobotSpec
 
 
@@ -29,10 +30,28 @@ class SceneState:
     objects: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class ToolGoal:
+    """Where a scripted expert wants the tools of n arms next.
+
+    Attributes:
+        position: (n, 3) tool centre point in the base frame, m.
+        rotation: (n, 3, 3) orientation of the tool.
+        width: (n,) what the gripper is to open to, m; ignored by an arm without one.
+        turn_weight: how much an rad of wrong orientation counts beside a m of wrong position.
+    """
+
+    position: np.ndarray
+    rotation: np.ndarray
+    width: np.ndarray
+    turn_weight: float = 1.0
+
+
 class Task(ABC):
     """One task for any number of arms at once; holds no state of an episode, so one instance serves every arm.
 
-    A subclass states the constants below and four methods; `envs.tasks` registers it by `name`.
+    A subclass states the constants below and five methods, and `expert_goal` if it is to be demonstrated; `envs.tasks`
+    finds it by `name`. `self.tabletop` says where on the arm's table things may lie and how large they are.
     """
 
     name: ClassVar[str]
@@ -44,14 +63,21 @@ class Task(ABC):
     """Success is declared after so many consecutive steps in which `achieved` holds."""
     objects: ClassVar[tuple[str, ...]]
     """Bodies whose pose an episode sets; each has a free joint or is a mocap body."""
-    start_tcp: ClassVar[tuple[float, float, float]] = (0.5, 0.0, 0.16)
-    """Where the tool waits at the start of an episode, in the base frame, m; it points down."""
+    expert_delta: ClassVar[float] = 0.08
+    """Largest joint delta of the scripted expert, rad per control step."""
     start_noise: ClassVar[float] = 0.02
     """Standard deviation of the start's joint angles, rad."""
 
     def __init__(self, spec: RobotSpec) -> None:
-        """Raises TaskError when the robot can't do this task."""
+        """Raises TaskError when the robot can't do this task: here, when its spec says nothing of a tabletop."""
         self.spec = spec
+        self.tabletop = Tabletop.of(spec, self.name)
+
+    @property
+    def start_tcp(self) -> tuple[float, float, float]:
+        """Where the tool waits at the start of an episode, in the base frame, m; it points down."""
+        x, y = self.tabletop.centre
+        return (float(x), float(y), 0.16 * self.tabletop.scale)
 
     @abstractmethod
     def build(self, scene: mujoco.MjSpec) -> None:
@@ -72,6 +98,13 @@ class Task(ABC):
     @abstractmethod
     def progress(self, state: SceneState) -> np.ndarray:
         """Return (n,) in [0, 1]: how far it has come, rising all the way to success; for the shaped reward."""
+
+    def expert_goal(self, state: SceneState) -> ToolGoal:
+        """Where the scripted expert goes next, from the state alone: it has no memory, since a policy has none.
+
+        A phase that can't be seen in the observation can't be imitated. Tasks that don't define this have no expert.
+        """
+        raise NotImplementedError
 
 
 class Referee:

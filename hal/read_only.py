@@ -55,8 +55,10 @@ class ReadOnly(Robot):
         raise DriverError(f"{self.spec.name}: this robot is only read, so its scene stays as it is")
 
     def render(self, camera: str, width: int, height: int) -> Image:
-        able = self._having(Renderable)  # type: ignore[type-abstract]
-        return able.render(camera, width, height)
+        return self._having(Renderable).render(camera, width, height)  # type: ignore[type-abstract]
+
+    def capture(self, camera: str, width: int, height: int) -> Image:
+        return self._having(Renderable).capture(camera, width, height)  # type: ignore[type-abstract]
 
     def _having(self, kind: type[C]) -> C:
         able = self._robot.capability(kind)

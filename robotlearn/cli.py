@@ -327,6 +327,32 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     raise typer.Exit(main(as_json=as_json))
 
 
+@app.command("config")
+def show_config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a word to look for; all without it.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of all keys, as in the docs.")] = False,
+) -> None:
+    """What a config may hold: each key, what it takes, its default, what it means."""
+    from robotlearn.config.reference import keys, matching, page
+    from robotlearn.errors import ConfigError
+
+    if markdown:
+        typer.echo(page(), nl=False)
+        return
+    found = keys() if key is None else matching(key)
+    if not found:
+        raise ConfigError(f"no key of a config has anything to do with {key!r}")
+    section = ""
+    for one in found:
+        if one.section != section:
+            section = one.section
+            typer.echo(f"\n{section}")
+        default = f"default {one.default}" if one.default else "must be given"
+        typer.echo(f"  {one.path}: {one.takes}; {default}\n      {one.meaning}")
+
+
 @app.command(hidden=True)
 def arm(
     config: ConfigArgument,

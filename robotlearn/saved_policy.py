@@ -103,6 +103,8 @@ def find_policy_for(path: Path, robot: str | None, task: str | None) -> SavedPol
     overrides = (f"robot={json.dumps(robots)}", f"edges={json.dumps([edge])}")
     config = load_config(folder.config, overrides)
     if differs := checkpoint.difference(saved.contract, contract(config)):
+        if robots == list(load_config(folder.config).robot):
+            raise CheckpointError(f"{chosen} belongs to another policy: {differs}")
         raise ConfigError(f"robot {robot} does not fit the policy {chosen}: {differs}")
     return SavedPolicy(folder.config.resolve(), overrides, config, chosen.resolve(), saved.version)
 

@@ -3,31 +3,43 @@
 import mujoco
 import numpy as np
 
-from envs.geometry import poses
-from envs.task import SceneState, Task
+from envs.geometry import pointing_down, poses
+from envs.task import SceneState, Task, ToolGoal
 
 
 class Reach(Task):
     """The tool must come within 2 cm of a target and stay there for two steps.
 
-    `observation.environment_state`, (6,): tool position (3, m), target minus tool position (3, m).
+    Targets lie above the tabletop and 2.5 cm (x) and 10 cm (y) around it, 10 to 40 cm high; on small tables less,
+    in proportion. `observation.environment_state`, (6,): tool position (3, m), target minus tool position (3, m).
     """
 
     name = "reach"
-    instructions = ("move the gripper to the green ball", "reach for the green ball", "bring the hand to the ball")
+    instructions = (
+        "move the gripper to the green ball",
+        "reach for the green ball",
+        "bring the hand to the ball",
+        "go to the green sphere in the air",
+    )
     episode_steps = 16
     hold_steps = 2
     objects = ("target",)
     tolerance = 0.02
 
     def build(self, scene: mujoco.MjSpec) -> None:
-        target = scene.worldbody.add_body(name="target", mocap=True, pos=[0.5, 0, 0.3])
+        target = scene.worldbody.add_body(name="target", mocap=True, pos=[*self.tabletop.centre, 0.3])
         target.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.02, 0, 0], rgba=[0.2, 0.8, 0.3, 1], contype=0, conaffinity=0
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            size=[self.tolerance, 0, 0],
+            rgba=[0.2, 0.8, 0.3, 1],
+            contype=0,
+            conaffinity=0,
         )
 
     def place(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-        return {"target": poses(rng.uniform([0.35, -0.2, 0.1], [0.6, 0.2, 0.4], (n, 3)), np.zeros(n))}
+        around, scale = np.array([0.025, 0.1]) * self.tabletop.scale, self.tabletop.scale
+        lower, upper = self.tabletop.lower - around, self.tabletop.upper + around
+        return {"target": poses(rng.uniform([*lower, 0.1 * scale], [*upper, 0.4 * scale], (n, 3)), np.zeros(n))}
 
     def observe(self, state: SceneState) -> np.ndarray:
         return np.concatenate([state.tcp, state.objects["target"][:, :3] - state.tcp], -1, dtype=np.float32)
@@ -37,3 +49,9 @@ class Reach(Task):
 
     def progress(self, state: SceneState) -> np.ndarray:
         return 1 - np.tanh(5 * np.linalg.norm(state.objects["target"][:, :3] - state.tcp, axis=-1))
+
+    def expert_goal(self, state: SceneState) -> ToolGoal:
+        n = len(state.tcp)
+        width = np.full(n, self.spec.home[-1])
+        # Where the tool can't point down (an arm of five joints, high up) the point matters more.
+        return ToolGoal(state.objects["target"][:, :3], pointing_down(np.zeros(n)), width, turn_weight=0.1)

@@ -27,7 +27,7 @@ class Key:
 def keys() -> list[Key]:
     """All keys, section by section, in the order of the config."""
     schema = Config.model_json_schema()
-    return list(_of(schema, schema["$defs"], "", "the run"))
+    return list(dict.fromkeys(_of(schema, schema["$defs"], "", "the run")))
 
 
 def matching(word: str) -> list[Key]:
