@@ -321,10 +321,10 @@ def view(
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
-    """What of this machine and installation works, what is missing, and the line that mends it; 1 if something is broken."""
-    from robotlearn.doctor.report import main
+    """What works here, what is missing, and the line that mends it; exit status 1 when something is broken."""
+    from robotlearn.doctor.report import doctor as examine
 
-    raise typer.Exit(main(as_json=as_json))
+    raise typer.Exit(examine(as_json=as_json))
 
 
 @app.command("config")
