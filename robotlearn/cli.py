@@ -100,7 +100,7 @@ def learner(
 
     from robotlearn.config.load import differences, dump, load_config
     from robotlearn.learner import live
-    from robotlearn.learner.display import Display
+    from robotlearn.learner.display import Display, busy
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
@@ -122,12 +122,13 @@ def learner(
         loaded = load_config(config, overrides or [])
         folder = RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
-        # Only now: it imports torch, and a folder in use is refused at once.
-        from robotlearn.learner.learner import Learner
-
         try:
-            shown = live.LiveView(rerun) if rerun is not None else None
-            learning = Learner(loaded, folder, resume=resume, bind=bind, live=shown)
+            with busy("starting"):
+                # Only now: it imports torch, and a folder in use is refused at once.
+                from robotlearn.learner.learner import Learner
+
+                shown = live.LiveView(rerun) if rerun is not None else None
+                learning = Learner(loaded, folder, resume=resume, bind=bind, live=shown)
         except Exception:
             if not resume:
                 folder.discard()

@@ -22,6 +22,7 @@ from robotlearn import gl
 from robotlearn.cells import env_options
 from robotlearn.errors import CheckpointError, ConfigError, DisplayError
 from robotlearn.inputs import Inputs
+from robotlearn.learner.display import busy
 from robotlearn.saved_policy import find_policy_for
 
 FRAME_S = 1 / 60
@@ -249,20 +250,21 @@ def view(
     """
     path = Path(what)
     env, actor = None, None
-    if any((path / name).is_file() for name in ("config.yaml", "checkpoint.json")):
-        run = RunActor(path, robot, task, seed)
-        env, shown = make_env(run.saved.arm.spec, run.saved.arm.task, env_options(run.saved.config))
-        actor = ExpertActor(env) if expert else run
-    elif path.is_dir():
-        raise ConfigError(f"{what} is not a run folder (no config.yaml in it), nor the name or file of a robot's spec")
-    elif robot is not None:
-        raise ConfigError(f"--robot chooses one of a run's robots; {what} is not a run folder")
-    elif task is None and expert:
-        raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
-    else:
-        spec = load_spec(what)
-        env, shown = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
-        actor = ExpertActor(env) if expert and env is not None else None
+    with busy("loading"):
+        if any((path / name).is_file() for name in ("config.yaml", "checkpoint.json")):
+            run = RunActor(path, robot, task, seed)
+            env, shown = make_env(run.saved.arm.spec, run.saved.arm.task, env_options(run.saved.config))
+            actor = ExpertActor(env) if expert else run
+        elif path.is_dir():
+            raise ConfigError(f"{what} is neither a run folder (no config.yaml in it) nor a robot's spec")
+        elif robot is not None:
+            raise ConfigError(f"--robot chooses one of a run's robots; {what} is not a run folder")
+        elif task is None and expert:
+            raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
+        else:
+            spec = load_spec(what)
+            env, shown = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
+            actor = ExpertActor(env) if expert and env is not None else None
     try:
         with Viewer(*shown.scene, stop, sliders=actor is None) as window:
             shown.watch(window)

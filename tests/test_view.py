@@ -169,7 +169,7 @@ MISTAKES = {
     "a task of another run": (lambda run: {"what": str(run.path), "task": "lift"}, "was not taught the task 'lift'"),
     "a robot of a robot": (lambda run: {"what": "panda", "robot": "panda"}, "panda is not a run folder"),
     "an expert of nothing": (lambda run: {"what": "panda", "expert": True}, "--expert needs a task"),
-    "an empty folder": (lambda run: {"what": str(run.logs)}, "is not a run folder"),
+    "an empty folder": (lambda run: {"what": str(run.logs)}, "is neither a run folder"),
 }
 
 

@@ -417,12 +417,11 @@ class Learner:
         self._film()
 
     def _film(self) -> None:
-        path = self.folder.videos / f"version-{self._version:06d}.mp4"
-        self._phase = "filming"
+        path, episodes = self.folder.videos / f"version-{self._version:06d}.mp4", 4 * len(self._cells)
         try:
             evaluate_cells(
-                self._policy, self._inputs, self._cells, episodes=4 * len(self._cells), seed=self.config.seed + 2,
-                video=path, options=env_options(self.config),
+                self._policy, self._inputs, self._cells, episodes=episodes, seed=self.config.seed + 2, video=path,
+                options=env_options(self.config), progress=lambda done: self._report("filming", done / episodes),
             )  # fmt: skip
         except (RuntimeError, AttributeError, ImportError, OSError) as error:
             # No GL on this machine: learning goes on, the picture is missing and that is said.
