@@ -300,9 +300,13 @@ class Learner:
 
     def _planned(self, segment: Segment) -> np.ndarray:
         """The actions (C, H, D) of a segment's chunks, from their paths; any thread: statistics don't change."""
-        statistics = self._policy.statistics()["action"]
-        chosen = segment.chunk_path[:, -1, :, : len(statistics.mean)] * statistics.std + statistics.mean
-        return self._inputs.actions(segment.embodiment, chosen)
+        statistics, name = self._policy.statistics()["action"], segment.embodiment
+        # A row each where there are several embodiments.
+        mean, std = (
+            values if values.ndim == 1 else values[self._inputs.embodiments.index(name)]
+            for values in (statistics.mean, statistics.std)
+        )
+        return self._inputs.actions(name, segment.chunk_path[:, -1, :, : len(mean)] * std + mean)
 
     def _publish(self) -> None:
         self._version = max(self.folder.highest_version, self._version) + 1

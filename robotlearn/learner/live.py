@@ -32,7 +32,7 @@ PORT = 9876
 """Where a viewer of Rerun listens by default."""
 OLDEST = (0, 26)
 ROBOTS = 8
-"""So many robots are shown, the first ones of which something comes; a batch of arms counts as one."""
+"""So many robots are shown, the first ones of which something comes; a batch of arms of one model counts as one."""
 EPISODE_PERIOD_S = 1.0
 """A robot's next episode is shown so long after the beginning of its last one, or later."""
 EPISODE_PATIENCE_S = 30.0
@@ -86,7 +86,7 @@ class LiveView:
         self._bytes = 0
         self._ready = threading.Condition()
         self._closing = self._over = False
-        self._followed: dict[tuple[str, str], _Followed] = {}
+        self._followed: dict[tuple[str, str, str], _Followed] = {}
         self._thread: threading.Thread | None = None
         self.place = where
         """Where it is really shown: a file that exists already is not overwritten."""
@@ -129,7 +129,7 @@ class LiveView:
         return f"live view: {self.shown} segments and rows shown in {self.place}" + "".join(f", {one}" for one in lost)
 
     def _follows(self, segment: Segment) -> bool:
-        now, key = time.monotonic(), (segment.edge, segment.robot)
+        now, key = time.monotonic(), (segment.edge, segment.robot, segment.embodiment)
         followed = self._followed.get(key)
         if followed is None:
             if len(self._followed) >= ROBOTS:

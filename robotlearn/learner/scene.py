@@ -28,6 +28,8 @@ MAIN = {
 class RerunScene:
     """One recording. The time line `wall` is the edges' clock for what arms did, the learner's for all else.
 
+    ROBOT is EDGE/ROBOT, in a run of several robot models EDGE/ROBOT/MODEL.
+
     state/ROBOT               joints [rad], gripper width [m], per step
     action/ROBOT/proposed     what the policy proposed; /executed: after safety and intervention; /planned: every action
                               of each chunk, also those that never ran
@@ -37,7 +39,7 @@ class RerunScene:
                               go, reckoned from the measured joints
     images/ROBOT/CAMERA       JPEG, at most ten a second
     metrics/NAME              over `wall` and the learner's `version`
-    episodes                  one line per episode
+    episodes                  one line per episode: how it ended, the weights, the task
     live/shown, live/dropped, live/failed
     """
 
@@ -48,7 +50,7 @@ class RerunScene:
         self._rr, self._stream, self._plan = rerun, stream, plan
         self._specs = {spec.embodiment: spec for spec in specs}
         self._poses: dict[str, _Poses | None] = {}
-        self._robots: dict[str, str] = {}
+        self._robots: dict[tuple[str, str], str] = {}
 
     def layout(self) -> Any:
         """How a viewer lays it out, until its user does it otherwise."""
@@ -115,7 +117,8 @@ class RerunScene:
             self._stream.set_time("wall", timestamp=times[-1])
             self._stream.log(f"step/{robot}/success", rr.Scalars(float(won)))
             versions = sorted(set(segment.chunk_version.tolist()))
-            text = f"{segment.robot}: {'success' if won else 'failure'} after {steps} steps, weights {versions}"
+            outcome = f"{'success' if won else 'failure'} after {steps} steps, weights {versions}"
+            text = f"{robot}: {outcome}: {segment.task}"
             self._stream.log("episodes", rr.TextLog(text, level="INFO" if won else "WARN"))
         self._stream.set_time("wall", timestamp=wall)
 
@@ -183,9 +186,12 @@ class RerunScene:
 
     def _robot(self, segment: Segment) -> str:
         """The path of a robot; what stays the same about it is logged when it is first seen."""
-        if segment.robot in self._robots:
-            return self._robots[segment.robot]
-        robot = self._robots[segment.robot] = self._path(*segment.robot.split("/"))
+        key = segment.robot, segment.embodiment
+        if key in self._robots:
+            return self._robots[key]
+        # A batch of arms has one name, whatever models are in it.
+        model = [segment.embodiment] if len(self._specs) > 1 else []
+        robot = self._robots[key] = self._path(*segment.robot.split("/"), *model)
         spec, rr = self._specs.get(segment.embodiment), self._rr
         if spec is not None:
             names = list(spec.names)

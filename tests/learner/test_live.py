@@ -120,12 +120,10 @@ def test_a_file_holds_what_the_segments_hold(tmp_path: Path, recorded: Any) -> N
     np.testing.assert_allclose(planned, proposed, atol=1e-5)
     assert values("/version/batch/sim/weights")[1].ravel().tolist() == [3.0] * 3 + [4.0] * 3
     assert values("/version/batch/sim/staleness")[1].ravel().tolist() == [2.0] * 3 + [1.0] * 3
-    assert [row for _, _, (row,) in found["/episodes"]] == [
-        "batch/sim: failure after 12 steps, weights [3]",
-        "batch/sim: failure after 12 steps, weights [4]",
-    ] or [row for _, (row,), _ in found["/episodes"]] == [
-        "batch/sim: failure after 12 steps, weights [3]",
-        "batch/sim: failure after 12 steps, weights [4]",
+    texts = [[text for (text,) in row[1:] if text.startswith("batch")] for row in found["/episodes"]]
+    assert texts == [
+        [f"batch/sim: failure after 12 steps, weights [{version}]: {segment.task}"]
+        for version, segment in ((3, segments[1]), (4, segments[3]))
     ]
     # The lines break off where an episode ends.
     assert sum(np.isnan(row).all() for _, row in found["/state/batch/sim"]) == 2
@@ -255,12 +253,32 @@ def test_a_viewer_that_takes_nothing_holds_nobody_up() -> None:
     assert "dropped, it was too slow" in done.stdout
 
 
-def test_a_learner_shows_what_it_takes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+RUNS = {
+    "one robot": ([], ["batch/sim"]),
+    "several robots and tasks": (
+        ["robot=[panda,so101]", "task=[reach,lift]", "observations.instruction=true", "edges.0.robot=panda",
+         "edges.0.task=reach", "demonstrations.episodes=0"],
+        ["batch/sim/panda", "batch/sim/so101"],
+    ),
+    "a camera": (
+        ["observations.cameras=[front]", "observations.image_size=[32,32]", "observations.image_every=4"],
+        ["batch/sim"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.renders] if kind == "a camera" else []) for kind in RUNS],
+    ids=lambda kind: kind.replace(" ", "_"),
+)
+def test_a_learner_shows_what_it_takes_in(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "_film", lambda self: None)
     monkeypatch.setattr(live, "EPISODE_PERIOD_S", 0.0)
+    overrides, robots = RUNS[kind]
     config = make_config(
         "sft.steps=10", "demonstrations.episodes=1", "episode_steps=16", "edges.1.arms=4", "learner.updates=3",
-        "learner.episodes_per_update=4", "learner.eval_episodes=2",
+        "learner.episodes_per_update=4", "learner.eval_episodes=2", *overrides,
     )  # fmt: skip
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     view = LiveView(str(tmp_path / "x.rrd"))
@@ -288,13 +306,17 @@ def test_a_learner_shows_what_it_takes_in(tmp_path: Path, monkeypatch: pytest.Mo
     assert view.failed == view.dropped == 0
     found = read(tmp_path / "x.rrd")
     assert len(found["/metrics/success"]) == 3 and len(found["/metrics/eval_success"]) == 1
-    # What the policy planned, as the learner reckons it from the path, is what the edge took for its proposal.
-    planned = {time: row for time, row in found["/action/batch/sim/planned"]}
-    proposed = {time: row for time, row in found["/action/batch/sim/proposed"] if np.isfinite(row).all()}
-    both = planned.keys() & proposed.keys()
-    assert len(both) > 5, "a chunk's first action is at its step's time"
-    for time in both:
-        np.testing.assert_allclose(planned[time], proposed[time], atol=1e-4)
+    for robot in robots:
+        # What the policy planned, as the learner reckons it from the path, is what the edge took for its proposal.
+        planned = {time: row for time, row in found[f"/action/{robot}/planned"]}
+        proposed = {time: row for time, row in found[f"/action/{robot}/proposed"] if np.isfinite(row).all()}
+        both = planned.keys() & proposed.keys()
+        assert len(both) >= 4, "a chunk's first action is at its step's time"
+        for time in both:
+            np.testing.assert_allclose(planned[time], proposed[time], atol=1e-4)
+        assert f"/world/{robot}/arm" in found and f"/world/{robot}/plan" in found
+        assert (f"/images/{robot}/front" in found) == (kind == "a camera")
+    assert {path.removeprefix("/state/") for path in found if path.startswith("/state/")} == set(robots)
 
 
 def free_port() -> int:
