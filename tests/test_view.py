@@ -187,6 +187,32 @@ def test_a_run_of_several_tasks_shows_the_one_that_is_chosen(tmp_path: Path) -> 
     env.close()
 
 
+@pytest.mark.renders
+def test_a_run_of_several_robots_that_sees_shows_the_one_that_is_chosen(tmp_path: Path) -> None:
+    config = load_config(
+        "smoke",
+        ["policy.hidden=[8]", "robot=[panda,so101]", "edges.0.robot=panda", "episode_steps=3",
+         "observations.cameras=[front]", "observations.image_size=[32,32]"],
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    saved(folder, 3)
+    with pytest.raises(ConfigError, match="several robots; choose with --robot one of panda, so101"):
+        RunActor(folder.path, None, None, 0)
+    actor = RunActor(folder.path, "so101", None, 0)
+    arm = actor.saved.arm
+    env, robot = make_env(arm.spec, arm.task, env_options(actor.saved.config))
+    glass = Glass(robot)
+    shown: list[Shown] = []
+
+    def report(one: Shown) -> None:
+        shown.append(one)
+        glass.closed = True
+
+    play(env, actor, glass, report, seed=0)
+    env.close()
+    assert arm.spec.embodiment == "so101" and [one.seconds for one in shown] == [pytest.approx(3 * arm.spec.dt)]
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda name: name.replace(" ", "_"))
 def test_a_mistake(mistake: str, run: RunFolder) -> None:
     options, expected = MISTAKES[mistake]

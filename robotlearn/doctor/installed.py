@@ -16,6 +16,7 @@ MODULES = {"imageio-ffmpeg": "imageio_ffmpeg", "pillow": "PIL", "pyyaml": "yaml"
 """What is imported of a distribution, where it has another name."""
 TRIED_APART = ("torch", "mujoco", "torchvision")
 """The first two by probes of their own. Importing torchvision takes longer than torch itself; its version has to do."""
+FOR_DEVELOPERS = ("dev", "bench")
 USES = {"rerun-sdk": "--rerun, a live view of a run"}
 
 
@@ -66,7 +67,7 @@ def requirements() -> list[Requirement]:
         lines += [(line, extra) for extra, many in extras for line in many]
     else:
         lines = [(line, "") for line in metadata.requires("robotlearn") or []]
-    return [need for need in (Requirement.parse(*line) for line in lines) if need.extra != "dev"]
+    return [need for need in (Requirement.parse(*line) for line in lines) if need.extra not in FOR_DEVELOPERS]
 
 
 def probes(needs: list[Requirement]) -> dict[str, Probe]:

@@ -85,9 +85,8 @@ def gl() -> dict[str, Any]:
         for _ in range(5):
             renderer.render()
         spent = (time.perf_counter() - begun) / 5
-        from OpenGL import GL  # MuJoCo brings it
-
-        by = GL.glGetString(GL.GL_RENDERER)
+        opengl = importlib.import_module("OpenGL.GL")  # MuJoCo's, not ours to depend on
+        by = opengl.glGetString(opengl.GL_RENDERER)
     return {"ms": round(spent * 1e3, 1), "by": by.decode(errors="replace") if by else "unknown"}
 
 
