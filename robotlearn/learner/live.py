@@ -54,7 +54,7 @@ def check(where: str) -> None:
     url = urlsplit(where)
     if where != VIEWER and not where.endswith(".rrd") and url.scheme not in SCHEMES:
         raise ConfigError(f"--rerun {where}: expected {VIEWER}, FILE.rrd, or rerun+http://HOST:{PORT}/proxy")
-    install = "pip install 'robotlearn[viz]'"
+    install = f"pip install 'rerun-sdk>={OLDEST[0]}.{OLDEST[1]}'"
     try:
         found = version("rerun-sdk")
     except PackageNotFoundError:

@@ -32,7 +32,7 @@ from robotlearn.wire.segment import Segment
 from tests.waiting import until
 from tests.wire.make import make_segment
 
-pytest.importorskip("rerun", reason="rerun-sdk is not installed: pip install 'robotlearn[viz]'")
+pytest.importorskip("rerun", reason="rerun-sdk is not installed: pip install 'rerun-sdk>=0.26'")
 
 SPEC = load_spec("panda")
 
@@ -352,5 +352,5 @@ def test_the_package_is_missing_or_too_old(found: str | None, text: str, monkeyp
         return found
 
     monkeypatch.setattr(live, "version", version)
-    with pytest.raises(ExtraError, match=rf"{text}.*pip install 'robotlearn\[viz\]'"):
+    with pytest.raises(ExtraError, match=rf"{text}.*pip install 'rerun-sdk>=0\.26'"):
         live.check("x.rrd")
