@@ -2,10 +2,9 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from robotlearn.doctor.check import Check
 from robotlearn.doctor.children import Found, Probe
@@ -73,15 +72,13 @@ def requirements() -> list[Requirement]:
 def probes(needs: list[Requirement]) -> dict[str, Probe]:
     """What tries them."""
     modules = [_module(need.name) for need in needs if not need.extra and need.name not in TRIED_APART]
-    names = ("torch", "mujoco", "ffmpeg")
-    return {"packages": Probe(["import", *modules]), **{name: Probe([name]) for name in names}}
+    return {"packages": Probe(["import", *modules]), "torch": Probe(["torch"]), "mujoco": Probe(["mujoco"])}
 
 
 def check_packages(found: Found, needs: list[Requirement]) -> list[Check]:
     """`found`: what the probes said. What is always needed comes first."""
     return [
         *(_needed(need, found, needs) for need in needs if not need.extra),
-        _ffmpeg(found.get("ffmpeg", {"error": "was not tried"})),
         *(_optional(need) for need in needs if need.extra),
     ]
 
@@ -133,13 +130,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _ffmpeg(facts: Mapping[str, Any]) -> Check:
-    if "error" in facts:
-        again = "pip install --force-reinstall imageio-ffmpeg"
-        return Check("packages", "ffmpeg", "warning", f"{facts['error']}: no videos", again)
-    return Check("packages", "ffmpeg", "ok", facts["version"])
 
 
 def _module(distribution: str) -> str:

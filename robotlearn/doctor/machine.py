@@ -32,8 +32,7 @@ def check_drawing(found: Found) -> list[Check]:
         used = "; robotlearn draws with it" if name == chosen else ""
         facts = found.get(name, {"error": "no display here"})
         if name in works:
-            detail = f"{facts['ms']:g} ms for a picture of 320 x 240, by {facts['by']}{used}"
-            checks.append(Check("drawing", name, "ok", detail))
+            checks.append(Check("drawing", name, "ok", f"by {facts['by']}{used}"))
         else:
             checks.append(Check("drawing", name, "missing", facts["error"], remedy))
     if not works:

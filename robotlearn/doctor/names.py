@@ -34,12 +34,13 @@ def _wrong(name: str, ours: Path, here: Path) -> list[Check]:
             continue
         if name != "robotlearn" and (folder / "robotlearn" / "version.py").exists():
             continue  # another robotlearn, of which is told once
-        if folder == here and spec is not None and spec.origin is not None:
+        detail, remedy = f"{other} is hidden: `import {name}` finds {own}", f"rename {other}, to use it with robotlearn"
+        if name == "robotlearn":
+            remedy = f"keep one of the two: uninstall one, or take {folder} out of PYTHONPATH"
+        elif folder == here and spec is not None and spec.origin is not None:
             detail = f"{other} takes its place in scripts started here, and robotlearn does not work there"
-            checks.append(Check(SECTION, name, "warning", detail, f"rename {other}"))
-        else:
-            detail = f"{other} is hidden: `import {name}` finds {own}"
-            checks.append(Check(SECTION, name, "warning", detail, f"rename {other}, to use it with robotlearn"))
+            remedy = f"rename {other}"
+        checks.append(Check(SECTION, name, "warning", detail, remedy))
     owners = [one for one in metadata.packages_distributions().get(name, []) if one != "robotlearn"]
     if owners and not checks:
         detail = f"{owners[0]} installs a package {name} too: one of them may have written over the other's files"

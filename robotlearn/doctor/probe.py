@@ -1,6 +1,6 @@
 """What a child process of the doctor does; run as a file, so that it imports nothing of ours.
 
-    python -P probe.py import numpy yaml ... | torch | mujoco | gl | ffmpeg | gpu
+    python -P probe.py import numpy yaml ... | torch | mujoco | gl | gpu
 
 Two lines for each thing: `begins NAME` before, `found JSON` after. What ends without the second died of it.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -81,19 +80,9 @@ def gl() -> dict[str, Any]:
         picture = renderer.render()
         if picture.min() == picture.max():
             raise RuntimeError("the picture is empty")
-        begun = time.perf_counter()
-        for _ in range(5):
-            renderer.render()
-        spent = (time.perf_counter() - begun) / 5
         opengl = importlib.import_module("OpenGL.GL")  # MuJoCo's, not ours to depend on
         by = opengl.glGetString(opengl.GL_RENDERER)
-    return {"ms": round(spent * 1e3, 1), "by": by.decode(errors="replace") if by else "unknown"}
-
-
-def ffmpeg() -> dict[str, Any]:
-    import imageio_ffmpeg
-
-    return {"version": imageio_ffmpeg.get_ffmpeg_version(), "file": imageio_ffmpeg.get_ffmpeg_exe()}
+    return {"by": by.decode(errors="replace") if by else "unknown"}
 
 
 def gpu() -> dict[str, Any]:
@@ -115,5 +104,5 @@ if __name__ == "__main__":
     else:
         attempt(
             os.environ["MUJOCO_GL"] if what == "gl" else what,
-            {"torch": torch, "mujoco": mujoco, "gl": gl, "ffmpeg": ffmpeg, "gpu": gpu}[what],
+            {"torch": torch, "mujoco": mujoco, "gl": gl, "gpu": gpu}[what],
         )
