@@ -2,6 +2,9 @@
 
 import argparse
 import importlib
+import sys
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.report import RESULTS
 from robotlearn import gl
@@ -16,8 +19,16 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     gl.choose()
     RESULTS.unlink(missing_ok=True)
-    for name in names:
-        importlib.import_module(f"benchmarks.{name}").run()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # What `learning` starts draws bars of its own.
+    hidden = not sys.stdout.isatty() or not set(names).isdisjoint(LONG)
+    # Once a second: it must take nothing from what is measured.
+    with Progress(*columns, refresh_per_second=1, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("", total=len(names))
+        for name in names:
+            progress.update(bar, description=name)
+            importlib.import_module(f"benchmarks.{name}").run()
+            progress.advance(bar)
     print(f"written to {RESULTS}")
 
 

@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from rich.console import Console
 
 from benchmarks.report import report
 from envs import ArmEnv, BatchArmEnv, EnvOptions, make_task
@@ -63,7 +64,7 @@ def ours(seed: int) -> tuple[float, float]:
     command = [sys.executable, "-m", "robotlearn", "train", "reach", "--run", str(folder / "run"), f"seed={seed}"]
     try:
         settings = ["learner.eval_every=2", f"learner.eval_episodes={EPISODES}"]
-        subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, *settings], check=True, stdout=None if sys.stdout.isatty() else subprocess.DEVNULL)
         rows = read_metrics(folder / "run" / "metrics.jsonl")
     finally:
         shutil.rmtree(folder)
@@ -167,7 +168,9 @@ def run() -> None:
     for seed in SEEDS:
         found["ours"].append(ours(seed))
         for name, settings in PEERS.items():
-            found[name].append(peer(seed, settings))
+            # Drawn once a second: it must take nothing from what is measured.
+            with Console().status(f"seed {seed}: stable-baselines3, {name} ...", refresh_per_second=1):
+                found[name].append(peer(seed, settings))
         for name, runs in found.items():
             print(f"seed {seed}, {name}: {runs[-1][0]:.0f} s, {runs[-1][1]:,.0f} environment steps", flush=True)
     seconds = {name: statistics.median(run[0] for run in runs) for name, runs in found.items()}

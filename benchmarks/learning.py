@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from benchmarks.report import report
 from robotlearn.algorithms.registry import make_algorithm
@@ -40,7 +41,7 @@ def over_the_wire(*overrides: str) -> dict[str, Any]:
     run = folder / "run"
     try:
         command = [*ROBOTLEARN, "train", "laptop", "--run", str(run), *overrides]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=None if sys.stdout.isatty() else subprocess.DEVNULL)
         rows = read_metrics(run / "metrics.jsonl")
         measured = subprocess.run(
             [*ROBOTLEARN, "eval", str(run), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"],
@@ -87,7 +88,7 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
         emit=recorded.extend,
     )
     pool, begun, collecting, next_eval = EpisodePool(0), time.perf_counter(), 0.0, config.learner.eval_every
-    for version in range(updates):
+    for version in track(range(updates), "one process", transient=True, disable=not sys.stdout.isatty()):
         started = time.perf_counter()
         rollout.start(arms)
         while rollout.running:

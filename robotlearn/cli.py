@@ -37,6 +37,14 @@ ResumeOption = Annotated[
         "--resume", help="Go on from the newest checkpoint of --run, with that run's config and the overrides given."
     ),
 ]
+RerunOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="Watch the run live in Rerun: `viewer` opens it here, FILE.rrd is written for later, "
+        "rerun+http://HOST:9876/proxy is one that runs elsewhere.",
+    ),
+]
 LearnerOption = Annotated[str, typer.Option("--learner", help="Where the learner listens: tcp://HOST:PORT.")]
 
 
@@ -74,17 +82,23 @@ def train(
             show_default=False,
         ),
     ] = None,
+    rerun: RerunOption = None,
 ) -> None:
     """Learner and edges on this machine, as child processes; ends with all of them."""
     from robotlearn.config.load import load_config
+    from robotlearn.learner import live
     from robotlearn.run_folder import RunFolder
     from robotlearn.train import Training
 
+    if rerun is not None:
+        if ray is not None:
+            raise typer.BadParameter("the learner may run on another machine with --ray; use one of the two")
+        live.check(rerun)
     path = _run_path(config, run, resume)
     loaded = load_config(RunFolder.open(path).config if resume else config, overrides or [])
     if ray is not None:
         raise typer.Exit(_ray_training()(ray, config, loaded, overrides or [], path, resume=resume).run())
-    raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume).run())
+    raise typer.Exit(Training(config, loaded, overrides or [], path, resume=resume, rerun=rerun).run())
 
 
 @app.command()
@@ -93,17 +107,21 @@ def learner(
     overrides: Overrides = None,
     run: RunOption = None,
     resume: ResumeOption = False,
+    rerun: RerunOption = None,
     bind: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """The learner alone; edges on this or other machines come to its address (learner.bind)."""
     import secrets
 
     from robotlearn.config.load import differences, dump, load_config
-    from robotlearn.learner.display import Display
+    from robotlearn.learner import live
+    from robotlearn.learner.display import Display, busy
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
     stop = stop_on_signals()
+    if rerun is not None and bind is None:  # with one, `train` starts a learner anew: whatever is shown, it must run
+        live.check(rerun)
     path = _run_path(config, run, resume)
     if resume:
         folder = RunFolder.open(path)
@@ -119,11 +137,13 @@ def learner(
         loaded = load_config(config, overrides or [])
         folder = RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
-        # Only now: it imports torch, and a folder in use is refused at once.
-        from robotlearn.learner.learner import Learner
-
         try:
-            learning = Learner(loaded, folder, resume=resume, bind=bind)
+            with busy("starting"):
+                # Only now: it imports torch, and a folder in use is refused at once.
+                from robotlearn.learner.learner import Learner
+
+                shown = live.LiveView(rerun) if rerun is not None else None
+                learning = Learner(loaded, folder, resume=resume, bind=bind, live=shown)
         except Exception:
             if not resume:
                 folder.discard()
@@ -294,6 +314,35 @@ def compare(
     compare(read_runs(runs), as_json=as_json, page=html, console=Console(file=sys.stdout))
 
 
+@app.command()
+def view(
+    what: Annotated[
+        str, typer.Argument(metavar="ROBOT|RUN", help="A robot's spec (name or YAML file), a run folder or checkpoint.")
+    ],
+    robot: Annotated[str | None, typer.Option(help="Which of a run's robots; needed when it has several.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The scene to put a robot into; of a run, which of its tasks.")
+    ] = None,
+    expert: Annotated[bool, typer.Option("--expert", help="Let the task's scripted expert act.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
+) -> None:
+    """MuJoCo's window: a robot to pull at, or a run's newest policy at work, in real time, until it is closed."""
+    from robotlearn.processes import stop_on_signals
+    from robotlearn.view import need_display
+    from robotlearn.view import view as show
+
+    need_display()
+    show(what, robot=robot, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
+    """What works here, what is missing, and the line that mends it; exit status 1 when something is broken."""
+    from robotlearn.doctor.report import doctor as examine
+
+    raise typer.Exit(examine(as_json=as_json))
+
+
 @app.command("config")
 def show_config(
     key: Annotated[
@@ -381,10 +430,10 @@ def policy_server(
 def _ray_training() -> "type[RayTraining]":
     from importlib.util import find_spec
 
-    from robotlearn.errors import ClusterError
+    from robotlearn.errors import ExtraError
 
     if find_spec("ray") is None:
-        raise ClusterError("--ray needs Ray, which is not installed here: pip install 'robotlearn[ray]'")
+        raise ExtraError("--ray needs Ray, which is not installed here: pip install 'ray>=2.50'")
     from robotlearn.cluster.train import RayTraining
 
     return RayTraining

@@ -42,13 +42,14 @@ def collect(
     *,
     noise: float = EXPERT_NOISE,
     options: EnvOptions | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Demonstrations:
     """Let the expert do the task until `episodes` succeeded; failures are left out.
 
     `noise`: standard deviation, in rad, of what is added to the joint deltas that are executed but not to those that
-    are recorded, so that the demonstrations show how to come back (DART, arXiv:1703.09327). Raises StartError when the
-    expert fails more than nine times in ten.
+    are recorded, so that the demonstrations show how to come back (DART, arXiv:1703.09327). `progress` is told after
+    every step how many have succeeded; what it raises breaks off. Raises StartError when the expert fails more than
+    nine times in ten.
     """
     n = min(episodes, 64)
     env = BatchArmEnv(cell.spec, cell.task, n, seed=seed, options=options, autoreset=AutoresetMode.DISABLED)
@@ -77,6 +78,7 @@ def collect(
                 disturbed[:, :joints] += rng.normal(0, noise, (n, joints))
                 observations, _, terminated, _, _ = env.step(disturbed)
                 success |= terminated
+                progress(min(len(kept) + int(success.sum()), episodes))
             tried += n
             for arm in np.flatnonzero(success):
                 kept.append(
@@ -86,7 +88,6 @@ def collect(
                         words[arm],
                     )
                 )
-            progress(min(len(kept), episodes))
     finally:
         env.close()
     kept = kept[:episodes]

@@ -52,3 +52,11 @@ class StartError(RobotlearnError):
 
 class ClusterError(RobotlearnError):
     """Raised when a Ray cluster can't be reached, or lacks what a run needs; names what, and how to add it."""
+
+
+class DisplayError(RobotlearnError):
+    """Raised when there is nothing to show something on: no screen, no viewer; says what can be done instead."""
+
+
+class ExtraError(RobotlearnError):
+    """Raised when an optional package is asked for and is missing, or too old; names the line that installs it."""

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from robotlearn.cells import cells_of, env_options
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
+from robotlearn.learner.display import busy
 from robotlearn.saved_policy import find_policy
 
 
@@ -16,8 +17,9 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
 
     Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
     """
-    saved = find_policy(run)
-    policy, cells = saved.load(), cells_of(saved.config)
+    with busy("loading the policy"):
+        saved = find_policy(run)
+        policy, cells = saved.load(), cells_of(saved.config)
     if video is not None:  # what can't be written is said before the episodes, not after
         video.parent.mkdir(parents=True, exist_ok=True)
         video.open("ab").close()

@@ -43,7 +43,7 @@ def evaluate_cells(
     episodes: int,
     seed: int,
     video: Path | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
     **settings: Any,
 ) -> Evaluation:
     """`evaluate` every cell with its share of the episodes, and all of them together.
@@ -92,10 +92,11 @@ def evaluate(
     threads: int = 1,
     options: EnvOptions | None = None,
     video: Path | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Evaluation:
     """Run `episodes` episodes, each with the policy's plain ODE from seeded noise; equal arguments give equal results.
 
+    `progress` is told after every chunk how many episodes are done, those that run in part; what it raises breaks off.
     `video`: an mp4 or gif of the first four arms' first episodes, by the file's suffix. Chunks run open loop, H steps.
     """
     n = min(episodes, 100)
@@ -110,7 +111,10 @@ def evaluate(
             observations, _ = env.reset()
             total, length, won = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
             film = video is not None and not success
+            take = min(n, episodes - len(success))
             while env.running.any():
+                share = np.where(env.running, length / env.referee.episode_steps, 1.0).mean()
+                progress(len(success) + take * float(share))
                 noise = policy.noise(n, rng)
                 actions, _ = ask(policy, inputs, cell.spec.embodiment, observations, env.instructions, noise, False)
                 for h in range(policy.horizon):
@@ -125,7 +129,6 @@ def evaluate(
             if film:
                 # A last still: the end is what one wants to see.
                 frames += [_tile(env.render())] * round(cell.spec.control_hz)
-            take = min(n, episodes - len(success))
             returns += total[:take].tolist()
             steps += length[:take].tolist()
             success += won[:take].tolist()

@@ -1,4 +1,4 @@
-"""How MuJoCo can draw without a screen: EGL, OSMesa, or not at all."""
+"""How MuJoCo can draw without a screen: EGL, OSMesa, or not at all; and whether there is one."""
 
 import ctypes
 import os
@@ -27,3 +27,8 @@ def choose() -> bool:
     if name:
         os.environ["MUJOCO_GL"] = name
     return bool(name)
+
+
+def has_display() -> bool:
+    """Whether a window could be opened; only Linux can do without a screen."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -22,11 +22,23 @@ LEARNER_PATIENCE = 3
 class Training:
     """Starts the learner, which draws the display on this terminal, and the edges, whose output goes to RUN/logs."""
 
-    def __init__(self, source: str, config: Config, overrides: Sequence[str], path: Path, *, resume: bool) -> None:
-        """`source` and `overrides` are what `config` was loaded from. Raises RunFolderError, SpecError, DriverError."""
+    def __init__(
+        self,
+        source: str,
+        config: Config,
+        overrides: Sequence[str],
+        path: Path,
+        *,
+        resume: bool,
+        rerun: str | None = None,
+    ) -> None:
+        """`source` and `overrides` are what `config` was loaded from; `rerun` is for the learner.
+
+        Raises RunFolderError, SpecError, DriverError.
+        """
         self._source, self._config, self._overrides = source, config, list(overrides)
         self._folder = RunFolder(path)
-        self._resume = resume
+        self._resume, self._rerun = resume, rerun
         cells_of(config)  # a robot or a task that isn't there, or can't be: found now, not by each process
         for edge in config.edges:
             if isinstance(edge, PacedEdgeConfig):
@@ -82,6 +94,7 @@ class Training:
 
     def _start_learner(self, address: str = "") -> Running:
         options = [*(["--resume"] if self._resume else []), *(["--bind", address] if address else [])]
+        options += ["--rerun", self._rerun] if self._rerun is not None else []
         return Child("learner", ["learner", self._source, *self._overrides, "--run", str(self._folder.path), *options])
 
     def _start_edge(self, name: str, address: str) -> Running:

@@ -38,6 +38,27 @@ def run(policy: Policy, seed: int = 1, episodes: int = 5, **more: object) -> Eva
     return evaluate(policy, INPUTS, CELL, episodes=episodes, seed=seed, options=EnvOptions(episode_steps=9), **more)  # type: ignore[arg-type]
 
 
+def test_progress_is_told_all_along(policy: Policy) -> None:
+    """Also by one that never succeeds: its episodes all end at once."""
+    told: list[float] = []
+    run(policy, episodes=130, progress=told.append)  # 100, and 30 of another 100
+    horizon = CONFIG.policy.horizon
+    parts = [steps / 9 for steps in range(0, 9, horizon)]
+    assert told == pytest.approx([*(100 * part for part in parts), 100, *(100 + 30 * part for part in parts), 130])
+
+    def stop(done: float) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        run(policy, progress=stop)
+
+
+def test_progress_of_demonstrations_is_told_as_they_succeed() -> None:
+    told: list[float] = []
+    collect(CELL, 3, 0, progress=told.append)
+    assert told == sorted(told) and told[0] == 0 and told[-1] == 3 and {1, 2} & set(told)
+
+
 def test_the_same_arguments_give_the_same_result(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,16 +71,14 @@ def test_the_same_arguments_give_the_same_result(
         return chunk
 
     monkeypatch.setattr(type(policy), "act", remember)
-    done: list[int] = []
     results = []
     for seed in (1, 1, 2):
         paths.append([])
-        results.append(run(policy, seed, progress=done.append))
+        results.append(run(policy, seed))
     assert results[0] == results[1]
     one, again, other = paths
     assert len(one) == 3 and all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    assert done == [5, 5, 5]
 
 
 def test_what_is_measured_adds_up(policy: Policy) -> None:

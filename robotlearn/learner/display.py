@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,6 +104,11 @@ class Display:
                 shown, spoken = text.split(" | ")[0], time.monotonic()
                 self.say(text)
         self.say(self._view().line())
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A spinner on the terminal for what takes seconds and can't be counted; nothing where there is none."""
+    return Console(stderr=True).status(Text(f"{what} ..."))
 
 
 def _percent(value: float | None) -> str:

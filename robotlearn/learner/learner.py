@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.learner.display import Display, PeerLine, View
 from robotlearn.learner.episodes import EpisodePool, Waiting
 from robotlearn.learner.gate import StalenessGate
+from robotlearn.learner.live import LiveView
 from robotlearn.learner.metrics import MetricsLog, draw_curve, read_metrics
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy, to_arrays
@@ -35,6 +37,7 @@ from robotlearn.report.page import write_report
 from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder, write_atomic
 from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.segment import Segment
 from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
@@ -57,13 +60,21 @@ class _Stopped(Exception):
 class Learner:
     """One run, from its start or from its newest checkpoint to its end. Used by one thread but for `view`."""
 
-    def __init__(self, config: Config, folder: RunFolder, *, resume: bool, bind: str | None = None) -> None:
-        """Bind the address (`bind`, else the config's) and open the log; `folder` must be held.
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        *,
+        resume: bool,
+        bind: str | None = None,
+        live: LiveView | None = None,
+    ) -> None:
+        """Bind the address (`bind`, else the config's) and open the log; `folder` must be held. `live` is shown to.
 
         Raises AddressError, LogError, CheckpointError, and RunFolderError for a run that is complete.
         """
         torch.set_num_threads(config.learner.threads)
-        self.config, self.folder = config, folder
+        self.config, self.folder, self._live = config, folder, live
         self._cells = cells_of(config)
         self._inputs = Inputs(config, self._cells)
         self._contract = contract(config, self._cells)
@@ -135,6 +146,9 @@ class Learner:
             self._server.start()
             write_atomic(self.folder.address, self.address.encode())
             display.say(f"learner of run {self.folder.path} listens at {self.address}")
+            if self._live is not None:
+                self._live.start(self.folder.run_id, [cell.spec for cell in self._cells], self._planned)
+                display.say(f"live view: {self._live.place}")
             if self._checkpoint is None:
                 self._begin()
             self._training_since = time.monotonic()
@@ -165,7 +179,7 @@ class Learner:
                 f"start: {taught.steps} steps of imitating {taught.demonstrations} demonstrations give "
                 f"{_rate(taught.measured)} without exploration"
             )
-            self._metrics.write(self._measured(taught.measured) | {"sft_steps": taught.steps})
+            self._note(self._measured(taught.measured) | {"sft_steps": taught.steps})
         self._film()
 
     def _go_on(self, saved: Checkpoint) -> None:
@@ -236,6 +250,8 @@ class Learner:
         for stored in self._server.take_stored(timeout=0.1):
             self._env_steps += stored.segment.steps
             self._pool.add([(stored.segment, stored.position)])
+            if self._live is not None:
+                self._live.segment(stored.segment, self._version)
             self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
         self._rate_marks.append((time.monotonic(), self._env_steps))
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
@@ -268,14 +284,29 @@ class Learner:
         settings = self.config.learner
         self._row = row
         self._recent.append(row["success"])
-        self._metrics.write(row | {"version": self._version})
+        self._note(row | {"version": self._version})
         if settings.eval_every is not None and self._updates % settings.eval_every == 0:
-            self._metrics.write(self._measured(self._evaluate(settings.eval_episodes)))
+            self._note(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
             try:
                 self._save()
             except CheckpointError as error:
                 log.error("%s; training goes on, and so does the checkpoint before it", error)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        self._metrics.write(row)
+        if self._live is not None:
+            self._live.metrics(row)
+
+    def _planned(self, segment: Segment) -> np.ndarray:
+        """The actions (C, H, D) of a segment's chunks, from their paths; any thread: statistics don't change."""
+        statistics, name = self._policy.statistics()["action"], segment.embodiment
+        # A row each where there are several embodiments.
+        mean, std = (
+            values if values.ndim == 1 else values[self._inputs.embodiments.index(name)]
+            for values in (statistics.mean, statistics.std)
+        )
+        return self._inputs.actions(name, segment.chunk_path[:, -1, :, : len(mean)] * std + mean)
 
     def _publish(self) -> None:
         self._version = max(self.folder.highest_version, self._version) + 1
@@ -385,17 +416,16 @@ class Learner:
         if self._saved != self._version:
             self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
-        self._metrics.write(self._measured(measured))
+        self._note(self._measured(measured))
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
         self._film()
 
     def _film(self) -> None:
-        path = self.folder.videos / f"version-{self._version:06d}.mp4"
-        self._phase = "filming"
+        path, episodes = self.folder.videos / f"version-{self._version:06d}.mp4", 4 * len(self._cells)
         try:
             evaluate_cells(
-                self._policy, self._inputs, self._cells, episodes=4 * len(self._cells), seed=self.config.seed + 2,
-                video=path, options=env_options(self.config),
+                self._policy, self._inputs, self._cells, episodes=episodes, seed=self.config.seed + 2, video=path,
+                options=env_options(self.config), progress=lambda done: self._report("filming", done / episodes),
             )  # fmt: skip
         except (RuntimeError, AttributeError, ImportError, OSError) as error:
             # No GL on this machine: learning goes on, the picture is missing and that is said.
@@ -410,6 +440,9 @@ class Learner:
             self._server.close()
             self._store.close()
             self._metrics.close()
+            if self._live is not None:
+                self._live.close()
+                self._display.say(self._live.summary())
             self.folder.address.unlink(missing_ok=True)
         try:
             self._draw()

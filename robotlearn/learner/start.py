@@ -47,8 +47,7 @@ def teach(config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report)
     trainer = SFT(policy, config.sft, config.seed)
 
     def progress(step: int, loss: float) -> None:
-        if step % 20 == 0:
-            report(f"imitating {count} demonstrations", step / config.sft.steps)
+        report(f"imitating {count} demonstrations", step / config.sft.steps)
 
     band = config.start.success_band
     if band is None:

@@ -299,18 +299,19 @@ def test_a_video_must_have_a_known_suffix(run: Run, tmp_path: Path) -> None:
     assert_one_line(said, "--video film.avi: neither an .mp4 nor a .gif")
 
 
-@pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "run", "robots"])
+@pytest.mark.parametrize("command", [None, "train", "learner", "edge", "eval", "run", "robots", "view"])
 def test_help_suffices(run: Run, command: str | None) -> None:
     said = run(*([command] if command else []), "--help")
     assert said.status == 0 and "Usage:" in said.out
     expected = {
-        None: ["train", "learner", "edge", "eval", "run", "robots", "--version"],
-        "train": ["CONFIG", "--run", "--resume", "key=value"],
-        "learner": ["CONFIG", "--run", "--resume", "key=value"],
+        None: ["train", "learner", "edge", "eval", "run", "robots", "view", "--version"],
+        "train": ["CONFIG", "--run", "--resume", "--rerun", "key=value"],
+        "learner": ["CONFIG", "--run", "--resume", "--rerun", "key=value"],
         "edge": ["CONFIG", "--learner", "tcp://HOST:PORT", "--name", "--state"],
         "eval": ["RUN", "--episodes", "--seed", "--video", "--json"],
         "run": ["POLICY", "--robot", "--episodes", "--dry-run", "--json"],
         "robots": ["CONFIG"],
+        "view": ["ROBOT|RUN", "--task", "--expert"],
     }[command]
     assert [word for word in expected if word not in said.out] == []
 
@@ -369,3 +370,17 @@ print([name for name in ("torch", "mujoco", "numpy", "zmq") if name in sys.modul
 def test_a_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("command", ["learner", "train"])
+def test_a_live_view_that_can_not_be_is_told_before_anything_starts(run: Run, tmp_path: Path, command: str) -> None:
+    said = run(command, "smoke", "--run", tmp_path / "run", "--rerun", "film.mp4")
+    assert_one_line(said, "--rerun film.mp4: expected viewer, FILE.rrd, or rerun+http://HOST:9876/proxy")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_window_needs_a_display(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert_one_line(run("view", "panda"), "no display here", "robotlearn eval RUN --video FILE.mp4")

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from robotlearn.learner.display import Display, PeerLine, View, line, page
+from robotlearn.learner.display import Display, PeerLine, View, busy, line, page
 from tests.waiting import until
 
 PEER = PeerLine("left", "64 of 64 arms working", 7, 12, 1234.0, 5, "the learner's gate (max_staleness)")
@@ -95,3 +95,9 @@ def test_a_line_above_the_page_changes_nothing_of_it() -> None:
             display.say("learner of run runs/[red]x listens at tcp://[::1]:1")
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[bold]" not in text and "runs/[red]x" in text
+
+
+def test_a_spinner_says_nothing_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with busy("loading"):
+        pass
+    assert capfd.readouterr() == ("", "")
