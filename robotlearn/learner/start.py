@@ -30,11 +30,12 @@ class Taught:
 
 
 def teach(policy: Policy, config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report) -> Taught:
-    """Teach `policy`, in place, to imitate the expert; with `start.success_band`, just so long that the policy's measured success lies in the band.
+    """Teach `policy`, in place, to imitate the expert.
 
-    It is measured every `start.every` steps; where a stretch jumps over the band it is done again in shorter ones.
-    Without demonstrations the policy is as it was made, normalised by what arms at the start of episodes show. `report`
-    is called often and may raise to break off. Raises StartError when the band is not met.
+    With `start.success_band` just so long that the policy's measured success lies in the band: it is measured every
+    `start.every` steps; where a stretch jumps over the band it is done again in shorter ones. Without demonstrations
+    the policy is as it was made, normalised by what arms at the start of episodes show. `report` is called often and
+    may raise to break off. Raises StartError when the band is not met.
     """
     demonstrations = _collect(config, cells, report)
     policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else at_rest(config, cells, inputs))
