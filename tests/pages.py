@@ -17,7 +17,8 @@ class Page:
 
     def blocks(self, language: str = "") -> list[str]:
         """The fenced blocks marked with `language`; "" gives those without a mark."""
-        return re.findall(rf"^```{language}\n(.*?)^```", self.text, re.DOTALL | re.MULTILINE)
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        return [text for mark, text in fenced if mark == language]
 
     def commands(self, language: str = "bash") -> list[list[str]]:
         """The lines of its blocks that call robotlearn, as their arguments; comments left out."""
