@@ -6,7 +6,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow bench lint clean
+.PHONY: help venv demo test test-slow bench table lint clean
 
 help:
 	@echo 'make venv       set up .venv from requirements.lock (needs Python 3.12 and about 7 GB)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test       the fast tests, on WORKERS=$(WORKERS) processes; ARGS="-k name" goes to pytest'
 	@echo 'make test-slow  the long ones, one after the other'
 	@echo 'make bench      the benchmarks, printed and in benchmarks/results.jsonl'
+	@echo 'make table      imitation, then Flow-SDE and Flow-Noise, on four tasks with three seeds; hours, may be broken off'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make clean      remove caches and builds; .venv and runs stay'
 
@@ -34,6 +35,9 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+table: $(READY)
+	$(BIN)/python -m benchmarks.table $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: all but `learning`, which takes half an hour, or those named."""
+"""`python -m benchmarks [NAME ...]`: those named, or all but `learning` and `from_scratch`, half an hour each."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ from benchmarks.report import RESULTS
 from robotlearn import gl
 
 NAMES = ("sim", "render", "safety", "wire", "weights", "serving")
-LONG = ("learning",)
+LONG = ("learning", "from_scratch")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from robotlearn import gl
 ARMS = ("panda", "ur5e", "so101")
 STEPS = {"reach": 3, "lift": 16, "push": 7, "pick_place": 17, "stack": 18, "peg": 18}
 SEED = 11
-REACH_SEEDS = {"panda": 4, "ur5e": 26, "so101": 11}  # with the ball in front of the arm
+REACH_SEEDS = {"panda": 20, "ur5e": 26, "so101": 11}  # with the ball in front of the arm
 CROP = {"panda": (150, 450, 170, 470), "ur5e": (150, 450, 170, 470), "so101": (150, 390, 200, 440)}
 
 

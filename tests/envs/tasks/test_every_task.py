@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 
 import hal
 from envs import BatchArmEnv, Expert, SceneState, TaskError, make_task
-from envs.geometry import about_z, pointing_down, poses, rotation_from_quaternion
+from envs.geometry import pointing_down, poses, rotation_from_quaternion
 
 TASKS = ("reach", "lift", "push", "pick_place", "stack", "peg")
 PAGES = sorted(path.stem for path in hal.data_path("hardware_specs").glob("*.yaml"))
@@ -183,20 +183,16 @@ def test_what_is_shoved_along_the_table_does_not_get_there(task: str, thrown: st
     assert moved > 0.01 and not success.any()
 
 
-def test_a_peg_can_not_be_pressed_through_a_wall() -> None:
-    """1 mm to either side of the hole's clearance the peg stays on the rim, with 100 N upon it."""
+def test_a_peg_that_is_turned_can_not_be_pressed_through_the_rim() -> None:
+    """The clearance lets it turn by some 0.02 rad; at 0.1 and 0.2 rad it stays on the rim, with 60 N upon it."""
     env = batch("peg", "panda", 3, 0)
     env.reset()
     fixture = env.scene_state().objects["fixture"]
-    for index, aside in enumerate((0.0, 0.0015, -0.0015)):
-        yaw = 2 * np.arctan2(fixture[index, 6], fixture[index, 3])
-        shift = about_z(np.array([yaw]))[0] @ [aside, 0, 0]
-        env._set_pose(
-            "peg", poses((fixture[index, :3] + shift + [0, 0, 0.066])[None], np.array([yaw])), np.array([index])
-        )
+    yaw = 2 * np.arctan2(fixture[:, 6], fixture[:, 3]) + [0, 0.1, -0.2]
+    env._set_pose("peg", poses(fixture[:, :3] + [0, 0, 0.065], yaw), np.arange(3))
     force = env._batch.bind("xfrc_applied")
-    force[:, env.model.body("peg").id, 2] = -100.0
-    for _ in range(10):
+    for newtons in np.linspace(0, 60, 13):
+        force[:, env.model.body("peg").id, 2] = -newtons
         env.step(env.control.rest_action(np.arange(3)))
     tip = env.scene_state().objects["peg"][:, 2] - env.task.length / 2
-    assert tip[0] < 0.002 and (tip[1:] > 0.028).all()
+    assert tip[0] < 0.002 and (tip[1:] > 0.029).all()

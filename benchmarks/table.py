@@ -1,0 +1,109 @@
+"""`make table`: few-shot imitation, then reinforcement with Flow-SDE and Flow-Noise, task by task, seed by seed.
+
+The shape of piRL's table (arXiv:2510.25889) on our arms. Every run is a `robotlearn train` in a folder of its own, then
+200 episodes without exploration on seeds that training never saw. It may be broken off and called again: finished runs
+are read, a run that was cut short is resumed. The table is `table.md` in the folder, written anew after each run.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from robotlearn.learner.metrics import read_metrics
+from robotlearn.run_folder import RunFolder
+
+TASKS = {
+    "push": (),
+    "lift": (),
+    "pick_place": (),
+    "peg": (),
+}
+METHODS = {"Flow-SDE": (), "Flow-Noise": ("policy.exploration=noise", "policy.deterministic_last=false")}
+SEEDS = (0, 1, 2)
+EPISODES, EVAL_SEED = 200, 1000
+ROBOTLEARN = (sys.executable, "-m", "robotlearn")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: success before and after reinforcement, its environment steps, its seconds on this machine."""
+
+    task: str
+    method: str
+    seed: int
+    before: float
+    after: float
+    env_steps: int
+    seconds: float
+
+
+def result(folder: Path, task: str, method: str, seed: int, overrides: Sequence[str]) -> Result:
+    """Read the run in `folder`, or make it first; raises CalledProcessError when it fails."""
+    kept = folder / "result.json"
+    if not kept.exists():
+        change = ["--resume"] if RunFolder(folder).config.exists() else []
+        settings = [f"task={task}", f"seed={seed}", *TASKS[task], *METHODS[method], *overrides]
+        subprocess.run([*ROBOTLEARN, "train", "laptop", *settings, "--run", str(folder), *change], check=True)
+        command = [*ROBOTLEARN, "eval", str(folder), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"]
+        measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows = read_metrics(RunFolder(folder).metrics)
+        before = next(row["eval_success"] for row in rows if "eval_success" in row)
+        last = [row for row in rows if "updates" in row][-1]
+        made = Result(task, method, seed, before, measured["success"], last["env_steps"], last["seconds"])
+        kept.write_text(json.dumps(asdict(made)))
+    return Result(**json.loads(kept.read_text()))
+
+
+def table(results: Iterable[Result], wanted: Sequence[tuple[str, str]], seeds: Sequence[int]) -> str:
+    """Markdown: a row per task and method, medians over the seeds, each seed's success behind them."""
+    lines = [
+        "| task | method | success before | after | each seed | environment steps | reinforcement |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found = list(results)
+    for task, method in wanted:
+        rows = [row for row in found if (row.task, row.method) == (task, method)]
+        if not rows:
+            lines.append(f"| {task} | {method} | not run | | | | |")
+            continue
+        middle = {
+            name: statistics.median(getattr(row, name) for row in rows)
+            for name in asdict(rows[0])
+            if name not in ("task", "method")
+        }
+        each = ", ".join(f"{row.before:.0%} → {row.after:.1%}" for row in rows)
+        missing = f" (of {len(seeds)})" if len(rows) < len(seeds) else ""
+        lines.append(
+            f"| {task} | {method} | {middle['before']:.0%} | {middle['after']:.1%} | {each}{missing} "
+            f"| {middle['env_steps'] / 1e3:,.0f} k | {middle['seconds'] / 60:.1f} min |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED")
+    parser.add_argument("--folder", type=Path, default=Path("runs/table"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of configs/laptop.yaml, for every run")
+    chosen = parser.parse_args()
+    wanted = [(task, method) for task in chosen.tasks for method in chosen.methods]
+    results: list[Result] = []
+    runs = [(task, method, seed) for seed in chosen.seeds for task, method in wanted]
+    for index, (task, method, seed) in enumerate(runs):
+        folder = chosen.folder / f"{task}-{method.lower()}-{seed}"
+        print(f"run {index + 1} of {len(runs)}: {task}, {method}, seed {seed}, in {folder}", flush=True)
+        results.append(result(folder, task, method, seed, chosen.overrides))
+        text = table(results, wanted, chosen.seeds)
+        (chosen.folder / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
