@@ -1,4 +1,4 @@
-"""The commands of docs/quick-start.md, one after the other as on the page, with shorter trainings."""
+"""The commands of docs/quick-start.md, one after the other as on the page, with shorter trainings and drives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import pytest
 from tests.e2e.harness import Site
 from tests.pages import Page
 
-SHORT = [
-    "learner.updates=2", "learner.episodes_per_update=16", "learner.eval_episodes=4", "learner.eval_every=null",
-    "sft.steps=20", "start.success_band=null",
-]  # fmt: skip
+SHORT = {
+    "train": [
+        "learner.updates=2", "learner.episodes_per_update=16", "learner.eval_episodes=4", "learner.eval_every=null",
+        "sft.steps=20", "start.success_band=null",
+    ],
+    "run": ["--episodes", "2"],
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -20,8 +23,7 @@ def test_the_page_can_be_followed_from_top_to_bottom(site: Site) -> None:
     commands = Page("docs/quick-start.md").commands()
     for words in commands:
         draws = any("--video" in word for word in words)
-        short = SHORT if words[0] == "train" else []
-        done = site.start(words[0], *words, *short, cwd=site.folder, draw=draws)
+        done = site.start(words[0], *words, *SHORT.get(words[0], []), cwd=site.folder, draw=draws)
         assert done.ended() == 0, f"{words}\n{done.tail()}"
     runs = site.folder / "runs"
     assert (runs / "lift" / "lift.gif").read_bytes().startswith(b"GIF8")
