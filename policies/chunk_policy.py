@@ -18,6 +18,7 @@ class ChunkPolicy(Policy):
     Args:
         features: {key: shape}, see `policies.encoder`.
         horizon, action_dim: H and D.
+        denoising_steps: N, steps of a chunk's path.
         used_dims: per embodiment, which of the D entries its actions use; None: one embodiment that uses all.
         image_encoder: see `policies.images`.
         std_floor: smallest std of the statistics, in the data's units.
@@ -34,6 +35,7 @@ class ChunkPolicy(Policy):
         horizon: int,
         action_dim: int,
         *,
+        denoising_steps: int = 1,
         used_dims: Sequence[Sequence[int]] | None = None,
         image_encoder: ImageEncoderKind = "cnn",
         std_floor: float = 1e-3,
@@ -43,6 +45,7 @@ class ChunkPolicy(Policy):
             if size < 1:
                 raise PolicyConfigError(f"{name} is {size}: a chunk would be empty; use 1 or more.")
         self.horizon, self.action_dim, self.used_dims = horizon, action_dim, used_dims
+        self.denoising_steps = denoising_steps
         self.observation = ObservationEncoder(features, image_encoder, std_floor)
         self.features, self.image_encoder = dict(self.observation.features), image_encoder
         self.action = Normalizer(action_dim, std_floor, self.observation.groups)

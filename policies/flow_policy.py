@@ -48,12 +48,11 @@ class FlowPolicy(ChunkPolicy):
         noise_range: tuple[float, float] = (0.08, 0.16),
         **options: Any,
     ) -> None:
-        super().__init__(features, horizon, action_dim, **options)
+        super().__init__(features, horizon, action_dim, denoising_steps=denoising_steps, **options)
         if exploration not in ("sde", "noise"):
             raise PolicyConfigError(f"exploration is {exploration!r}: expected 'sde' or 'noise'.")
         if not 0 < noise_range[0] < noise_range[1] < math.inf:
             raise PolicyConfigError(f"noise_range is {tuple(noise_range)}: expected [low, high] with 0 < low < high.")
-        self.denoising_steps = denoising_steps
         self.denoising = Denoising(denoising_steps, noise_level, stochastic_steps, deterministic_last)
         self.exploration, self.noise_range = exploration, tuple(noise_range)
         periods = torch.logspace(math.log10(LONGEST_PERIOD), math.log10(SHORTEST_PERIOD), TIME_DIM // 2)

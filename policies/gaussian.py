@@ -30,7 +30,6 @@ class GaussianPolicy(ChunkPolicy):
     """
 
     kind = "gaussian"
-    denoising_steps = 1
 
     def __init__(
         self,
@@ -43,6 +42,8 @@ class GaussianPolicy(ChunkPolicy):
         **options: Any,
     ) -> None:
         super().__init__(features, horizon, action_dim, **options)
+        if self.denoising_steps != 1:
+            raise PolicyConfigError(f"denoising_steps is {self.denoising_steps}: a Gaussian chunk is one; use 1.")
         if not 0 < initial_std < math.inf:
             raise PolicyConfigError(f"initial_std is {initial_std}: nothing would be explored; use a positive number.")
         self.hidden, self.activation = tuple(hidden), activation

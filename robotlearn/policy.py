@@ -11,12 +11,15 @@ from policies.base import Chunk, Policy
 from policies.registry import make_policy
 from robotlearn.config.config import Config
 from robotlearn.config.policy import OtherPolicyConfig
-from robotlearn.errors import WireError
+from robotlearn.errors import ConfigError, WireError
 from robotlearn.inputs import Inputs
 
 
 def build_policy(config: Config, inputs: Inputs) -> Policy:
-    """A policy of the config's kind for what it is shown, with random weights that follow from `config.seed`."""
+    """A policy of the config's kind for what it is shown, with random weights that follow from `config.seed`.
+
+    Raises PolicyError as `make_policy`, and ConfigError where the policy's sizes are not those of the config.
+    """
     options = config.policy.model_dump()
     kind = options.pop("kind")
     if isinstance(config.policy, OtherPolicyConfig):
@@ -25,7 +28,12 @@ def build_policy(config: Config, inputs: Inputs) -> Policy:
         options["used_dims"] = [inputs.used_dims[name].tolist() for name in inputs.embodiments]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return make_policy(kind, features=inputs.features, action_dim=inputs.action_dim, **options)
+        policy = make_policy(kind, features=inputs.features, action_dim=inputs.action_dim, **options)
+    # Edges lay out their records by the config alone.
+    for key, wanted in (("horizon", config.policy.horizon), ("denoising_steps", config.policy.path_steps)):
+        if (found := getattr(policy, key)) != wanted:
+            raise ConfigError(f"policy.{key} is {wanted}, but a policy of kind {kind!r} has {found}")
+    return policy
 
 
 def ask(

@@ -18,7 +18,7 @@ from robotlearn.demonstrations import collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.inputs import Inputs
-from robotlearn.learner.start import teach
+from robotlearn.learner.start import Taught, teach
 from robotlearn.policy import build_policy
 from robotlearn.statistics import wilson_interval
 
@@ -170,21 +170,22 @@ def no_report(phase: str, share: float) -> None:
     assert 0 <= share <= 1, f"{phase}: {share}"
 
 
-def banded(band: tuple[float, float] | None, **start: object) -> object:
+def imitated(band: tuple[float, float] | None, **start: object) -> Taught:
     section = CONFIG.start.model_copy(update={"success_band": band, **start})
-    return CONFIG.model_copy(update={"start": section, "episode_steps": 12})
+    config = CONFIG.model_copy(update={"start": section, "episode_steps": 12})
+    return teach(build_policy(config, INPUTS), config, CELLS, INPUTS, no_report)
 
 
 def test_without_a_band_the_policy_is_taken_as_it_is() -> None:
-    taught = teach(banded(None), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+    taught = imitated(None)
     assert (taught.demonstrations, taught.steps, taught.measured) == (2, 30, None)
-    again = teach(banded(None), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+    again = imitated(None)
     for key, value in taught.policy.state_dict().items():
         np.testing.assert_array_equal(value, again.policy.state_dict()[key])
 
 
 def test_imitation_stops_inside_the_band() -> None:
-    taught = teach(banded((0.0, 0.99), every=10), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+    taught = imitated((0.0, 0.99), every=10)
     assert taught.measured is not None and taught.measured.success <= 0.99
     assert taught.steps == 10 and taught.measured.episodes == 4
 
@@ -193,7 +194,7 @@ def test_a_band_that_is_not_met_is_an_error_that_says_what_was_found() -> None:
     with pytest.raises(
         StartError, match=r"2 demonstrations and 30 steps .* within 99% to 100% .*last measurement was 0%"
     ):
-        teach(banded((0.99, 1.0), every=15), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+        imitated((0.99, 1.0), every=15)
 
 
 def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
@@ -212,11 +213,11 @@ def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
 
     monkeypatch.setattr("robotlearn.learner.start.evaluate_cells", fake)
     script = [0.1, 0.9, 0.2, 0.5]
-    taught = teach(banded((0.4, 0.6), every=8), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+    taught = imitated((0.4, 0.6), every=8)
     assert measured == [0.1, 0.9, 0.2, 0.5]
     assert taught.steps == 8 + 2 + 2, "back to the eighth step, and on in stretches of two"
     # Without the detour imitation would be at the very same weights after twelve steps.
     script = [0.5]
-    straight = teach(banded((0.4, 0.6), every=12), CELLS, INPUTS, no_report)  # type: ignore[arg-type]
+    straight = imitated((0.4, 0.6), every=12)
     for key, value in taught.policy.state_dict().items():
         np.testing.assert_array_equal(value, straight.policy.state_dict()[key], err_msg=key)

@@ -11,9 +11,11 @@ import torch
 import yaml
 
 from hal import load_spec
+from policies import FlowMLP, registry
 from policies.language import embed
 from robotlearn.cells import Cell, cells_of
 from robotlearn.config import load_config
+from robotlearn.config.policy import OtherPolicyConfig
 from robotlearn.contract import contract
 from robotlearn.errors import ConfigError
 from robotlearn.inputs import Inputs
@@ -112,7 +114,8 @@ def test_statistics_are_by_robot_and_leave_alone_what_a_robot_lacks(shorter: Pat
     )
     cells = cells_of(config)
     inputs = Inputs(config, cells)
-    taught = teach(config, cells[:3], inputs, lambda phase, share: None)  # the stump only reaches
+    reaching = cells[:3]  # the stump does nothing else
+    taught = teach(build_policy(config, inputs), config, reaching, inputs, lambda phase, share: None)
     stats = taught.policy.statistics()
     assert stats["action"].mean.shape == (2, 8)
     assert (stats["action"].mean[1, 6], stats["action"].std[1, 6]) == (0, 1)
@@ -130,7 +133,7 @@ def test_without_demonstrations_numbers_are_normalised_by_the_starts_of_episodes
     assert stats["action"].mean[:7].tolist() == [0] * 7 and np.allclose(stats["action"].std[:7], 0.1)
     assert stats["action"].mean[7] == pytest.approx(0.04) and stats["action"].std[7] == pytest.approx(0.04)
     assert np.allclose(stats["observation.state"].std[:7], cells[0].task.start_noise, rtol=0.3)
-    taught = teach(config, cells, inputs, lambda phase, share: None)
+    taught = teach(build_policy(config, inputs), config, cells, inputs, lambda phase, share: None)
     assert (taught.demonstrations, taught.steps, taught.measured) == (0, 0, None)
     assert torch.equal(taught.policy.action.mean, torch.tensor(stats["action"].mean[None]).float())
 
@@ -164,3 +167,13 @@ def test_demonstrations_of_all_cells_are_weighed_alike() -> None:
     assert np.allclose(stats["action"].mean, rows.mean(0))
     assert len(shown[1][1].step_instructions()) == len(shown[1][1].actions)
     assert set(shown[1][1].step_instructions()) <= set(cells[1].task.instructions)
+
+
+def test_a_policy_of_other_sizes_than_the_config_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(**options: object) -> FlowMLP:
+        return FlowMLP(**options | {"denoising_steps": 2})
+
+    monkeypatch.setattr(registry, "_factories", {"two_steps": make})
+    config = load_config("reach").model_copy(update={"policy": OtherPolicyConfig(kind="two_steps")})
+    with pytest.raises(ConfigError, match=r"policy.denoising_steps is 1, but a policy of kind 'two_steps' has 2"):
+        build_policy(config, Inputs(config))

@@ -32,8 +32,8 @@ def algorithms() -> list[str]:
     return sorted({*_factories, *(point.name for point in entry_points(group=GROUP))})
 
 
-def make_algorithm(name: str, policy: Policy, config: Any, seed: int) -> Algorithm:
-    """Build the algorithm `name` for a policy. Raises UnknownAlgorithmError, naming the nearest."""
+def algorithm_factory(name: str) -> Factory:
+    """What makes the algorithm `name`; imports its package. Raises UnknownAlgorithmError, naming the nearest."""
     factory = _factories.get(name)
     if factory is None:
         for point in entry_points(group=GROUP, name=name):
@@ -43,4 +43,18 @@ def make_algorithm(name: str, policy: Policy, config: Any, seed: int) -> Algorit
         near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UnknownAlgorithmError(f"no algorithm {name!r} is registered.{hint} Known: {', '.join(known)}.")
-    return factory(policy, config, seed)
+    return factory
+
+
+def make_algorithm(name: str, policy: Policy, config: Any, seed: int) -> Algorithm:
+    """Build the algorithm `name` for a policy.
+
+    Raises:
+        UnknownAlgorithmError: as `algorithm_factory`.
+        AlgorithmError: options that it does not have.
+    """
+    factory = algorithm_factory(name)
+    try:
+        return factory(policy, config, seed)
+    except TypeError as error:
+        raise AlgorithmError(f"algorithm {name!r}: {error}.") from error

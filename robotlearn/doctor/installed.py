@@ -16,7 +16,7 @@ MODULES = {"imageio-ffmpeg": "imageio_ffmpeg", "pillow": "PIL", "pyyaml": "yaml"
 TRIED_APART = ("torch", "mujoco", "torchvision")
 """The first two by probes of their own. Importing torchvision takes longer than torch itself; its version has to do."""
 FOR_DEVELOPERS = ("dev", "bench")
-USES = {"rerun-sdk": "--rerun, a live view of a run"}
+USES = {"rerun-sdk": "--rerun, a live view of a run", "ray": "train --ray, a run placed on a cluster"}
 
 
 class Requirement(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 
 from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.errors import EpisodeError
-from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.algorithms.registry import algorithm_factory, make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of, env_options
@@ -71,13 +71,17 @@ class Learner:
     ) -> None:
         """Bind the address (`bind`, else the config's) and open the log; `folder` must be held. `live` is shown to.
 
-        Raises AddressError, LogError, CheckpointError, and RunFolderError for a run that is complete.
+        Raises AddressError, LogError, CheckpointError, RunFolderError for a run that is complete, and PolicyError,
+        ConfigError or UnknownAlgorithmError for a policy or an algorithm that can't be had.
         """
         torch.set_num_threads(config.learner.threads)
         self.config, self.folder, self._live = config, folder, live
         self._cells = cells_of(config)
         self._inputs = Inputs(config, self._cells)
         self._contract = contract(config, self._cells)
+        # Both now: what is wrong with them must not be found after the imitation.
+        self._policy = build_policy(config, self._inputs)
+        algorithm_factory(config.algorithm.name)
         # A run that was stopped before its first update may have no checkpoint: it begins again.
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
         path = checkpoint.newest(folder.checkpoints) if resume and begun else None
@@ -167,8 +171,7 @@ class Learner:
     # ---- start
 
     def _begin(self) -> None:
-        taught = teach(self.config, self._cells, self._inputs, self._report)
-        self._policy = taught.policy
+        taught = teach(self._policy, self.config, self._cells, self._inputs, self._report)
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
         )
@@ -183,7 +186,6 @@ class Learner:
         self._film()
 
     def _go_on(self, saved: Checkpoint) -> None:
-        self._policy = build_policy(self.config, self._inputs)
         self._policy.load_state_dict(saved.policy)
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed

@@ -14,7 +14,6 @@ from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
 from robotlearn.learner.normalization import Demonstrated, at_rest, demonstrated
-from robotlearn.policy import build_policy
 
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
@@ -30,14 +29,14 @@ class Taught:
     measured: Evaluation | None
 
 
-def teach(config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report) -> Taught:
-    """Imitate the expert; with `start.success_band`, just so long that the policy's measured success lies in the band.
+def teach(policy: Policy, config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report) -> Taught:
+    """Teach `policy`, in place, to imitate the expert.
 
-    It is measured every `start.every` steps; where a stretch jumps over the band it is done again in shorter ones.
-    Without demonstrations the policy is as it was made, normalised by what arms at the start of episodes show. `report`
-    is called often and may raise to break off. Raises StartError when the band is not met.
+    With `start.success_band` just so long that the policy's measured success lies in the band: it is measured every
+    `start.every` steps; where a stretch jumps over the band it is done again in shorter ones. Without demonstrations
+    the policy is as it was made, normalised by what arms at the start of episodes show. `report` is called often and
+    may raise to break off. Raises StartError when the band is not met.
     """
-    policy = build_policy(config, inputs)
     demonstrations = _collect(config, cells, report)
     policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else at_rest(config, cells, inputs))
     if not demonstrations:

@@ -60,7 +60,9 @@ def free_port() -> int:
 class Program:
     """One `robotlearn ...` in a process of its own, its output in a file."""
 
-    def __init__(self, name: str, arguments: Iterable[object], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, arguments: Iterable[object], folder: Path, environment: Mapping[str, str], cwd: Path | None
+    ) -> None:
         self.name = name
         self._log = folder / f"{name}-{secrets.token_hex(3)}.log"
         with self._log.open("wb") as stream:
@@ -70,6 +72,7 @@ class Program:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
+                cwd=cwd,
                 start_new_session=True,
             )
 
@@ -160,12 +163,14 @@ class Site:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    def start(self, name: str, *arguments: object, draw: bool = False) -> Program:
-        """Start a program. Unless it is to `draw`, films are left out, which saves seconds."""
+    def start(self, name: str, *arguments: object, draw: bool = False, cwd: Path | None = None) -> Program:
+        """Start a program, in this process's own folder or in `cwd`. Unless it is to `draw`, films are left out, which
+        saves seconds.
+        """
         environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary)}
         if not draw:
             environment["MUJOCO_GL"] = "disable"
-        program = Program(name, arguments, self.folder, environment)
+        program = Program(name, arguments, self.folder, environment, cwd)
         self.programs.append(program)
         return program
 

@@ -58,6 +58,21 @@ def test_a_second_learner_on_a_run_folder_is_refused(place: Site, learner: Progr
     assert place.address(learner), "nobody else takes its address away"
 
 
+UNKNOWN = {
+    "policy": {"policy": {"kind": "diffusion", "horizon": 4}},
+    "algorithm": {"algorithm": {"name": "sac"}},
+}
+
+
+@pytest.mark.parametrize("sections", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_policy_or_an_algorithm_that_can_not_be_had_is_refused_before_anything_is_taught(
+    place: Site, sections: dict[str, dict[str, object]]
+) -> None:
+    config, run = place.config(tiny() | sections, "unknown.yaml"), place.folder / "unknown"
+    assert "registered" in _refused(place.start("unknown", "train", config, "--run", run))
+    assert not run.exists(), "the folder can be used for another attempt"
+
+
 def test_a_port_in_use_is_refused(place: Site, learner: Program) -> None:
     address = place.address(learner)
     run = place.folder / "another"
