@@ -28,6 +28,7 @@ from robotlearn.inputs import Inputs
 from robotlearn.learner.episodes import EpisodePool
 from robotlearn.learner.metrics import read_metrics
 from robotlearn.learner.start import teach
+from robotlearn.policy import build_policy
 
 SEEDS = (0, 1, 2, 3, 4)
 STALENESS = ("0", "2", "4", "inf")  # 2 is the demo's
@@ -69,7 +70,7 @@ def in_one_process(seed: int, updates: int) -> dict[str, float]:
     cells = cells_of(config)
     inputs = Inputs(config, cells)
     torch.set_num_threads(1)
-    taught = teach(config, cells, inputs, lambda text, done: None)
+    taught = teach(build_policy(config, inputs), config, cells, inputs, lambda text, done: None)
     algorithm = make_algorithm(config.algorithm.name, taught.policy, config.algorithm, seed)
     arms = config.learner.episodes_per_update
     edge = config.edges[0]

@@ -251,6 +251,15 @@ def run_policy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what the policy would do and what safety would make of it; no move.")
     ] = False,
+    ahead: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Ask for the next chunk this many steps before the running one ends; by default as the run's paced "
+            "edge does, or 0: the arm holds still until its chunk is there.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
@@ -260,7 +269,7 @@ def run_policy(
     from robotlearn.saved_policy import find_policy_for
 
     stop = stop_on_signals()
-    driving = Drive(find_policy_for(policy, robot, task), episodes=episodes, dry_run=dry_run)
+    driving = Drive(find_policy_for(policy, robot, task, ahead), episodes=episodes, dry_run=dry_run)
     try:
         if as_json:
             driving.run(stop)

@@ -68,11 +68,12 @@ def find_policy(path: Path) -> SavedPolicy:
     return SavedPolicy(folder.config.resolve(), (), config, chosen.resolve(), saved.version)
 
 
-def find_policy_for(path: Path, robot: str | None, task: str | None) -> SavedPolicy:
+def find_policy_for(path: Path, robot: str | None, task: str | None, ahead: int | None = None) -> SavedPolicy:
     """`find_policy`, its config with a single, paced edge: one arm of the model `robot`, which does `task`.
 
     robot: a spec's name or file; None: the run's only one. Another spec of the same embodiment takes the place of the
-    run's. task: one of the run's; None: its only one.
+    run's. task: one of the run's; None: its only one. ahead: as an edge's `ahead`; None: that of the run's paced edge,
+    or 0 where it has none, since a policy that was trained in lockstep never met an older observation.
 
     Raises besides ConfigError: the policy is not for this robot or task, naming what differs.
     """
@@ -99,7 +100,7 @@ def find_policy_for(path: Path, robot: str | None, task: str | None) -> SavedPol
         raise ConfigError(f"{path}: the run has several robots; choose with --robot one of {', '.join(robots)}")
     else:
         robot = robots[0]
-    edge = _paced(config) | {"robot": [robot], "task": [task or config.task[0]]}
+    edge = _paced(config, ahead) | {"robot": [robot], "task": [task or config.task[0]]}
     overrides = (f"robot={json.dumps(robots)}", f"edges={json.dumps([edge])}")
     config = load_config(folder.config, overrides)
     if differs := checkpoint.difference(saved.contract, contract(config)):
@@ -117,11 +118,12 @@ def _find(path: Path) -> tuple[RunFolder, Path]:
     return folder, path if single else checkpoint.newest(folder.checkpoints)
 
 
-def _paced(config: Config) -> dict[str, object]:
-    """The run's own paced edge, for its settings, or the default one."""
+def _paced(config: Config, ahead: int | None) -> dict[str, object]:
+    """The run's own paced edge, for its settings, or the default one; `ahead` as asked for."""
     horizon = config.policy.horizon
-    default = PacedEdgeConfig(name="arm", kind="paced", ahead=min(2, horizon - 1), segment_steps=max(32, horizon))
-    return next((edge for edge in config.edges if isinstance(edge, PacedEdgeConfig)), default).model_dump()
+    default = PacedEdgeConfig(name="arm", kind="paced", ahead=0, segment_steps=max(32, horizon))
+    edge = next((edge for edge in config.edges if isinstance(edge, PacedEdgeConfig)), default)
+    return edge.model_dump() | ({} if ahead is None else {"ahead": ahead})
 
 
 def _place(robots: Sequence[str], spec: RobotSpec) -> tuple[int, str]:

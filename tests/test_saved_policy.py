@@ -14,6 +14,7 @@ import yaml
 
 from hal import load_spec
 from robotlearn.config import dump, load_config
+from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.errors import ConfigError
 from robotlearn.inputs import Inputs
@@ -115,3 +116,18 @@ def test_of_several_tasks_one_is_chosen(tmp_path: Path) -> None:
     saved = find_policy_for(folder.path, None, "lift")
     assert saved.arm.name == "lift/panda" and saved.config.task == ("reach", "lift")
     assert find_policy(folder.path).load().features == saved.load().features
+
+
+def test_the_next_chunk_is_asked_for_as_early_as_in_training_or_as_told(tmp_path: Path) -> None:
+    lockstep = make_run(tmp_path / "lockstep", overrides=['edges=[{"name": "arms", "kind": "batch"}]'])
+    arm = '[{"name": "arm", "kind": "paced", "ahead": 1}]'
+    paced = make_run(tmp_path / "paced", overrides=[f"edges={arm}"])
+
+    def ahead(folder: RunFolder, *asked: int) -> int:
+        (edge,) = find_policy_for(folder.path, None, None, *asked).config.edges
+        assert isinstance(edge, PacedEdgeConfig)
+        return edge.ahead
+
+    assert (ahead(lockstep), ahead(lockstep, 2), ahead(paced), ahead(paced, 0)) == (0, 2, 1, 0)
+    with pytest.raises(ConfigError, match=r"edges\.0\.ahead: 4 is not valid, expected less than policy\.horizon"):
+        ahead(lockstep, 4)

@@ -13,7 +13,7 @@ from robotlearn.cluster.demand import Node
 from robotlearn.cluster.ray_cluster import RayCluster
 from robotlearn.cluster.train import bind_address, reachable
 from robotlearn.config.learner import LearnerConfig
-from robotlearn.errors import ClusterError
+from robotlearn.errors import ClusterError, ExtraError
 
 HERE, AWAY = (Node(name, name, address, {}, {}) for name, address in (("here", "192.0.2.1"), ("away", "192.0.2.2")))
 SECOND_HERE = Node("second", "here", "192.0.2.1", {}, {})
@@ -66,5 +66,5 @@ def test_an_address_where_nobody_listens_is_refused() -> None:
 
 def test_without_ray_the_option_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ClusterError, match=r"pip install 'robotlearn\[ray\]'"):
+    with pytest.raises(ExtraError, match=r"pip install 'ray>=2\.50'"):
         cli._ray_training()
