@@ -32,7 +32,7 @@ from robotlearn.learner.metrics import read_metrics
 SEEDS = (0, 1, 2)
 GOAL = 0.9
 EPISODES, EVAL_SEED = 100, 1000
-LIMIT_S = 900.0
+LIMIT_S = 120.0
 ENVS = 8
 OPTIONS = EnvOptions(reward="shaped")
 PEERS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from robotlearn.config.policy import OtherPolicyConfig
 from robotlearn.contract import contract
 from robotlearn.errors import ConfigError
 from robotlearn.inputs import Inputs
-from robotlearn.learner.normalization import at_rest, demonstrated
+from robotlearn.learner.normalization import demonstrated, wandered
 from robotlearn.learner.start import teach
 from robotlearn.policy import ask, build_policy
 
@@ -125,14 +125,17 @@ def test_statistics_are_by_robot_and_leave_alone_what_a_robot_lacks(shorter: Pat
     assert not np.allclose(stats["observation.state"].mean[0, :6], stats["observation.state"].mean[1, :6])
 
 
-def test_without_demonstrations_numbers_are_normalised_by_the_starts_of_episodes() -> None:
-    config = load_config("smoke", ["demonstrations.episodes=0", "start.success_band=null"])
+def test_without_demonstrations_numbers_are_normalised_by_where_random_actions_lead() -> None:
+    nothing = ["demonstrations.episodes=0", "start.success_band=null"]
+    config = load_config("smoke", nothing)
     cells = cells_of(config)
     inputs = Inputs(config, cells)
-    stats = at_rest(config, cells, inputs)
+    stats = wandered(config, cells, inputs)
     assert stats["action"].mean[:7].tolist() == [0] * 7 and np.allclose(stats["action"].std[:7], 0.1)
     assert stats["action"].mean[7] == pytest.approx(0.04) and stats["action"].std[7] == pytest.approx(0.04)
-    assert np.allclose(stats["observation.state"].std[:7], cells[0].task.start_noise, rtol=0.3)
+    assert (stats["observation.state"].std[:7] > 5 * cells[0].task.start_noise).all()
+    by_sight = load_config("smoke", [*nothing, "observations={environment_state: false, cameras: [front]}"])
+    assert set(wandered(by_sight, cells_of(by_sight), Inputs(by_sight))) == {"action", "observation.state"}
     taught = teach(build_policy(config, inputs), config, cells, inputs, lambda phase, share: None)
     assert (taught.demonstrations, taught.steps, taught.measured) == (0, 0, None)
     assert torch.equal(taught.policy.action.mean, torch.tensor(stats["action"].mean[None]).float())

@@ -8,9 +8,10 @@ from envs.task import SceneState, Task, ToolGoal
 
 
 class Reach(Task):
-    """The tool must come within 2 cm of a target and stay there for two steps.
+    """The tool must come within 2 cm of a target, a ball on a thin post, and stay there for two steps.
 
-    Targets lie above the tabletop and 2.5 cm (x) and 10 cm (y) around it, 10 to 40 cm high; on small tables less,
+    Nothing collides with either; where the post meets the table tells a single camera how far away the ball is. Targets
+    lie above the tabletop and 2.5 cm (x) and 10 cm (y) around it, 10 to 40 cm high; on small tables less,
     in proportion. `observation.environment_state`, (6,): tool position (3, m), target minus tool position (3, m).
     """
 
@@ -25,6 +26,7 @@ class Reach(Task):
     hold_steps = 2
     objects = ("target",)
     tolerance = 0.02
+    post = 0.4
 
     def build(self, scene: mujoco.MjSpec) -> None:
         target = scene.worldbody.add_body(name="target", mocap=True, pos=[*self.tabletop.centre, 0.3])
@@ -32,6 +34,14 @@ class Reach(Task):
             type=mujoco.mjtGeom.mjGEOM_SPHERE,
             size=[self.tolerance, 0, 0],
             rgba=[0.2, 0.8, 0.3, 1],
+            contype=0,
+            conaffinity=0,
+        )
+        target.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            fromto=[0, 0, 0, 0, 0, -self.post * self.tabletop.scale],
+            size=[0.008 * self.tabletop.scale, 0, 0],
+            rgba=[0.95, 0.95, 0.95, 1],
             contype=0,
             conaffinity=0,
         )

@@ -1,8 +1,10 @@
-"""What a policy's numbers are normalised by: the demonstrations, or the starts of episodes where there are none."""
+"""What a policy's numbers are normalised by: the demonstrations, or what arms see that move at random."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from envs import BatchArmEnv
 from envs.control import MAX_DELTA
@@ -14,8 +16,8 @@ from robotlearn.demonstrations import Demonstrations
 from robotlearn.inputs import Inputs
 
 Demonstrated = tuple[Cell, Demonstrations]
-STARTS = 256
-"""Episodes whose first observations are looked at, per cell."""
+ARMS = 64
+"""That move at random for an episode, per cell."""
 
 
 def demonstrated(inputs: Inputs, demonstrations: Sequence[Demonstrated]) -> dict[str, Statistics]:
@@ -23,16 +25,26 @@ def demonstrated(inputs: Inputs, demonstrations: Sequence[Demonstrated]) -> dict
     return _by_embodiment(inputs, [(cell, shown.observations, shown.actions) for cell, shown in demonstrations])
 
 
-def at_rest(config: Config, cells: Sequence[Cell], inputs: Inputs) -> dict[str, Statistics]:
-    """Statistics of the starts of episodes; actions are scaled to half of what an arm may do in a step."""
+def wandered(config: Config, cells: Sequence[Cell], inputs: Inputs) -> dict[str, Statistics]:
+    """Statistics of episodes with random actions; actions are scaled to half of what an arm may do in a step.
+
+    Not of their starts alone: what hardly differs there would be blown up as soon as the arm moves.
+    """
     data = []
     for cell in cells:
-        env = BatchArmEnv(cell.spec, cell.task, STARTS, seed=config.seed, options=env_options(config))
-        observations, _ = env.reset()
+        options = replace(env_options(config), cameras=(), environment_state=True)
+        env = BatchArmEnv(
+            cell.spec, cell.task, ARMS, seed=config.seed, options=options, autoreset=AutoresetMode.DISABLED
+        )
+        env.action_space.seed(config.seed)
+        observations = [dict(env.reset()[0])]
+        while env.running.any():
+            observations.append(dict(env.step(env.action_space.sample())[0]))
         joints = len(cell.spec.joints)
         middle, half = (env.control.high + env.control.low) / 2, (env.control.high - env.control.low) / 2
         half[:joints] = MAX_DELTA / 2
-        data.append((cell, dict(observations), np.stack([middle - half, middle + half])))
+        seen = {key: np.concatenate([each[key] for each in observations]) for key in observations[0]}
+        data.append((cell, seen, np.stack([middle - half, middle + half])))
         env.close()
     return _by_embodiment(inputs, data)
 

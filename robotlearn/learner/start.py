@@ -13,7 +13,7 @@ from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
-from robotlearn.learner.normalization import Demonstrated, at_rest, demonstrated
+from robotlearn.learner.normalization import Demonstrated, demonstrated, wandered
 
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
@@ -38,7 +38,7 @@ def teach(policy: Policy, config: Config, cells: Sequence[Cell], inputs: Inputs,
     may raise to break off. Raises StartError when the band is not met.
     """
     demonstrations = _collect(config, cells, report)
-    policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else at_rest(config, cells, inputs))
+    policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else wandered(config, cells, inputs))
     if not demonstrations:
         return Taught(policy, 0, 0, None)
     data = Windows.joined([_windows(inputs, cell, shown, policy.horizon) for cell, shown in demonstrations])
