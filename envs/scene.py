@@ -47,7 +47,9 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
         rgba=[0.72, 0.62, 0.5, 1],
     )
     if not any(camera.name == "front" for camera in scene.cameras):  # what films are taken with
-        world.add_camera(name="front", pos=[1.35, 0, 0.6], xyaxes=[0, 1, 0, -0.36, 0, 0.93], fovy=50)
+        (x, y), scale = task.tabletop.centre, task.tabletop.scale
+        pos = [x + 0.85 * scale, y, 0.6 * scale]
+        world.add_camera(name="front", pos=pos, xyaxes=[0, 1, 0, -0.45, 0, 0.89], fovy=34)
     task.build(scene)
     try:
         return scene.compile()

@@ -9,11 +9,10 @@ ARMS = ("panda", "ur5e", "so101")
 STEPS = {"reach": 3, "lift": 16, "push": 7, "pick_place": 17, "stack": 18, "peg": 18}
 SEED = 11
 REACH_SEEDS = {"panda": 20, "ur5e": 26, "so101": 11}  # with the ball in front of the arm
-CROP = {"panda": (150, 450, 170, 470), "ur5e": (150, 450, 170, 470), "so101": (150, 390, 200, 440)}
 
 
 def draw(path: Path) -> None:
-    """Write the picture, one row per arm: the middle of what the camera `front` sees."""
+    """Write the picture, one row per arm, by its camera `front`."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -27,7 +26,6 @@ def draw(path: Path) -> None:
     figure, axes = pyplot.subplots(len(ARMS), len(STEPS), figsize=(12, 6.2), dpi=100)
     for row, arm in zip(axes, ARMS, strict=True):
         spec = load_spec(arm)
-        top, bottom, left, right = CROP[arm]
         for cell, (name, steps) in zip(row, STEPS.items(), strict=True):
             task = make_task(name, spec)
             robot = MujocoRobot(spec, build_scene(spec, task))
@@ -35,7 +33,7 @@ def draw(path: Path) -> None:
             env.reset(seed=REACH_SEEDS[arm] if name == "reach" else SEED)
             for _ in range(steps):
                 env.step(expert.act(env.scene_state())[0])
-            cell.imshow(robot.render("front", 640, 480)[top:bottom, left:right])
+            cell.imshow(robot.render("front", 320, 320))
             env.close()
             cell.set_axis_off()
             if arm == ARMS[0]:
