@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PlainValidator, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, model_validator
 
 from robotlearn.config.address import BindAddress, is_loopback
 from robotlearn.config.section import Misfit, Section
@@ -40,7 +40,7 @@ class LearnerConfig(Section):
         description="Versions that a sample may lie behind: 0 is synchronous, inf never waits. An edge starts a new "
         "episode only within the bound, and samples beyond it are skipped and counted, though stored.",
     )
-    updates: PositiveInt = Field(60, description="The run ends after this many updates.")
+    updates: NonNegativeInt = Field(60, description="The run ends after this many updates; 0: imitation only.")
     stop_success: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="The run ends before that once the moving average of the training success reaches this."
     )

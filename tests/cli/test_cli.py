@@ -67,7 +67,7 @@ def assert_one_line(said: Said, *parts: str) -> None:
 CONFIG_MISTAKES = {
     "a wrong key": (["learner.update=3"], "learner.update: unknown key, nearest is 'updates'"),
     "a wrong type": (["learner.updates=many"], "learner.updates: 'many' is not valid, expected a whole number"),
-    "a wrong value": (["learner.updates=0"], "learner.updates: 0 is not valid, expected more than 0"),
+    "a wrong value": (["learner.updates=-1"], "learner.updates: -1 is not valid, expected at least 0"),
     "no key at all": (["updates"], "expected key=value"),
     "no such edge": (["edges.7.arms=3"], "edges: has no item '7', expected 0 to 1"),
     "a task that there is not": (["task=raech"], "no task 'raech'; did you mean 'reach'?"),

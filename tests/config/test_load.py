@@ -88,7 +88,7 @@ MISTAKES = [
     ("updates: 7", "updates: 7.5", ":5: learner.updates: 7.5 is not valid, expected a whole number"),
     ("updates: 7", "updates: true", ":5: learner.updates: true is not valid, expected a whole number"),
     ("updates: 7", "updates: '7'", ":5: learner.updates: '7' is not valid, expected a whole number"),
-    ("updates: 7", "updates: 0", ":5: learner.updates: 0 is not valid, expected more than 0"),
+    ("updates: 7", "updates: -1", ":5: learner.updates: -1 is not valid, expected at least 0"),
     ("task: reach", "task: [reach, lift]", "observations.instruction: false is not valid with 2 tasks, expected true"),
     ("task: reach", "task: [reach, 3]", ":3: task: ['reach', 3] is not valid, expected a name or a list of names"),
     ("robot: panda", "robot: [panda, panda]", ":2: robot: ['panda', 'panda'] is not valid, expected each name once"),

@@ -138,6 +138,18 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     more._store.close()
 
 
+def test_without_updates_a_run_is_imitation_and_its_measurement(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny("learner.updates=0")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    running.thread.join(60)
+    assert "end: version 0" in running.end()
+    assert [row["version"] for row in read_metrics(folder.metrics) if row.get("eval_success") is not None] == [0]
+    assert checkpoint.newest(folder.checkpoints).name == "000000"
+    with pytest.raises(RunFolderError, match="complete: 0 updates are done and measured"):
+        resumed(config, folder)
+
+
 def test_a_run_stopped_while_it_is_taught_leaves_nothing_half_and_can_be_resumed(
     tmp_path: Path, run: Callable[..., Running]
 ) -> None:
