@@ -9,8 +9,6 @@ update of the peer, every second one of ours; its time counts for us and not for
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,11 +21,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from rich.console import Console
 
 from benchmarks.report import report
+from benchmarks.runs import train
 from envs import ArmEnv, BatchArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
 from hal import load_spec
 from hal.drivers.mujoco import MujocoRobot
-from robotlearn.learner.metrics import read_metrics
 
 SEEDS = (0, 1, 2)
 GOAL = 0.9
@@ -61,11 +59,9 @@ def make_one() -> gymnasium.Env[Any, Any]:
 def ours(seed: int) -> tuple[float, float]:
     """Seconds of learning and environment steps until an evaluation reaches GOAL; inf where none did."""
     folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
-    command = [sys.executable, "-m", "robotlearn", "train", "reach", "--run", str(folder / "run"), f"seed={seed}"]
+    settings = (f"seed={seed}", "learner.eval_every=2", f"learner.eval_episodes={EPISODES}")
     try:
-        settings = ["learner.eval_every=2", f"learner.eval_episodes={EPISODES}"]
-        subprocess.run([*command, *settings], check=True, stdout=None if sys.stdout.isatty() else subprocess.DEVNULL)
-        rows = read_metrics(folder / "run" / "metrics.jsonl")
+        rows = train("reach", folder / "run", *settings)
     finally:
         shutil.rmtree(folder)
     steps = {row["version"]: row["env_steps"] for row in rows if "env_steps" in row}

@@ -4,9 +4,7 @@
 is said in its row. Success is measured without exploration, 200 episodes, seeds that training never saw.
 """
 
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +16,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.report import report
+from benchmarks.runs import EPISODES, EVAL_SEED, success, train
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.cells import cells_of
 from robotlearn.config.edge import BatchEdgeConfig
@@ -26,14 +25,11 @@ from robotlearn.edge.rollout import BatchRollout
 from robotlearn.evaluation import evaluate
 from robotlearn.inputs import Inputs
 from robotlearn.learner.episodes import EpisodePool
-from robotlearn.learner.metrics import read_metrics
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy
 
 SEEDS = (0, 1, 2, 3, 4)
 STALENESS = ("0", "2", "4", "inf")  # 2 is the demo's
-EPISODES, EVAL_SEED = 200, 1000
-ROBOTLEARN = (sys.executable, "-m", "robotlearn")
 
 
 def over_the_wire(*overrides: str) -> dict[str, Any]:
@@ -41,13 +37,7 @@ def over_the_wire(*overrides: str) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
     run = folder / "run"
     try:
-        command = [*ROBOTLEARN, "train", "laptop", "--run", str(run), *overrides]
-        subprocess.run(command, check=True, stdout=None if sys.stdout.isatty() else subprocess.DEVNULL)
-        rows = read_metrics(run / "metrics.jsonl")
-        measured = subprocess.run(
-            [*ROBOTLEARN, "eval", str(run), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+        rows, after = train("laptop", run, *overrides), success(run)
     finally:
         shutil.rmtree(folder)
     updates = [row for row in rows if "updates" in row]
@@ -55,7 +45,7 @@ def over_the_wire(*overrides: str) -> dict[str, Any]:
     good = [row["seconds"] for row in evaluations if row["eval_success"] >= 0.9]
     return {
         "before": evaluations[0]["eval_success"],
-        "after": json.loads(measured.stdout)["success"],
+        "after": after,
         "updates": updates[-1]["updates"],
         "seconds": updates[-1]["seconds"],
         "to_90": good[0] if good else float("nan"),

@@ -8,13 +8,11 @@ are read, a run that was cut short is resumed. The table is `table.md` in the fo
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from robotlearn.learner.metrics import read_metrics
+from benchmarks.runs import success, train
 from robotlearn.run_folder import RunFolder
 
 TASKS = {
@@ -25,8 +23,6 @@ TASKS = {
 }
 METHODS = {"Flow-SDE": (), "Flow-Noise": ("policy.exploration=noise", "policy.deterministic_last=false")}
 SEEDS = (0, 1, 2)
-EPISODES, EVAL_SEED = 200, 1000
-ROBOTLEARN = (sys.executable, "-m", "robotlearn")
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,10 @@ def result(folder: Path, task: str, method: str, seed: int, overrides: Sequence[
     if not kept.exists():
         change = ["--resume"] if RunFolder(folder).config.exists() else []
         settings = [f"task={task}", f"seed={seed}", *TASKS[task], *METHODS[method], *overrides]
-        subprocess.run([*ROBOTLEARN, "train", "laptop", *settings, "--run", str(folder), *change], check=True)
-        command = [*ROBOTLEARN, "eval", str(folder), "--json", f"--episodes={EPISODES}", f"--seed={EVAL_SEED}"]
-        measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rows = read_metrics(RunFolder(folder).metrics)
+        rows = train("laptop", folder, *settings, *change, quiet=False)
         before = next(row["eval_success"] for row in rows if "eval_success" in row)
         last = [row for row in rows if "updates" in row][-1]
-        made = Result(task, method, seed, before, measured["success"], last["env_steps"], last["seconds"])
+        made = Result(task, method, seed, before, success(folder), last["env_steps"], last["seconds"])
         kept.write_text(json.dumps(asdict(made)))
     return Result(**json.loads(kept.read_text()))
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hal.errors import DriverError
-from hal.robot import Array, C, Command, Health, Image, Reading, Renderable, Robot, Scene
+from hal.robot import Array, Command, Health, Image, Reading, Renderable, Scene
+from hal.wrapper import Wrapper
 
 
-class ReadOnly(Robot):
+class ReadOnly(Wrapper):
     """Passes on what reads, and `stop`; what would move the arm or its scene raises DriverError and stays here.
 
     It keeps the robot's Scene and Renderable and hides its Steppable, so that a simulator's time stands still.
 
     robot: not yet connected, or connected; owned by this object from now on.
     """
-
-    def __init__(self, robot: Robot) -> None:
-        self.spec = robot.spec
-        self._robot = robot
 
     def connect(self) -> None:
         self._robot.connect()
@@ -39,11 +36,6 @@ class ReadOnly(Robot):
     def health(self) -> Health:
         return self._robot.health()
 
-    def capability(self, kind: type[C]) -> C | None:
-        if self._robot.capability(kind) is None:
-            return None
-        return self if isinstance(self, kind) else None
-
     def tcp(self) -> tuple[Array, Array]:
         return self._having(Scene).tcp()  # type: ignore[type-abstract]
 
@@ -59,9 +51,3 @@ class ReadOnly(Robot):
 
     def capture(self, camera: str, width: int, height: int) -> Image:
         return self._having(Renderable).capture(camera, width, height)  # type: ignore[type-abstract]
-
-    def _having(self, kind: type[C]) -> C:
-        able = self._robot.capability(kind)
-        if able is None:
-            raise DriverError(f"{self.spec.name}: this robot has no {kind.__name__}: ask capability() first")
-        return able

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 
 from hal.errors import DriverError, HalError, RobotFault
-from hal.robot import Array, C, Command, Factors, Health, Image, Reading, Renderable, Robot, Scene, Steppable, Tunable
+from hal.robot import Array, Command, Factors, Health, Image, Reading, Renderable, Robot, Scene, Steppable, Tunable
+from hal.wrapper import Wrapper
 
 
 class Pacer:
@@ -34,7 +35,7 @@ class Pacer:
         return max(self._due - now, 0.0)
 
 
-class RealTime(Robot):
+class RealTime(Wrapper):
     """A steppable robot whose time passes by itself, on a thread of its own, between `connect` and `close`.
 
     It keeps the robot's Scene, Tunable and Renderable and hides its Steppable. It has a servo-side watchdog, as a good
@@ -58,8 +59,8 @@ class RealTime(Robot):
                 f"{robot.spec.name}: RealTime needs a robot that can be stepped; this one has its own time"
             )
         Pacer(0.0, period, catch_up)  # refuses settings that can't work, before a thread runs
-        self.spec = robot.spec
-        self._robot, self._stepper, self._period, self._catch_up = robot, stepper, period, catch_up
+        super().__init__(robot)
+        self._stepper, self._period, self._catch_up = stepper, period, catch_up
         self._lock = threading.Lock()  # of the robot and all that follows
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -116,11 +117,6 @@ class RealTime(Robot):
             return Health("degraded", f"watchdog: no command for {self.spec.watchdog_s} s, the arm was stopped")
         return self._robot.health()
 
-    def capability(self, kind: type[C]) -> C | None:
-        if self._robot.capability(kind) is None:
-            return None
-        return self if isinstance(self, kind) else None
-
     def tcp(self) -> tuple[Array, Array]:
         with self._lock:
             return self._having(Scene).tcp()  # type: ignore[type-abstract]
@@ -148,12 +144,6 @@ class RealTime(Robot):
         with self._lock:
             able = self._having(Renderable)  # type: ignore[type-abstract]
             return able.capture(camera, width, height)
-
-    def _having(self, kind: type[C]) -> C:
-        able = self._robot.capability(kind)
-        if able is None:
-            raise DriverError(f"{self.spec.name}: this robot has no {kind.__name__}: ask capability() first")
-        return able
 
     def _well(self) -> None:
         if self._thread is None:
