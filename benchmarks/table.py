@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.runs import success, train
+from robotlearn.errors import RunFolderError
+from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder
 
 TASKS = {
@@ -39,17 +41,28 @@ class Result:
 
 
 def result(folder: Path, task: str, method: str, seed: int, overrides: Sequence[str]) -> Result:
-    """Read the run in `folder`, or make it first; raises CalledProcessError when it fails."""
+    """Read the run in `folder`, or make it first; raises CalledProcessError when it fails, SystemExit when stopped."""
     kept = folder / "result.json"
     if not kept.exists():
-        change = ["--resume"] if RunFolder(folder).config.exists() else []
-        settings = [f"task={task}", f"seed={seed}", *TASKS[task], *METHODS[method], *overrides]
-        rows = train("laptop", folder, *settings, *change, quiet=False)
-        before = next(row["eval_success"] for row in rows if "eval_success" in row)
-        last = [row for row in rows if "updates" in row][-1]
+        if not _complete(folder):
+            change = ["--resume"] if RunFolder(folder).config.exists() else []
+            settings = [f"task={task}", f"seed={seed}", *TASKS[task], *METHODS[method], *overrides]
+            train("laptop", folder, *settings, *change)
+        run = Run.read(folder)
+        if run.state != "complete":
+            raise SystemExit(f"the run {folder} was stopped; the same command goes on with it")
+        before, last = run.evaluations[0]["eval_success"], run.updates[-1]
         made = Result(task, method, seed, before, success(folder), last["env_steps"], last["seconds"])
         kept.write_text(json.dumps(asdict(made)))
     return Result(**json.loads(kept.read_text()))
+
+
+def _complete(folder: Path) -> bool:
+    """Whether it was trained to its end, and only its measurement was broken off."""
+    try:
+        return Run.read(folder).state == "complete"
+    except RunFolderError:
+        return False
 
 
 def table(results: Iterable[Result], wanted: Sequence[tuple[str, str]], seeds: Sequence[int]) -> str:
