@@ -18,7 +18,7 @@ from robotlearn.demonstrations import collect
 from robotlearn.errors import StartError
 from robotlearn.evaluation import Evaluation, evaluate
 from robotlearn.inputs import Inputs
-from robotlearn.learner.start import Taught, teach
+from robotlearn.learner.start import Note, Taught, teach
 from robotlearn.policy import build_policy
 from robotlearn.statistics import wilson_interval
 
@@ -59,9 +59,7 @@ def test_progress_of_demonstrations_is_told_as_they_succeed() -> None:
     assert told == sorted(told) and told[0] == 0 and told[-1] == 3 and {1, 2} & set(told)
 
 
-def test_the_same_arguments_give_the_same_result(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_arguments_give_the_same_result(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     paths: list[list[np.ndarray]] = []
     act = type(policy).act
 
@@ -146,9 +144,7 @@ def test_the_noise_is_executed() -> None:
     assert np.abs(quiet.observations[state][1, :7] - loud.observations[state][1, :7]).max() > 1e-4
 
 
-def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failures_are_left_out_and_an_expert_that_always_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StartError, match="expert of task reach succeeded 0 of 1"):
         collect(CELL, 1, seed=0, options=EnvOptions(episode_steps=1))
     # Every other arm's expert does nothing: its episodes fail and must not be among the demonstrations.
@@ -170,16 +166,19 @@ def no_report(phase: str, share: float) -> None:
     assert 0 <= share <= 1, f"{phase}: {share}"
 
 
-def imitated(band: tuple[float, float] | None, **start: object) -> Taught:
+def imitated(band: tuple[float, float] | None, note: Note = lambda *_: None, **start: object) -> Taught:
     section = CONFIG.start.model_copy(update={"success_band": band, **start})
     config = CONFIG.model_copy(update={"start": section, "episode_steps": 12})
-    return teach(build_policy(config, INPUTS), config, CELLS, INPUTS, no_report)
+    return teach(build_policy(config, INPUTS), config, CELLS, INPUTS, no_report, note)
 
 
 def test_without_a_band_the_policy_is_taken_as_it_is() -> None:
     taught = imitated(None)
     assert (taught.demonstrations, taught.steps, taught.measured) == (2, 30, None)
-    again = imitated(None)
+    noted: list[tuple[int, Evaluation]] = []
+    again = imitated(None, lambda *row: noted.append(row), every=12)
+    assert [steps for steps, _ in noted] == [12, 24, 30], "measured on the way, and that changes nothing"
+    assert again.measured is noted[-1][1] and again.measured.episodes == 4
     for key, value in taught.policy.state_dict().items():
         np.testing.assert_array_equal(value, again.policy.state_dict()[key])
 
@@ -197,9 +196,7 @@ def test_a_band_that_is_not_met_is_an_error_that_says_what_was_found() -> None:
         imitated((0.99, 1.0), every=15)
 
 
-def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[float] = []
     weights: dict[float, dict] = {}
 
@@ -212,8 +209,9 @@ def test_a_stretch_that_jumps_over_the_band_is_done_again_in_shorter_ones(
         return Evaluation(4, 0, success, 0.0, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr("robotlearn.learner.start.evaluate_cells", fake)
-    script = [0.1, 0.9, 0.2, 0.5]
-    taught = imitated((0.4, 0.6), every=8)
+    script, noted = [0.1, 0.9, 0.2, 0.5], []
+    taught = imitated((0.4, 0.6), lambda steps, found: noted.append((steps, found.success)), every=8)
+    assert noted == [(8, 0.1), (16, 0.9), (10, 0.2), (12, 0.5)]
     assert measured == [0.1, 0.9, 0.2, 0.5]
     assert taught.steps == 8 + 2 + 2, "back to the eighth step, and on in stretches of two"
     # Without the detour imitation would be at the very same weights after twelve steps.

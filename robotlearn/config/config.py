@@ -35,7 +35,10 @@ class StartConfig(Section):
         description="Imitation goes on until the policy's measured success lies in here; null: for all of sft.steps.",
     )
     episodes: PositiveInt = Field(200, description="Episodes of each measurement, without exploration noise.")
-    every: PositiveInt = Field(50, description="Steps of imitation between two measurements.")
+    every: PositiveInt | None = Field(
+        None,
+        description="Steps of imitation between two measurements; null: 50 with a band, no measurement without one.",
+    )
 
     @model_validator(mode="after")
     def _band_is_an_interval(self) -> Self:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from robotlearn.learner.display import Display, PeerLine, View
 from robotlearn.learner.episodes import EpisodePool, Waiting
 from robotlearn.learner.gate import StalenessGate
 from robotlearn.learner.live import LiveView
-from robotlearn.learner.metrics import MetricsLog, draw_curve, read_metrics
+from robotlearn.learner.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
 from robotlearn.learner.start import teach
 from robotlearn.policy import build_policy, to_arrays
 from robotlearn.report.page import write_report
@@ -42,7 +41,6 @@ from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
-MOVING_AVERAGE = 5
 TOLD_SEGMENTS = ("recorded", "evicted", "rejected", "refused", "pending")
 TOLD = (
     "steps_held", "steps_clipped", "simulation_faults",
@@ -88,9 +86,10 @@ class Learner:
         self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
         settings = config.learner
         if self._checkpoint is not None and self._concluded(self._checkpoint):
+            done = int(self._checkpoint.facts["updates"])
+            more = "a larger learner.updates=N" if done >= settings.updates else "another learner.stop_success"
             raise RunFolderError(
-                f"{folder.path} is complete: {settings.updates} updates are done and measured; with --resume and a "
-                "larger learner.updates=N it goes on"
+                f"{folder.path} is complete: {done} updates are done and measured; with --resume and {more} it goes on"
             )
         batch = settings.episodes_per_update
         self._pool = EpisodePool(settings.max_staleness)
@@ -123,7 +122,7 @@ class Learner:
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
         self._rate_marks: deque[tuple[float, int]] = deque(maxlen=40)
-        self._recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._saved = -1
         self._torn = False
         """While an update changes the policy: what there is then is neither the old version nor the new one."""
@@ -171,7 +170,7 @@ class Learner:
     # ---- start
 
     def _begin(self) -> None:
-        taught = teach(self._policy, self.config, self._cells, self._inputs, self._report)
+        taught = teach(self._policy, self.config, self._cells, self._inputs, self._report, self._note_imitation)
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
         )
@@ -182,7 +181,8 @@ class Learner:
                 f"start: {taught.steps} steps of imitating {taught.demonstrations} demonstrations give "
                 f"{_rate(taught.measured)} without exploration"
             )
-            self._note(self._measured(taught.measured) | {"sft_steps": taught.steps})
+            if not self._finished():  # else the measurement at the end, of as much as the user wants, is of the same
+                self._note(self._measured(taught.measured) | {"sft_steps": taught.steps})
         self._film()
 
     def _go_on(self, saved: Checkpoint) -> None:
@@ -193,6 +193,7 @@ class Learner:
         self._algorithm.load_state_dict(saved.algorithm)
         self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
         self._seconds_before = float(saved.facts["seconds"])
+        self._recent.extend(saved.facts.get("recent", ()))
         # What was stored and not used before the checkpoint, and everything that was stored after it.
         ended = 0
         for unused in saved.facts["unused"]:
@@ -221,8 +222,8 @@ class Learner:
         )
 
     def _concluded(self, saved: Checkpoint) -> bool:
-        """Whether nothing is left to be done: the updates are, and their result was measured."""
-        if saved.facts["updates"] < self.config.learner.updates:
+        """Whether nothing is left to be done: the updates are, or the success that ends it, and it was measured."""
+        if not ended(self.config.learner, saved.facts["updates"], saved.facts.get("recent", ())):
             return False
         rows = read_metrics(self.folder.metrics)[-1:]
         return any(row.get("eval_success") is not None and row["version"] == saved.version for row in rows)
@@ -235,13 +236,7 @@ class Learner:
     # ---- the loop
 
     def _finished(self) -> bool:
-        settings = self.config.learner
-        reached = (
-            settings.stop_success is not None
-            and len(self._recent) == MOVING_AVERAGE
-            and statistics.fmean(self._recent) >= settings.stop_success
-        )
-        return self._stop.is_set() or self._updates >= settings.updates or reached
+        return self._stop.is_set() or ended(self.config.learner, self._updates, self._recent)
 
     def _collect(self) -> None:
         batch = self.config.learner.episodes_per_update
@@ -294,6 +289,16 @@ class Learner:
                 self._save()
             except CheckpointError as error:
                 log.error("%s; training goes on, and so does the checkpoint before it", error)
+
+    def _note_imitation(self, steps: int, measured: Evaluation) -> None:
+        self._metrics.write(
+            {
+                "imitation_steps": steps,
+                "imitation_success": measured.success,
+                "imitation_low": measured.low,
+                "imitation_high": measured.high,
+            }
+        )
 
     def _note(self, row: dict[str, Any]) -> None:
         self._metrics.write(row)
@@ -402,6 +407,7 @@ class Learner:
             "env_steps": self._env_steps,
             "seconds": self._seconds(),
             "success": self._row.get("success"),
+            "recent": list(self._recent),
             "unused": [list(position) for position in self._pool.positions()],
             "end": list(self._read_to),
         }

@@ -2,12 +2,17 @@
 
 import json
 import math
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robotlearn.config.learner import LearnerConfig
 from robotlearn.run_folder import RunFolder
+
+RECENT = 5
+"""Updates whose training success is averaged for `learner.stop_success`."""
 
 
 class MetricsLog:
@@ -23,7 +28,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder.tensorboard))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row; it must hold `version`. `time` (seconds since the epoch) is added.
+        """Write one row; it must hold `version`, or `imitation_steps`. `time` (seconds since the epoch) is added.
 
         JSON knows no infinite number and no NaN: they are written as null.
         """
@@ -33,9 +38,10 @@ class MetricsLog:
         }
         self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
+        along = "version" if "version" in row else "imitation_steps"
         for key, value in row.items():
-            if key not in ("time", "version") and isinstance(value, int | float):
-                self._board.add_scalar(key, value, row["version"], walltime=row["time"])
+            if key not in ("time", along) and isinstance(value, int | float):
+                self._board.add_scalar(key, value, row[along], walltime=row["time"])
 
     def close(self) -> None:
         self._stream.close()
@@ -61,6 +67,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if isinstance(row, dict):
                 rows.append(row)
     return rows
+
+
+def ended(settings: LearnerConfig, updates: int, successes: Sequence[float]) -> bool:
+    """Whether nothing is left to train after so many updates, the last of which had this training success."""
+    recent = list(successes)[-RECENT:]
+    reached = (
+        settings.stop_success is not None
+        and len(recent) == RECENT
+        and statistics.fmean(recent) >= settings.stop_success
+    )
+    return reached or updates >= settings.updates
 
 
 def draw_curve(folder: RunFolder, title: str) -> Path | None:

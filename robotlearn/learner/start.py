@@ -17,6 +17,10 @@ from robotlearn.learner.normalization import Demonstrated, demonstrated, wandere
 
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
+Note = Callable[[int, Evaluation], None]
+"""(steps of imitation, what was measured after them)"""
+EVERY = 50
+"""Steps of imitation between two measurements, where a band is looked for and the config doesn't say."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,20 @@ class Taught:
     measured: Evaluation | None
 
 
-def teach(policy: Policy, config: Config, cells: Sequence[Cell], inputs: Inputs, report: Report) -> Taught:
+def teach(
+    policy: Policy,
+    config: Config,
+    cells: Sequence[Cell],
+    inputs: Inputs,
+    report: Report,
+    note: Note = lambda steps, measured: None,
+) -> Taught:
     """Teach `policy`, in place, to imitate the expert.
 
     With `start.success_band` just so long that the policy's measured success lies in the band: it is measured every
     `start.every` steps; where a stretch jumps over the band it is done again in shorter ones. Without demonstrations
     the policy is as it was made, normalised by what arms at the start of episodes show. `report` is called often and
-    may raise to break off. Raises StartError when the band is not met.
+    may raise to break off, `note` after each measurement. Raises StartError when the band is not met.
     """
     demonstrations = _collect(config, cells, report)
     policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else wandered(config, cells, inputs))
@@ -48,15 +59,23 @@ def teach(policy: Policy, config: Config, cells: Sequence[Cell], inputs: Inputs,
     def progress(step: int, loss: float) -> None:
         report(f"imitating {count} demonstrations", step / config.sft.steps)
 
-    band = config.start.success_band
+    def measure() -> Evaluation:
+        found = _measure(config, cells, inputs, policy, report)
+        note(trainer.steps, found)
+        return found
+
+    band, measured = config.start.success_band, None
     if band is None:
-        trainer.fit(data, progress)
-        return Taught(policy, count, trainer.steps, None)
-    stretch, measured = config.start.every, None
+        every = config.start.every
+        while trainer.steps < config.sft.steps:
+            trainer.fit(data, progress, until=None if every is None else trainer.steps + every)
+            measured = None if every is None else measure()
+        return Taught(policy, count, trainer.steps, measured)
+    stretch = config.start.every or EVERY
     before = _snapshot(policy, trainer)
     while trainer.steps < config.sft.steps:
         trainer.fit(data, progress, until=trainer.steps + stretch)
-        measured = _measure(config, cells, inputs, policy, report)
+        measured = measure()
         if band[0] <= measured.success <= band[1]:
             return Taught(policy, count, trainer.steps, measured)
         if measured.success < band[0]:

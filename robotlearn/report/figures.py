@@ -41,7 +41,7 @@ def success(run: Run, key: str, others: Sequence[Run] = ()) -> Chart:
     """Training and evaluation of a run; `others` differ from it in the seed only and are drawn around it."""
     along = axis(key, [run, *others])
     measured = [row for row in run.evaluations if number(row.get(key)) is not None]
-    intervals = [(_or(row, "eval_low"), _or(row, "eval_high")) for row in measured]
+    intervals = _intervals(measured, "eval")
     lines, bands = [], []
     if others:
         curves = [along.of(one.updates, "success") for one in (run, *others)]
@@ -56,6 +56,14 @@ def success(run: Run, key: str, others: Sequence[Run] = ()) -> Chart:
     )
     title = "Success over environment steps" if key == STEPS else "Success over time"
     return Chart(title, along.label, lines, bands, (0.0, 1.0), percent=True)
+
+
+def imitation(run: Run) -> Chart:
+    """What was measured on the way to the start; of a single measurement there is no curve."""
+    rows = [row for row in run.imitation if number(row.get("imitation_success")) is not None]
+    curve = points(rows, "imitation_steps", "imitation_success") if len(rows) > 1 else []
+    line = Line(curve, "no exploration, 95 % interval", 1, "dots", _intervals(rows, "imitation"))
+    return Chart("Success over imitation", "steps of imitation", [line], (), (0.0, 1.0), percent=True)
 
 
 def success_by_part(run: Run) -> dict[str, tuple[Points, Points]]:
@@ -153,7 +161,11 @@ def _of_seeds(name: str, count: int) -> str:
     return f"{name}, {count} seeds: median, lowest to highest"
 
 
-def _or(row: Row, key: str) -> float:
-    """A bound of the interval; where it is missing, the rate itself."""
-    value = number(row.get(key))
-    return row["eval_success"] if value is None else value
+def _intervals(rows: Sequence[Row], kind: str) -> list[tuple[float, float]]:
+    """Of each row's success; where a bound is missing, it is the rate itself."""
+
+    def bound(row: Row, end: str) -> float:
+        value = number(row.get(f"{kind}_{end}"))
+        return row[f"{kind}_success"] if value is None else value
+
+    return [(bound(row, "low"), bound(row, "high")) for row in rows]

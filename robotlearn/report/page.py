@@ -30,7 +30,9 @@ def write_report(run: Run, others: Sequence[Run] = ()) -> Path:
 
 def page(run: Run, others: Sequence[Run] = ()) -> str:
     """The whole page, HTML."""
-    charts = [figures.success(run, key, others) for key in (figures.STEPS, figures.TIME)]
+    charts = [figures.imitation(run)] if run.imitation else []
+    if run.updates:
+        charts += [figures.success(run, key, others) for key in (figures.STEPS, figures.TIME)]
     body = [
         _head(run, others),
         section("Success", _grid([one for one in charts if not one.empty], "wide") + _parts(run)),
@@ -60,6 +62,8 @@ def outcome(run: Run) -> str:
     interval = "" if summary.final_low is None or summary.final_high is None else (
         f" [{100 * summary.final_low:.1f}, {100 * summary.final_high:.1f}]"
     )  # fmt: skip
+    if not run.config.learner.updates:
+        return f"The policy that imitation taught succeeds at {percent(final)}{interval}; nothing else was wanted."
     if start is None:
         return f"Success without exploration is {percent(final)}{interval} {after}."
     way = "rose" if final > start else "fell" if final < start else "stayed,"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from robotlearn.config.config import Config
 from robotlearn.config.load import load_config
 from robotlearn.errors import RunFolderError
-from robotlearn.learner.metrics import read_metrics
+from robotlearn.learner.metrics import ended, read_metrics
 from robotlearn.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -20,8 +19,6 @@ Points = list[tuple[float, float]]
 GOOD = 0.9
 """The success rate whose first measurement dates a run: "time to 90 %"."""
 LARGEST = 1e100
-RECENT = 5
-"""Updates over which the learner averages its training success."""
 
 
 def number(value: object) -> float | None:
@@ -66,6 +63,8 @@ class Run:
     folder: RunFolder
     config: Config
     rows: tuple[Row, ...]
+    imitation: tuple[Row, ...]
+    """What was measured on the way to the start, by steps of imitation."""
     undone: int
     """Rows of updates that were lost with their learner and done again after a resume from the checkpoint before."""
 
@@ -80,7 +79,10 @@ class Run:
         rows = _without_undone([row for row in written if _measured(row)])
         if not rows:
             raise RunFolderError(f"{path}: nothing measured yet (no update and no evaluation in metrics.jsonl)")
-        return cls(folder, config, tuple(rows), sum(map(_measured, written)) - len(rows))
+        # A stretch of imitation that was done again is what counts.
+        taught = {steps: row for row in written if (steps := number(row.get("imitation_steps"))) is not None}
+        imitation = tuple(taught[steps] for steps in sorted(taught))
+        return cls(folder, config, tuple(rows), imitation, sum(map(_measured, written)) - len(rows))
 
     @property
     def name(self) -> str:
@@ -113,21 +115,17 @@ class Run:
         """running, complete (all updates, or the success that ends it, measured at the end), or stopped."""
         if self._running():
             return "running"
-        recent = [value for _, value in points(self.updates, "updates", "success")[-RECENT:]]
-        settings = self.config.learner
-        reached = (
-            settings.stop_success is not None
-            and len(recent) == RECENT
-            and statistics.fmean(recent) >= settings.stop_success
-        )
+        successes = [value for _, value in points(self.updates, "updates", "success")]
         measured = number(self.rows[-1].get("eval_success")) is not None
-        return "complete" if measured and (reached or self.summary().updates >= settings.updates) else "stopped"
+        done = measured and ended(self.config.learner, self.summary().updates, successes)
+        return "complete" if done else "stopped"
 
     def summary(self) -> Summary:
         updates, evaluations = self.updates, self.evaluations
         last = self.rows[-1]
         env_steps, seconds = number(last.get("env_steps")), number(last.get("seconds"))
-        start = evaluations[0] if evaluations and not number(evaluations[0].get("env_steps")) else {}
+        started = self.config.learner.updates > 0 and evaluations and not number(evaluations[0].get("env_steps"))
+        start = evaluations[0] if started else {}
         final = evaluations[-1] if evaluations and evaluations[-1] is not start else {}
         good = next((row for row in evaluations if row["eval_success"] >= GOOD), {})
         staleness = [value for _, value in points(updates, "updates", "staleness_max")]

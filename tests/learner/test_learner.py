@@ -138,6 +138,39 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     more._store.close()
 
 
+def test_a_run_that_its_success_ended_is_complete_and_one_that_was_not_measured_then_only_measures(
+    tmp_path: Path, run: Callable[..., Running]
+) -> None:
+    whole = tiny("learner.updates=9", "learner.stop_success=1", "learner.checkpoint_every=1")
+    # Reached by a policy that knows nothing; from a file it would be refused.
+    config = whole.model_copy(update={"learner": whole.learner.model_copy(update={"stop_success": 0.0})})
+    folder = RunFolder.create(tmp_path / "run", dump(whole), "id")
+    running = run(config, folder)
+    until(folder.address.exists, "the address")
+    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), tmp_path / "edge")
+    stop = threading.Event()
+    thread = threading.Thread(target=edge.run, args=(stop,))
+    thread.start()
+    running.thread.join(60)
+    stop.set()
+    thread.join(20)
+    edge.close()
+    running.stop.clear()
+    assert "end: version 5" in running.end(), "the mean of five updates, whatever was allowed"
+
+    with pytest.raises(RunFolderError, match=r"complete: 5 updates .* another learner\.stop_success it goes on"):
+        resumed(config, folder)
+    more = resumed(whole, folder)
+    assert not more._finished()
+    more._close()
+
+    rows = folder.metrics.read_text().splitlines(keepends=True)
+    folder.metrics.write_text("".join(rows[:-1]))
+    unmeasured = resumed(config, folder)
+    assert unmeasured._finished()
+    unmeasured._close()
+
+
 def test_without_updates_a_run_is_imitation_and_its_measurement(tmp_path: Path, run: Callable[..., Running]) -> None:
     config = tiny("learner.updates=0")
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")

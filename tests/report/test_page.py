@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from robotlearn.report import figures
 from robotlearn.report import page as pages
 from robotlearn.report.accounts import COUNTS, Balance
 from robotlearn.report.page import page, write_report
@@ -100,6 +101,24 @@ def test_before_its_first_update_a_run_has_a_page_too(place: Place) -> None:
     start = {"version": 0, "env_steps": 0, "eval_success": 0.4, "eval_low": 0.3, "eval_high": 0.5, "eval_episodes": 200}
     parsed = checked(page(Run.read(place("smoke", rows=[start], instead=True))))
     assert "The policy that imitation taught succeeds at 40.0 %; no update yet." in parsed.text
+
+
+def test_a_run_of_imitation_alone_shows_how_success_grew_with_it(place: Place) -> None:
+    measured = {"env_steps": 0, "eval_success": 0.9, "eval_low": 0.8, "eval_high": 0.95, "eval_episodes": 100}
+    grown = [
+        {"imitation_steps": steps, "imitation_success": success, "imitation_low": 0.0, "imitation_high": 1.0}
+        for steps, success in ((100, 0.2), (200, 0.7), (200, 0.5), (300, "none"), (150, 0.4), ("x", 1))
+    ]
+    path = place("smoke", rows=[*grown, {"version": 0, **measured}], instead=True)
+    (path / "config.yaml").write_text((path / "config.yaml").read_text().replace("updates: 20", "updates: 0"))
+    run = Run.read(path)
+    curve = figures.imitation(run).lines[0]
+    assert curve.points == [(100, 0.2), (150, 0.4), (200, 0.5)], "what was measured anew counts, in order"
+    assert curve.intervals == [(0, 1)] * 3
+    assert run.state == "complete" and run.summary().start_success is None
+    parsed = checked(page(run))
+    assert "The policy that imitation taught succeeds at 90.0 % [80.0, 95.0]; nothing else was wanted." in parsed.text
+    assert "Success over imitation" in parsed.text and "Success over environment steps" not in parsed.text
 
 
 def test_one_update_alone_has_a_page(place: Place) -> None:
