@@ -9,6 +9,7 @@ from envs.scene import build_scene
 from envs.tasks import make_task
 from hal import RealTime, Robot, load_spec
 from hal.drivers.mujoco import MujocoRobot
+from tests.envs.alike import alike
 
 SPEC = load_spec("panda")
 
@@ -37,19 +38,9 @@ def test_the_expert_lifts_the_cube() -> None:
 
 def test_one_arm_and_a_batch_move_alike() -> None:
     env, batch = ArmEnv(simulated("lift"), "lift"), BatchArmEnv(SPEC, "lift", 1, seed=0)
-    env.reset(seed=1)
-    batch.reset()
-    # The same start: the batch's, put into the single arm.
-    state = batch.scene_state()
-    env._scene.set_state(state.position[0], {"cube": state.objects["cube"][0]})
-    env._control.reset(np.zeros(1, int), state.position)
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        action = rng.uniform(batch.control.low, batch.control.high).astype(np.float32)
-        one, *_ = env.step(action)
-        many, *_ = batch.step(action[None])
+    for one, other in alike(env, batch, 10):
         for key, value in one.items():
-            np.testing.assert_allclose(value, many[key][0], atol=1e-5)
+            np.testing.assert_allclose(value, other[key], atol=1e-5)
     env.close()
 
 

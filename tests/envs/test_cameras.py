@@ -19,6 +19,7 @@ from envs.spaces import observation_space
 from envs.tasks import make_task
 from hal import Reading, Renderable, load_spec
 from hal.drivers.mujoco import MujocoRobot
+from tests.envs.alike import alike
 
 SPEC = load_spec("panda")
 KEYS = ("observation.images.front", "observation.images.wrist")
@@ -128,19 +129,10 @@ def test_pixels_do_not_depend_on_the_number_of_threads() -> None:
 @renders
 def test_one_arm_sees_what_a_batch_sees() -> None:
     env, batch = ArmEnv(simulated(), "lift", BOTH), BatchArmEnv(SPEC, "lift", 1, seed=0, options=BOTH)
-    env.reset(seed=1)
-    batch.reset()
-    state = batch.scene_state()
-    env._scene.set_state(state.position[0], {"cube": state.objects["cube"][0]})
-    env._control.reset(np.zeros(1, int), state.position)
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        action = rng.uniform(batch.control.low, batch.control.high).astype(np.float32)
-        one, *_ = env.step(action)
-        many, *_ = batch.step(action[None])
+    for one, other in alike(env, batch, 4):
         for key in KEYS:
             # Rounding of the pose may tip the colour of a pixel at an edge.
-            assert (one[key] != many[key][0]).any(-1).mean() < 0.002
+            assert (one[key] != other[key]).any(-1).mean() < 0.002
     env.close()
     batch.close()
 

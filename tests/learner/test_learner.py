@@ -92,12 +92,10 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         running.thread.join(60)
 
 
-def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Running]) -> None:
-    config = tiny("learner.eval_every=2")
-    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
-    running = run(config, folder)
+def served(running: Running, config: Config, folder: RunFolder) -> BatchEdge:
+    """An edge that has served the run to its end."""
     until(folder.address.exists, "the address")
-    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), tmp_path / "edge")
+    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), folder.path.parent / "edge")
     stop = threading.Event()
     thread = threading.Thread(target=edge.run, args=(stop,))
     thread.start()
@@ -106,6 +104,14 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     thread.join(20)
     edge.close()
     running.stop.clear()
+    return edge
+
+
+def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny("learner.eval_every=2")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    edge = served(running, config, folder)
     text = running.end()
     assert "end: version 3" in text and "listens at tcp://127.0.0.1:" in text
 
@@ -146,16 +152,7 @@ def test_a_run_that_its_success_ended_is_complete_and_one_that_was_not_measured_
     config = whole.model_copy(update={"learner": whole.learner.model_copy(update={"stop_success": 0.0})})
     folder = RunFolder.create(tmp_path / "run", dump(whole), "id")
     running = run(config, folder)
-    until(folder.address.exists, "the address")
-    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), tmp_path / "edge")
-    stop = threading.Event()
-    thread = threading.Thread(target=edge.run, args=(stop,))
-    thread.start()
-    running.thread.join(60)
-    stop.set()
-    thread.join(20)
-    edge.close()
-    running.stop.clear()
+    served(running, config, folder)
     assert "end: version 5" in running.end(), "the mean of five updates, whatever was allowed"
 
     with pytest.raises(RunFolderError, match=r"complete: 5 updates .* another learner\.stop_success it goes on"):
