@@ -41,9 +41,9 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     world.add_light(pos=[0.2, 0.8, 1.5], dir=[0.2, -0.5, -1.0], diffuse=[0.3, 0.3, 0.3], castshadow=False)
     world.add_geom(
         name="table",
-        type=mujoco.mjtGeom.mjGEOM_BOX,
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
         size=[0.5, 0.6, 0.02],
-        pos=[0.4, 0, -0.02],
+        pos=[0.4, 0, 0],
         rgba=[0.72, 0.62, 0.5, 1],
     )
     if not any(camera.name == "front" for camera in scene.cameras):  # what films are taken with

@@ -15,7 +15,7 @@ from hal.spec import RobotSpec
 class Push(Task):
     """A puck, 9 cm wide and so not to be grasped, 3 cm high, 150 g, pushed 6 to 14 cm along the table.
 
-    It must be within 2 cm of the middle of a mark for three steps.
+    It must be within 3 cm of the middle of a mark for three steps.
 
     On small tables lengths are in proportion. `observation.environment_state`, (21,): see `envs.features`; the goal is
     the middle of the mark, at the height of the puck's middle.
@@ -30,14 +30,13 @@ class Push(Task):
     )
     episode_steps = 64
     hold_steps = 3
-    tolerance = 0.02
     objects = ("puck", "mark")
     expert_delta = 0.1
 
     def __init__(self, spec: RobotSpec) -> None:
         super().__init__(spec)
         scale = self.tabletop.scale
-        self.radius, self.half_height = 0.045 * scale, 0.015 * scale
+        self.radius, self.half_height, self.tolerance = 0.045 * scale, 0.015 * scale, 0.03 * scale
         self.behind = self.radius + 0.03
         """How far from the puck's middle the jaws come down to push it, m."""
         self._jaws = np.array([0.0, closed_offset(spec), 0.0])
