@@ -79,6 +79,11 @@ def find_policy_for(path: Path, robot: str | None, task: str | None, ahead: int 
     """
     folder, chosen = _find(path)
     config, saved = load_config(folder.config), checkpoint.describe(chosen)
+    if ahead is not None and ahead >= config.policy.horizon:
+        raise ConfigError(
+            f"--ahead {ahead}: expected less than the policy's horizon ({config.policy.horizon}), or a chunk would be "
+            "asked for before the one in front of it has begun"
+        )
     if task is None and len(config.task) > 1:
         raise ConfigError(f"{path}: the run has several tasks; choose with --task one of {', '.join(config.task)}")
     if task is not None and task not in config.task:

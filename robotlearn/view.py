@@ -15,6 +15,7 @@ import numpy as np
 
 from envs import ArmEnv, EnvOptions, Expert, Task, make_task
 from envs.scene import build_scene
+from hal.data import data_path
 from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
@@ -255,7 +256,7 @@ def view(
             run = RunActor(path, robot, task, seed)
             env, shown = make_env(run.saved.arm.spec, run.saved.arm.task, env_options(run.saved.config))
             actor = ExpertActor(env) if expert else run
-        elif path.is_dir():
+        elif path.is_dir() and not (data_path("hardware_specs") / f"{what}.yaml").is_file():
             raise ConfigError(f"{what} is neither a run folder (no config.yaml in it) nor a robot's spec")
         elif robot is not None:
             raise ConfigError(f"--robot chooses one of a run's robots; {what} is not a run folder")

@@ -129,5 +129,5 @@ def test_the_next_chunk_is_asked_for_as_early_as_in_training_or_as_told(tmp_path
         return edge.ahead
 
     assert (ahead(lockstep), ahead(lockstep, 2), ahead(paced), ahead(paced, 0)) == (0, 2, 1, 0)
-    with pytest.raises(ConfigError, match=r"edges\.0\.ahead: 4 is not valid, expected less than policy\.horizon"):
+    with pytest.raises(ConfigError, match=r"^--ahead 4: expected less than the policy's horizon \(4\)"):
         ahead(lockstep, 4)

@@ -223,6 +223,13 @@ def test_a_mistake(mistake: str, run: RunFolder) -> None:
         )
 
 
+def test_a_folder_of_a_robots_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "panda").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--expert needs a task"):
+        view("panda", task=None, robot=None, expert=True, seed=0, stop=threading.Event(), say=print)
+
+
 def test_a_display_that_does_not_answer_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":7651")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)

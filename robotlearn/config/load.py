@@ -91,11 +91,11 @@ def _find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, expected a YAML file or the name of a shipped config")
     shipped = {file.stem: file for file in data_path("configs").glob("*.yaml")}
     if path.name == str(path_or_name) and path.name in shipped:
-        return shipped[path.name]
+        return shipped[path.name]  # also beside a folder of that name, such as the run that was made from it
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, expected a YAML file or the name of a shipped config")
     hint = f"; '{path.stem}' alone is a shipped config" if path.stem in shipped else nearest(path.stem, shipped)
     raise ConfigError(f"{path}: no such file and no shipped config{hint}")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robotlearn.errors import RunFolderError
+from robotlearn.errors import ConfigError, RunFolderError
 from robotlearn.report import html
 from robotlearn.report.chart import compact, figure
 from robotlearn.report.figures import side_by_side
@@ -101,7 +101,12 @@ class Comparison:
         }
 
     def write_page(self, path: Path) -> None:
-        """Write the page, whole or not at all; its folder is made where it is missing."""
+        """Write the page, whole or not at all; its folder is made where it is missing.
+
+        Raises ConfigError when `path` itself is a folder.
+        """
+        if path.is_dir():
+            raise ConfigError(f"--html {path}: is a folder, expected a file such as {path / 'compare.html'}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, self.page().encode())
 

@@ -79,10 +79,7 @@ class Run:
         rows = _without_undone([row for row in written if _measured(row)])
         if not rows:
             raise RunFolderError(f"{path}: nothing measured yet (no update and no evaluation in metrics.jsonl)")
-        # A stretch of imitation that was done again is what counts.
-        taught = {steps: row for row in written if (steps := number(row.get("imitation_steps"))) is not None}
-        imitation = tuple(taught[steps] for steps in sorted(taught))
-        return cls(folder, config, tuple(rows), imitation, sum(map(_measured, written)) - len(rows))
+        return cls(folder, config, tuple(rows), _imitation(written), sum(map(_measured, written)) - len(rows))
 
     @property
     def name(self) -> str:
@@ -178,6 +175,17 @@ def _without_undone(rows: Sequence[Row]) -> list[Row]:
             del kept[next(again, len(kept)) :]
         kept.append(row)
     return kept
+
+
+def _imitation(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """A stretch that is done again, or a run that begins again, goes back: what was measured beyond is of weights that
+    are gone."""
+    kept: list[tuple[float, Row]] = []
+    for row in rows:
+        steps = number(row.get("imitation_steps"))
+        if steps is not None:
+            kept = [*((before, old) for before, old in kept if before < steps), (steps, row)]
+    return tuple(row for _, row in kept)
 
 
 def _whole(value: float | None) -> int | None:

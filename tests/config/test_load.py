@@ -236,6 +236,14 @@ def test_a_shipped_config_loads_by_name_and_its_dump_reads_back_equal(name: str,
     assert load_config(copy) == config
 
 
+def test_a_shipped_config_is_found_beside_a_run_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "smoke").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("smoke").task == ("reach",)
+
+
 def test_text_that_looks_like_a_number_survives_a_dump(minimal: Path, tmp_path: Path) -> None:
     config = load_config(minimal, ["task='3e-4'", "robot='inf'", "edges.0.name='012'"])
     copy = tmp_path / "copy.yaml"

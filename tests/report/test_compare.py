@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from robotlearn.errors import RunFolderError
+from robotlearn.errors import ConfigError, RunFolderError
 from robotlearn.report.compare import Comparison, compare, read_runs
 from robotlearn.report.run import Run
 from robotlearn.report.seeds import group, middle, same_but_seed
@@ -59,7 +59,7 @@ def test_a_group_has_the_median_of_its_runs(runs: list[Run]) -> None:
 def test_what_a_run_lacks_has_no_median(runs: list[Run], place: Place) -> None:
     never = Run.read(place("lift-2", "never", rows=[]))
     rows = tuple(row for row in never.rows if (row.get("eval_success") or 0) < 0.9)
-    (members,) = group([runs[0], Run(never.folder, never.config, rows, 0)])
+    (members,) = group([runs[0], Run(never.folder, never.config, rows, (), 0)])
     assert members.spread("seconds_to_90") is None and members.spread("seconds") is not None
     assert "(1 of 2 without)" in printed([*members.runs], 240)
 
@@ -103,6 +103,14 @@ def test_the_page_has_one_curve_per_seed_and_their_median(runs: list[Run], place
     assert first.count('class="thin c0"') == 3 and first.count('polyline class="thick c0"') == 1
     assert 'class="band c0"' in first and 'class="dots c1"' in first
     assert "learner.max_staleness=2, 3 seeds: median, lowest to highest" in parsed.text
+
+
+def test_a_folder_is_no_page_and_nothing_is_left_beside_it(runs: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"--html .*pages: is a folder"):
+        printed(runs, 80, page=tmp_path / "pages")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_what_names_say_is_not_markup(place: Place, tmp_path: Path) -> None:
