@@ -72,8 +72,10 @@ class Config(Section):
     start: StartConfig = Field(StartConfig(), description="How good it is when reinforcement starts.")
     algorithm: AlgorithmConfig = Field(PPOConfig(), description="How it is reinforced.")
     learner: LearnerConfig = Field(LearnerConfig(), description="The learner's process.")
-    edges: Annotated[tuple[EdgeConfig, ...], ListAsTuple, Field(min_length=1)] = Field(
-        description="The edges that `train` starts on this machine, and that `edge --name` chooses from."
+    edges: Annotated[tuple[EdgeConfig, ...], ListAsTuple] = Field(
+        (),
+        description="The edges that `train` starts on this machine, and that `edge --name` chooses from; none are "
+        "needed without updates.",
     )
 
     @model_validator(mode="after")
@@ -95,6 +97,10 @@ class Config(Section):
             raise Misfit(
                 ("start", "success_band"),
                 f"{list(self.start.success_band)} is not valid without demonstrations, expected null",
+            )
+        if self.learner.updates and not self.edges:
+            raise Misfit(
+                ("edges",), f"[] is not valid with {self.learner.updates} learner.updates, expected at least one edge"
             )
         names = [edge.name for edge in self.edges]
         horizon = self.policy.horizon

@@ -103,7 +103,9 @@ class Display:
             if (view.version >= 0 and text.split(" | ")[0] != shown and elapsed > 1) or elapsed > LINE_PERIOD_S:
                 shown, spoken = text.split(" | ")[0], time.monotonic()
                 self.say(text)
-        self.say(self._view().line())
+        text = self._view().line()
+        if text.split(" | ")[0] != shown:
+            self.say(text)
 
 
 def busy(what: str) -> AbstractContextManager[object]:
@@ -129,6 +131,7 @@ def line(view: View) -> str:
     if view.version >= 0:
         parts = [
             f"version {view.version}",
+            f"{view.phase} {view.progress:.0%}",
             f"success {_percent(view.success)}",
             f"return {_number(view.mean_return)}",
             f"staleness {_number(view.staleness_mean, 1)} (max {_number(view.staleness_max, 0)})",

@@ -174,16 +174,19 @@ class Learner:
         self._algorithm = make_algorithm(
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
         )
-        self._publish()
+        self._reserve_version()
         self._save()
         if taught.measured is not None:
             self._display.say(
                 f"start: {taught.steps} steps of imitating {taught.demonstrations} demonstrations give "
                 f"{_rate(taught.measured)} without exploration"
             )
-            if not self._finished():  # else the measurement at the end, of as much as the user wants, is of the same
+        if not self._finished():  # else the end measures and films the same policy
+            if taught.measured is not None:
                 self._note(self._measured(taught.measured) | {"sft_steps": taught.steps})
-        self._film()
+            self._film()
+        # Last: what edges do from here on takes time that is counted.
+        self._publish()
 
     def _go_on(self, saved: Checkpoint) -> None:
         self._policy.load_state_dict(saved.policy)
@@ -212,6 +215,7 @@ class Learner:
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._version = saved.version  # the run folder's may be older, restored from a copy
+        self._reserve_version()
         self._publish()
         # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
         self._gate.restore(ended)
@@ -273,6 +277,7 @@ class Learner:
         seconds = time.perf_counter() - begun
         self._updates += 1
         row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
+        self._reserve_version()
         self._publish()
         self._torn = False
         # Only now: with the new version out, what is granted from here on starts from it.
@@ -282,7 +287,8 @@ class Learner:
         self._row = row
         self._recent.append(row["success"])
         self._note(row | {"version": self._version})
-        if settings.eval_every is not None and self._updates % settings.eval_every == 0:
+        due = settings.eval_every is not None and self._updates % settings.eval_every == 0
+        if due and not self._finished():  # else it is measured at the end
             self._note(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
             try:
@@ -315,9 +321,11 @@ class Learner:
         )
         return self._inputs.actions(name, segment.chunk_path[:, -1, :, : len(mean)] * std + mean)
 
-    def _publish(self) -> None:
+    def _reserve_version(self) -> None:
         self._version = max(self.folder.highest_version, self._version) + 1
         self.folder.reserve_version(self._version)
+
+    def _publish(self) -> None:
         self._publisher.publish(self._version, to_arrays(self._policy))
 
     def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
@@ -424,9 +432,15 @@ class Learner:
         if self._saved != self._version:
             self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
-        self._note(self._measured(measured))
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
-        self._film()
+        episodes = ", ".join(f"{peer.episodes} of {peer.name}" for peer in self.view().peers)
+        if episodes:
+            self._display.say(f"episodes: {episodes}")
+        try:
+            self._film()
+        finally:
+            # After it: by now the edges have told what they did last.
+            self._note(self._measured(measured))
 
     def _film(self) -> None:
         path, episodes = self.folder.videos / f"version-{self._version:06d}.mp4", 4 * len(self._cells)

@@ -78,9 +78,10 @@ def _head(run: Run, others: Sequence[Run]) -> str:
         f"{edge.name} ({f'{edge.arms} simulated arms' if isinstance(edge, BatchEdgeConfig) else 'one paced arm'})"
         for edge in config.edges
     )
+    taught = config.algorithm.name if config.learner.updates else "imitation"
     facts = [
         ("Run", run.name),
-        ("Policy", f"{config.policy.kind}, chunks of {config.policy.horizon}; {config.algorithm.name}"),
+        ("Policy", f"{config.policy.kind}, chunks of {config.policy.horizon}; {taught}"),
         ("Seed", ", ".join([str(config.seed), *(f"{one.config.seed} (thin)" for one in others)])),
         ("Edges", edges),
         ("Weights", f"versions {min(versions):.0f} to {max(versions):.0f}" if versions else ""),

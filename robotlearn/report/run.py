@@ -130,7 +130,7 @@ class Run:
         return Summary(
             updates=int(updates[-1]["updates"]) if updates else 0,
             env_steps=_whole(env_steps),
-            seconds=seconds,
+            seconds=seconds if self.config.learner.updates else None,
             start_success=number(start.get("eval_success")),
             final_success=number(final.get("eval_success")),
             final_low=number(final.get("eval_low")),

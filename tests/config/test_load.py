@@ -79,6 +79,12 @@ def test_the_last_of_two_overrides_counts(minimal: Path) -> None:
     assert load_config(minimal, ["seed=5", "seed=6"]).seed == 6
 
 
+def test_imitation_alone_needs_no_edge(minimal: Path) -> None:
+    assert load_config(minimal, ["edges=[]", "learner.updates=0"]).edges == ()
+    with pytest.raises(ConfigError, match=r"edges: \[\] is not valid with 7 learner.updates, expected at"):
+        load_config(minimal, ["edges=[]"])
+
+
 MISTAKES = [
     ("updates: 7", "updtes: 7", ":5: learner.updtes: unknown key, nearest is 'updates'"),
     ("learner:", "lerner:", ":4: lerner: unknown key, nearest is 'learner'"),

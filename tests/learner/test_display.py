@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -78,7 +79,15 @@ def test_without_a_terminal_lines_are_printed_and_paths_are_not_read_as_markup()
         until(lambda: "version 8" in console.file.getvalue(), "a line")  # type: ignore[attr-defined]
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "learner of run runs/[red]x listens at tcp://[::1]:1" in text
-    assert text.rstrip().endswith(line(VIEW)), "the last state is said at the end"
+    assert text.count(line(VIEW)) == 1, "a state that was said is not said again at the end"
+
+
+def test_without_a_terminal_the_last_version_is_said_at_the_end() -> None:
+    console, views = Console(file=io.StringIO(), force_terminal=False, width=200), [VIEW]
+    with Display(lambda: views[-1], console):
+        until(lambda: "version 8" in console.file.getvalue(), "a line")  # type: ignore[attr-defined]
+        views.append(replace(VIEW, version=9))
+    assert console.file.getvalue().rstrip().endswith(line(views[-1]))  # type: ignore[attr-defined]
 
 
 def test_on_a_terminal_a_page_is_drawn() -> None:
