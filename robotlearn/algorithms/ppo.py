@@ -157,8 +157,9 @@ class PPO(Algorithm):
     def _advantages(self, batch: ChunkBatch, units: Tensor, metrics: "_Metrics") -> tuple[Tensor, Tensor]:
         """Advantages (normalised, where the config says so) and returns, (C,) each."""
         value = self.critic(batch.states)
-        # A terminated episode has no future; a truncated one goes on, unseen.
-        final = torch.where(batch.terminated, 0.0, self.critic(batch.final))
+        # A terminated episode has no future; a truncated one goes on, unseen, unless the time limit is part of the task.
+        over = batch.terminated if self.config.timeout == "bootstrap" else torch.ones_like(batch.terminated)
+        final = torch.where(over, 0.0, self.critic(batch.final))
         reward, discount, last = batch.reward.cpu(), batch.discount.cpu(), batch.last.cpu()
         parts = gae(reward, discount, value.cpu(), last, final.cpu(), self.config.gae_lambda)
         advantage, returns = (torch.from_numpy(x).to(self.device) for x in parts)

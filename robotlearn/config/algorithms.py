@@ -34,6 +34,11 @@ class PPOConfig(Section):
     name: Literal["ppo"] = Field("ppo", description=_NAME)
     gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation over chunks.")
+    timeout: Literal["bootstrap", "failure"] = Field(
+        "bootstrap",
+        description="What an episode is worth where the time limit cut it off: bootstrap: the value of its last state, "
+        "as if it went on; failure: nothing, for tasks that must be done in time.",
+    )
     clip: float = Field(0.2, gt=0, lt=1, description="c: the ratio to the proximal policy is held in [1 - c, 1 + c].")
     dual_clip: float = Field(
         3.0, gt=1, description="Where the advantage is negative, a unit's ratio counts at most this much."

@@ -317,12 +317,19 @@ def test_bandit_with_a_known_optimum(prox: str, lag: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "v0", "v1"), [("terminated", 1 + 0.5 + 0.25 * 1.5, 1.5), ("truncated", 2.0, 2.0)], ids=str
+    ("end", "timeout", "v0", "v1"),
+    [
+        ("terminated", "bootstrap", 1 + 0.5 + 0.25 * 1.5, 1.5),
+        ("truncated", "bootstrap", 2.0, 2.0),
+        ("truncated", "failure", 1 + 0.5 + 0.25 * 1.5, 1.5),
+    ],
+    ids=str,
 )
-def test_critic_learns_the_values_of_a_two_state_chain(record, end: str, v0: float, v1: float) -> None:
+def test_critic_learns_the_values_of_a_two_state_chain(record, end: str, timeout: str, v0: float, v1: float) -> None:
     """s0 -> s1 -> s0 ..., chunks of two steps, reward 1 per step, gamma 0.5.
 
-    Terminated after s1: V(s1) = 1 + g, V(s0) = 1 + g + g^2 V(s1). Truncated there: both are 1 / (1 - g).
+    Terminated after s1: V(s1) = 1 + g, V(s0) = 1 + g + g^2 V(s1). Truncated there: both are 1 / (1 - g), unless that is
+    a failure.
     """
     episode = join(record(4, starts=[0, 2], executed=[2, 2], end=end, reward=[1.0] * 4))
     state = np.zeros((5, 4), np.float32)
@@ -331,7 +338,11 @@ def test_critic_learns_the_values_of_a_two_state_chain(record, end: str, v0: flo
     episode = replace(episode, observations={"observation.state": state, "observation.environment_state": other})
     torch.manual_seed(0)
     policy = FlowMLP({"observation.state": (4,), "observation.environment_state": (2,)}, 4, 3, hidden=(8,))
-    ppo = PPO(policy, config(gamma=0.5, critic_warmup=10_000, critic_lr=1e-2, epochs=4, minibatch=64), seed=0)
+    ppo = PPO(
+        policy,
+        config(gamma=0.5, timeout=timeout, critic_warmup=10_000, critic_lr=1e-2, epochs=4, minibatch=64),
+        seed=0,
+    )
     for version in range(150):
         metrics = ppo.update([episode], version, lambda: None)
     batch = chunk_batch([episode], 0.5)
