@@ -19,13 +19,10 @@ from robotlearn.run_folder import RunFolder
 
 TASKS = {
     "lift": (),
-    "push": ("demonstrations.episodes=24", "sft.steps=600", "start.success_band=null", "start.every=600"),
+    "push": ("demonstrations.episodes=64", "sft.steps=1000", "start.success_band=null", "start.every=1000"),
     "pick_place": ("demonstrations.episodes=64", "start.every=100"),
-    "peg": (
-        "demonstrations.episodes=256", "sft.steps=2000", "start.success_band=null", "start.every=2000",
-        "algorithm.clip=0.1",
-    ),
-}  # fmt: skip
+    "peg": ("demonstrations.episodes=256", "sft.steps=2000", "start.success_band=null", "start.every=2000"),
+}
 """What each task needs besides configs/laptop.yaml: above all, so many demonstrations for a start that can learn."""
 METHODS = {"Flow-SDE": (), "Flow-Noise": ("policy.exploration=noise", "policy.deterministic_last=false")}
 SEEDS = (0, 1, 2)
