@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from hal import RobotSpec, load_spec
 from robotlearn import cli
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
@@ -248,7 +249,15 @@ def test_only_whole_episodes_tell_of_the_policy() -> None:
 def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
     proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1]], np.float32)
     executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1]], np.float32)
-    arrays = {"observation.state": np.zeros(2, np.float32), "observation.images.front": np.zeros((4, 6, 3), np.uint8)}
+    arrays = {
+        "observation.state": np.zeros(2, np.float32),
+        "observation.environment_state": np.ones(13, np.float32),
+        "observation.images.front": np.zeros((4, 6, 3), np.uint8),
+    }
+    panda = load_spec("panda")
+    spec = RobotSpec.model_validate(
+        panda.model_dump() | {"joints": panda.joints[:1], "driver": "of two", "mujoco": None}
+    )
     account = Previews()
     account.hear(
         local.Preview(
@@ -262,12 +271,17 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
             latency_ms=3.25,
         )
     )
-    assert account.shown[0].text("chunk 1", ("joint1", "gripper")).splitlines() == [
+    assert account.shown[0].text("chunk 1", spec).splitlines() == [
         "chunk 1, 3.2 ms",
-        "  observation.state",
+        "  observation.state: measured joints in rad, gripper width in m",
+        "                joint1  gripper",
         "                0.0000   0.0000",
+        "  observation.environment_state: by entry, see envs/features.py",
+        "   0          " + " ".join(["  1.0000"] * 12),
+        "  12            1.0000",
         "  observation.images.front  uint8 (4, 6, 3)",
-        "  actions       joint1  gripper",
+        "  actions: changes of the joints in rad, gripper width in m",
+        "                joint1  gripper",
         "   0 proposed   0.1000   0.2000",
         "   1 proposed   0.3000      nan",
         "     held       0.0000   0.0000",
@@ -276,4 +290,5 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
     ]
     found = account.as_json({})
     assert (found["steps"], found["clipped"], found["held"]) == (3, 2, 1)
-    assert "1 chunks, 3.2 ms each" in account.summary(found) and "clip 2 and hold 1" in account.summary(found)
+    assert "nothing moved: 1 chunk, 3.2 ms each" in account.summary(found)
+    assert "of 3 steps 2 would be changed to keep the robot's limits, 1 of them held" in account.summary(found)
