@@ -13,6 +13,7 @@ from hal.document import Document, KeyPath, dotted, parse, write
 from hal.errors import DocumentError
 from robotlearn.config.complaint import complaint, nearest, shown
 from robotlearn.config.config import Config
+from robotlearn.config.variant import chosen, misplaced
 from robotlearn.errors import ConfigError
 
 
@@ -36,13 +37,14 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected keys and values such as 'seed: 0', not {shown(data)}")
     _anchor_robot(data, file.parent)
+    kinds = chosen(data)
     overridden: dict[KeyPath, str] = {}
     for override in overrides:
         overridden[_apply(data, override)] = override
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        path, line = complaint(error, Config)
+        path, line = misplaced(error, kinds, chosen(data), overridden) or complaint(error, Config)
         number = document.lines.get(path)
         for key, override in reversed(overridden.items()):
             made_it = number is None and key[: len(path)] == path  # a section that the file doesn't have

@@ -45,7 +45,8 @@ def page() -> str:
         "",
         "Made from the typed config by `robotlearn config --markdown`. A key is overridden on the command line as",
         "`key=value`, with the index of a list's item in place of `*`:",
-        "`robotlearn train laptop learner.updates=10 edges.0.arms=64`.",
+        "`robotlearn train laptop learner.updates=10 edges.0.arms=64`. Another kind of policy has other keys than the",
+        "file holds: `'policy={kind: gaussian}'` starts the section anew, and so does `'algorithm={name: NAME}'`.",
     ]
     section = ""
     for key in keys():
