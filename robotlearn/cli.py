@@ -284,12 +284,19 @@ def run_policy(
 
 @app.command()
 def robots(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ROBOT|CONFIG]",
+            help="Check and show this spec (name or YAML file), or this config's robots.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """The robots: of the shipped specs, or of a config's edges."""
+    """The robots: the shipped ones, one of its own spec, or those of a config's edges."""
     from robotlearn.robots import show_robots
 
-    show_robots(config)
+    show_robots(what)
 
 
 @app.command()

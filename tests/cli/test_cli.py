@@ -310,7 +310,7 @@ def test_help_suffices(run: Run, command: str | None) -> None:
         "edge": ["CONFIG", "--learner", "tcp://HOST:PORT", "--name", "--state"],
         "eval": ["RUN", "--episodes", "--seed", "--video", "--json"],
         "run": ["POLICY", "--robot", "--episodes", "--dry-run", "--json"],
-        "robots": ["CONFIG"],
+        "robots": ["ROBOT|CONFIG"],
         "view": ["ROBOT|RUN", "--task", "--expert"],
     }[command]
     assert [word for word in expected if word not in said.out] == []
@@ -334,7 +334,28 @@ def test_robots_of_a_config(run: Run) -> None:
     station, batch = said.out.splitlines()[1:]
     assert station.startswith("station") and batch.startswith("batch")
     assert f" {load_config('smoke').edges[1].arms} " in batch
-    assert_one_line(run("robots", "smokey"), "no shipped config")
+    assert_one_line(run("robots", "smokey"), "no shipped config, nearest is 'smoke'")
+
+
+def test_robots_checks_a_spec(run: Run, tmp_path: Path) -> None:
+    import yaml
+
+    _, row = run("robots", "so101").out.splitlines()
+    assert row.startswith("so101") and row.split()[-1] == "ok"
+    assert_one_line(run("robots", "pando"), "unknown robot model 'pando': did you mean 'panda'?")
+    assert_one_line(run("robots", "nope"), "unknown robot model 'nope': valid: panda, ")
+    mine = tmp_path / "mine.yaml"
+    assert_one_line(run("robots", mine), "there is no such spec file")
+    content = load_spec("panda").model_dump(mode="json")
+    mine.write_text(yaml.safe_dump(content))
+    assert run("robots", "mine.yaml").out.splitlines()[1].startswith("mine")
+    mine.write_text(yaml.safe_dump(content | {"contrl_hz": 10.0}))
+    assert_one_line(run("robots", mine), f"{mine}: unknown key 'contrl_hz': did you mean 'control_hz'?")
+    content["mujoco"]["joints"][0] = "jiont1"
+    mine.write_text(yaml.safe_dump(content))
+    assert_one_line(run("robots", mine), "mujoco.joints: no 'jiont1' in the model (did you mean 'joint1'?")
+    mine.write_text("joints: [")
+    assert_one_line(run("robots", mine), f"{mine}:1: not YAML")
 
 
 def test_what_is_not_the_users_to_mend_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
