@@ -343,11 +343,13 @@ def view(
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
 ) -> None:
     """MuJoCo's window: a robot to pull at, or a run's newest policy at work, in real time, until it is closed."""
+    from robotlearn import window
     from robotlearn.processes import stop_on_signals
-    from robotlearn.view import need_display
-    from robotlearn.view import view as show
 
-    need_display()
+    window.check(what, robot=robot, task=task, expert=expert)
+    window.need_display(what)
+    from robotlearn.view import view as show  # only now: it imports torch
+
     show(what, robot=robot, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
 
 

@@ -400,8 +400,31 @@ def test_a_live_view_that_can_not_be_is_told_before_anything_starts(run: Run, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_window_needs_a_display(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_needs_a_display(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert_one_line(run("view", "panda"), "no display here", "robotlearn eval RUN --video FILE.mp4")
+    said = run("view", "panda", "--task", "lift")
+    assert_one_line(said, "no display here")
+    assert "eval" not in said.err, "nothing else would show a robot without a run"
+    folder = make_run(tmp_path / "run", foreign="").path
+    assert_one_line(run("view", folder), "no display here", f"robotlearn eval {folder} --video FILE.mp4")
+    assert_one_line(run("view", "pando"), "unknown robot model 'pando'")
+    assert_one_line(run("view", "no/such.yaml"), "there is no such spec file")
+
+
+VIEW = """
+import contextlib, sys
+from robotlearn import cli
+sys.argv = ["robotlearn", "view", "panda", "--task", "lift"]
+with contextlib.suppress(SystemExit):
+    cli.main()
+print([name for name in ("torch", "envs") if name in sys.modules])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do without a screen")
+def test_that_there_is_no_display_is_told_before_torch_is_imported() -> None:
+    bare = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run([sys.executable, "-c", VIEW], capture_output=True, text=True, timeout=60, env=bare)
+    assert done.stdout.splitlines()[-1] == "[]" and "no display here" in done.stderr, done.stderr
