@@ -206,7 +206,7 @@ def edge(
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")],
-    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 200,
+    episodes: Annotated[int, typer.Option(min=1, help="How many; at least one for each robot and task.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 1000,
     video: Annotated[Path | None, typer.Option(help="Film the first four arms: FILE.mp4 or FILE.gif.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
@@ -219,9 +219,15 @@ def evaluate(
             raise ConfigError(f"--video {video}: neither an .mp4 nor a .gif")
         if not gl.choose():
             raise ConfigError("--video: nothing to draw with, neither EGL nor OSMesa is installed")
-    from robotlearn.evaluate_run import evaluate_run
+    from robotlearn.saved_policy import find_policy
 
-    version, measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
+    saved = find_policy(run)
+    version, cells = saved.version, len(saved.config.cells())
+    if episodes < cells:
+        typer.echo(f"--episodes {episodes}: there will be {cells}, one for each robot and task", err=True)
+    from robotlearn.evaluate_run import evaluate_run  # only now: it imports torch
+
+    measured = evaluate_run(saved, episodes=episodes, seed=seed, video=video, quiet=as_json)
     if as_json:
         typer.echo(json.dumps({"version": version, **measured.as_json()}))
     else:

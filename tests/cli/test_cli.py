@@ -171,7 +171,7 @@ def make_run(path: Path, *overrides: str, foreign: str | None = None) -> RunFold
 def test_eval_measures_the_newest_checkpoint(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "episode_steps=4")
     said = run("eval", folder.path, "--episodes", 3, "--seed", 5)
-    assert said.status == 0
+    assert said.status == 0 and said.err == ""
     assert said.out.startswith("version 3: success 0.0% [0.0%, 56.1%] (0 of 3), return 0.000, length 4.0 steps")
     outs = [
         run("eval", path, "--episodes", 3, "--seed", 5, "--json").out
@@ -187,6 +187,27 @@ def test_eval_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert_one_line(run("eval", tmp_path / "nowhere"), "there is no such run folder or checkpoint")
     assert_one_line(run("eval", tmp_path / "empty"), "is not a run folder")
+
+
+def test_eval_says_why_there_are_more_episodes_than_asked(run: Run, tmp_path: Path) -> None:
+    several = ["task=[reach,lift]", "observations.instruction=true", "edges.0.task=reach", "episode_steps=4"]
+    said = run("eval", make_run(tmp_path / "run", *several).path, "--episodes", 1)
+    assert said.err == "--episodes 1: there will be 2, one for each robot and task\n" and "(0 of 2)" in said.out
+
+
+NOWHERE = """
+import contextlib, sys
+from robotlearn import cli
+sys.argv = ["robotlearn", "eval", "runs/nope"]
+with contextlib.suppress(SystemExit):
+    cli.main()
+print("torch" in sys.modules)
+"""
+
+
+def test_eval_of_what_is_no_run_needs_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NOWHERE], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n" and done.stderr.startswith("robotlearn: runs/nope: there is no such run folder")
 
 
 def test_a_missing_checkpoint(run: Run, tmp_path: Path) -> None:
