@@ -268,7 +268,10 @@ def run_policy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
+    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere.
+
+    Stopped by a signal before all episodes are done, it tells of those that are and ends with exit status 130.
+    """
     from robotlearn.edge.drive import Drive
     from robotlearn.learner.display import Display
     from robotlearn.processes import stop_on_signals
@@ -286,6 +289,8 @@ def run_policy(
         driving.close()
         if driving.done or stop.is_set():
             typer.echo(json.dumps(driving.outcome()) if as_json else driving.summary())
+    if driving.done < episodes:
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -142,6 +142,19 @@ def test_a_dry_run_shows_chunks_and_nothing_but_reads_reaches_the_driver(
     assert set(calls) == {"read", "close"} and calls.count("read") >= 3
 
 
+def test_what_a_signal_cuts_short_has_a_status_of_its_own(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr("robotlearn.processes.stop_on_signals", lambda: stop)
+    monkeypatch.setattr("sys.argv", ["robotlearn", "run", str(make_run(10)), "--episodes", "3", "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    found = json.loads(capfd.readouterr().out)
+    assert end.value.code == 130 and (found["episodes"], found["asked"]) == (0, 3)
+
+
 def test_a_robot_that_does_not_know_where_objects_are_is_one_line(make_run: MakeRun) -> None:
     drive = Drive(find_policy_for(make_run(10, "blind"), None, None), episodes=1)
     said: list[str] = []
@@ -192,7 +205,8 @@ def test_an_interrupt_ends_it_cleanly_with_a_summary(make_run: MakeRun, tmp_path
     try:
         program = site.start("run", "run", run, "--episodes", 1000)
         wait_for(lambda: any(text.startswith("episode 2 of 1000") for text in program.lines), "two episodes", program)
-        program.stop(signal.SIGINT)
+        program.send(signal.SIGINT)
+        assert program.ended() == 130, "fewer episodes than asked"
         site.gone()
         assert program.lines[-1].startswith("version 7: success ") and "0 broken" in program.lines[-1]
         assert driver.notes(tmp_path)[-1] == "close", "the arm is stopped and given back"
