@@ -67,11 +67,16 @@ def _differing(one: Any, other: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
             yield from _differing(one.get(key), other.get(key), (*path, key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif _sections(one) and _sections(other) and len(one) == len(other):
         for index, (left, right) in enumerate(zip(one, other, strict=True)):
             yield from _differing(left, right, (*path, index))
     elif one != other:
         yield path
+
+
+def _sections(value: Any) -> bool:
+    """A list of sections, such as the edges; any other list is one value."""
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _parse(text: str, source: str) -> Document:
