@@ -31,7 +31,7 @@ class Axis:
 def axis(key: str, runs: Sequence[Run]) -> Axis:
     if key == STEPS:
         return Axis(key, "environment steps")
-    longest = max((number(run.rows[-1].get(key)) or 0.0 for run in runs), default=0.0)
+    longest = max((number(run.last.get(key)) or 0.0 for run in runs), default=0.0)
     if longest > 3 * 3600:
         return Axis(key, "time of reinforcement, hours", 3600.0)
     return Axis(key, "time of reinforcement, min", 60.0) if longest > 300 else Axis(key, "time of reinforcement, s")
