@@ -380,7 +380,7 @@ def show_config(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of all keys, as in the docs.")] = False,
 ) -> None:
     """What a config may hold: each key, what it takes, its default, what it means."""
-    from robotlearn.config.reference import keys, matching, page
+    from robotlearn.config.reference import keys, matching, nearest_key, page
     from robotlearn.errors import ConfigError
 
     if markdown:
@@ -388,7 +388,9 @@ def show_config(
         return
     found = keys() if key is None else matching(key)
     if not found:
-        raise ConfigError(f"no key of a config has anything to do with {key!r}")
+        near = nearest_key(str(key))
+        hint = f", nearest is '{near}'" if near else "; `robotlearn config` shows all"
+        raise ConfigError(f"no key of a config has anything to do with {key!r}{hint}")
     section = ""
     for one in found:
         if one.section != section:

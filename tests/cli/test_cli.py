@@ -341,6 +341,12 @@ def test_processes_of_the_inside_are_not_shown(run: Run) -> None:
     assert "policy-server" not in run("--help").out
 
 
+def test_a_key_that_there_is_not_is_told_with_the_nearest(run: Run) -> None:
+    assert_one_line(run("config", "learner.bindd"), "'learner.bindd', nearest is 'learner.bind'")
+    assert_one_line(run("config", "edges.0.armss"), "'edges.0.armss', nearest is 'edges.*.arms'")
+    assert_one_line(run("config", "xyzzy"), "'xyzzy'; `robotlearn config` shows all")
+
+
 def test_robots_shows_the_shipped_ones(run: Run) -> None:
     said = run("robots")
     assert said.status == 0
