@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from robotlearn.config.section import ListAsTuple, Section
 
 Pixels = Annotated[int, Field(ge=8, le=4096)]
+# Up to eleven times as much or as little: a model that is wrong by more is another model.
+Span = Annotated[float, Field(ge=0, le=10)]
 
 
 class ObservationsConfig(Section):
@@ -32,11 +34,13 @@ class ObservationsConfig(Section):
 class RandomizationConfig(Section):
     """How much simulated physics differ from episode to episode. A span s draws a factor from 1 / (1 + s) to 1 + s."""
 
-    mass: NonNegativeFloat = Field(0.0, description="Span of the objects' masses.")
-    friction: NonNegativeFloat = Field(0.0, description="Span of the sliding friction of objects and gripper.")
-    damping: NonNegativeFloat = Field(0.0, description="Span of the damping of the arm's joints.")
-    gain: NonNegativeFloat = Field(0.0, description="Span of stiffness and damping of the arm's servos.")
-    sensor_noise: NonNegativeFloat = Field(0.0, description="Deviation of the noise on measured joints, rad or m.")
+    mass: Span = Field(0.0, description="Span of the objects' masses.")
+    friction: Span = Field(0.0, description="Span of the sliding friction of objects and gripper.")
+    damping: Span = Field(0.0, description="Span of the damping of the arm's joints.")
+    gain: Span = Field(0.0, description="Span of stiffness and damping of the arm's servos.")
+    sensor_noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Deviation of the noise on measured joints, rad or m."
+    )
     latency: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="Largest delay of actions, in control steps; each episode draws one from 0 to it."
     )
