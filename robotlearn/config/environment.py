@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from robotlearn.config.section import ListAsTuple, Section
+from robotlearn.config.complaint import shown
+from robotlearn.config.section import ListAsTuple, Misfit, Section
 
 Pixels = Annotated[int, Field(ge=8, le=4096)]
 # Up to eleven times as much or as little: a model that is wrong by more is another model.
@@ -29,6 +30,19 @@ class ObservationsConfig(Section):
     instruction: bool = Field(
         False, description="The task in words, one of its wordings per episode. With several tasks it is needed."
     )
+
+    @model_validator(mode="after")
+    def _images_come_from_cameras(self) -> Self:
+        for key in ("image_size", "image_every"):
+            default = type(self).model_fields[key].default
+            # A dumped config holds the defaults too: only another value can have been wanted.
+            if not self.cameras and getattr(self, key) != default:
+                raise Misfit(
+                    (key,),
+                    f"{shown(getattr(self, key))} is not valid without cameras, expected cameras such as [wrist], or "
+                    f"the default, {shown(default)}",
+                )
+        return self
 
 
 class RandomizationConfig(Section):

@@ -108,6 +108,13 @@ MISTAKES = [
     ("updates: 7", "bind: tcp://127.0.0.1:70000", "expected an address tcp://HOST:PORT with a port from 1 to 65535"),
     ("updates: 7", "bind: tcp://*:5555", ":5: learner.bind: 'tcp://*:5555' can be reached from other machines"),
     ("seed: 3", "seed: -3", ":1: seed: -3 is not valid, expected at least 0"),
+    (
+        "seed: 3",
+        "seed: 3\nobservations: {image_size: [32, 32]}",
+        ":2: observations.image_size: [32, 32] is not valid without cameras, expected cameras such as [wrist], or the "
+        "default, [64, 64]",
+    ),
+    ("seed: 3", "seed: 3\nobservations: {image_every: 2}", ":2: observations.image_every: 2 is not valid without"),
     ("seed: 3", "seed: 3\nrandomization: {mass: 1e300}", "mass: 1e+300 is not valid, expected at most 10"),
     ("seed: 3", "seed: 3\nrandomization: {gain: -1}", ":2: randomization.gain: -1 is not valid, expected at least 0"),
     ("seed: 3", "seed: 3\nrandomization: {sensor_noise: 2}", "sensor_noise: 2 is not valid, expected at most 1"),
