@@ -120,7 +120,9 @@ class Shown:
         for step, proposed in enumerate(self.proposed):
             lines.append(_row(f"{step:>4} proposed", proposed, width))
             if self.held[step] or self.clipped[step]:
-                lines.append(_row("     held" if self.held[step] else "     becomes", self.executed[step], width))
+                row = _row("     held" if self.held[step] else "     becomes", self.executed[step], width)
+                same = not self.held[step] and row[_LABEL:] == lines[-1][_LABEL:]
+                lines.append("     becomes    the same to four decimals" if same else row)
         return "\n".join(lines)
 
 

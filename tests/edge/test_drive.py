@@ -261,8 +261,8 @@ def test_only_whole_episodes_tell_of_the_policy() -> None:
 
 
 def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
-    proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1]], np.float32)
-    executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1]], np.float32)
+    proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1], [0.1, 0.08001]], np.float32)
+    executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1], [0.1, 0.08]], np.float32)
     arrays = {
         "observation.state": np.zeros(2, np.float32),
         "observation.environment_state": np.ones(13, np.float32),
@@ -280,8 +280,8 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
             observations=local.tensors(arrays),
             proposed=local.Tensor.of(proposed),
             executed=local.Tensor.of(executed),
-            clipped=local.Tensor.of(np.array([False, True, True])),
-            held=local.Tensor.of(np.array([False, True, False])),
+            clipped=local.Tensor.of(np.array([False, True, True, True])),
+            held=local.Tensor.of(np.array([False, True, False, False])),
             latency_ms=3.25,
         )
     )
@@ -301,8 +301,10 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
         "     held       0.0000   0.0000",
         "   2 proposed   0.1000   0.1000",
         "     becomes    0.0500   0.1000",
+        "   3 proposed   0.1000   0.0800",
+        "     becomes    the same to four decimals",
     ]
     found = account.as_json({})
-    assert (found["steps"], found["clipped"], found["held"]) == (3, 2, 1)
+    assert (found["steps"], found["clipped"], found["held"]) == (4, 3, 1)
     assert "nothing moved: 1 chunk, 3.2 ms each" in account.summary(found)
-    assert "of 3 steps 2 would be changed to keep the robot's limits, 1 of them held" in account.summary(found)
+    assert "of 4 steps 3 would be changed to keep the robot's limits, 1 of them held" in account.summary(found)
