@@ -19,7 +19,7 @@ class Applied:
         set_point: (k, dim) absolute set-points to write, rad and m.
         executed: (k, D) float32, the actions that these set-points amount to.
         held: (k,) bool, the safety layer refused the action and held the arm.
-        clipped: (k,) bool, the safety layer changed the action.
+        clipped: (k,) bool, the action's bounds or the safety layer changed the action in any entry.
     """
 
     set_point: np.ndarray
@@ -61,7 +61,8 @@ class JointDeltaControl:
         executed = limited.set_point.astype(np.float32)
         executed[:, :joints] = limited.set_point[:, :joints] - before[:, :joints]
         self._set_point[ids] = limited.set_point
-        return Applied(limited.set_point, executed, limited.held, limited.clipped)
+        clipped = limited.clipped | (bounded != actions).any(-1)
+        return Applied(limited.set_point, executed, limited.held, clipped)
 
     def set_point(self, ids: np.ndarray) -> np.ndarray:
         """(k, dim) the set-points in force."""

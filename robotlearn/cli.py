@@ -206,7 +206,7 @@ def edge(
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")],
-    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 200,
+    episodes: Annotated[int, typer.Option(min=1, help="How many; at least one for each robot and task.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 1000,
     video: Annotated[Path | None, typer.Option(help="Film the first four arms: FILE.mp4 or FILE.gif.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
@@ -219,9 +219,15 @@ def evaluate(
             raise ConfigError(f"--video {video}: neither an .mp4 nor a .gif")
         if not gl.choose():
             raise ConfigError("--video: nothing to draw with, neither EGL nor OSMesa is installed")
-    from robotlearn.evaluate_run import evaluate_run
+    from robotlearn.saved_policy import find_policy
 
-    version, measured = evaluate_run(run, episodes=episodes, seed=seed, video=video, quiet=as_json)
+    saved = find_policy(run)
+    version, cells = saved.version, len(saved.config.cells())
+    if episodes < cells:
+        typer.echo(f"--episodes {episodes}: there will be {cells}, one for each robot and task", err=True)
+    from robotlearn.evaluate_run import evaluate_run  # only now: it imports torch
+
+    measured = evaluate_run(saved, episodes=episodes, seed=seed, video=video, quiet=as_json)
     if as_json:
         typer.echo(json.dumps({"version": version, **measured.as_json()}))
     else:
@@ -262,7 +268,10 @@ def run_policy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere."""
+    """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere.
+
+    Stopped by a signal before all episodes are done, it tells of those that are and ends with exit status 130.
+    """
     from robotlearn.edge.drive import Drive
     from robotlearn.learner.display import Display
     from robotlearn.processes import stop_on_signals
@@ -280,16 +289,25 @@ def run_policy(
         driving.close()
         if driving.done or stop.is_set():
             typer.echo(json.dumps(driving.outcome()) if as_json else driving.summary())
+    if driving.done < episodes:
+        raise typer.Exit(130)
 
 
 @app.command()
 def robots(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this config's robots.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ROBOT|CONFIG]",
+            help="Check and show this spec (name or YAML file), or this config's robots.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """The robots: of the shipped specs, or of a config's edges."""
+    """The robots: the shipped ones, one of its own spec, or those of a config's edges."""
     from robotlearn.robots import show_robots
 
-    show_robots(config)
+    show_robots(what)
 
 
 @app.command()
@@ -336,11 +354,13 @@ def view(
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 0,
 ) -> None:
     """MuJoCo's window: a robot to pull at, or a run's newest policy at work, in real time, until it is closed."""
+    from robotlearn import window
     from robotlearn.processes import stop_on_signals
-    from robotlearn.view import need_display
-    from robotlearn.view import view as show
 
-    need_display()
+    window.check(what, robot=robot, task=task, expert=expert)
+    window.need_display(what)
+    from robotlearn.view import view as show  # only now: it imports torch
+
     show(what, robot=robot, task=task, expert=expert, seed=seed, stop=stop_on_signals(), say=typer.echo)
 
 
@@ -360,7 +380,7 @@ def show_config(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of all keys, as in the docs.")] = False,
 ) -> None:
     """What a config may hold: each key, what it takes, its default, what it means."""
-    from robotlearn.config.reference import keys, matching, page
+    from robotlearn.config.reference import keys, matching, nearest_key, page
     from robotlearn.errors import ConfigError
 
     if markdown:
@@ -368,7 +388,9 @@ def show_config(
         return
     found = keys() if key is None else matching(key)
     if not found:
-        raise ConfigError(f"no key of a config has anything to do with {key!r}")
+        near = nearest_key(str(key))
+        hint = f", nearest is '{near}'" if near else "; `robotlearn config` shows all"
+        raise ConfigError(f"no key of a config has anything to do with {key!r}{hint}")
     section = ""
     for one in found:
         if one.section != section:

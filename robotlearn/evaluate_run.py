@@ -1,4 +1,4 @@
-"""`robotlearn eval`: from a run folder to a measured success rate."""
+"""`robotlearn eval`: from a saved policy to a measured success rate."""
 
 from pathlib import Path
 
@@ -9,24 +9,22 @@ from robotlearn.cells import cells_of, env_options
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
 from robotlearn.learner.display import busy
-from robotlearn.saved_policy import find_policy
+from robotlearn.saved_policy import SavedPolicy
 
 
-def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, quiet: bool) -> tuple[int, Evaluation]:
-    """Measure the newest checkpoint of a run, or the checkpoint that `run` is; returns its version with it.
-
-    Raises RunFolderError, CheckpointError: nothing there, or it belongs to another policy than the run's config says.
-    """
+def evaluate_run(saved: SavedPolicy, *, episodes: int, seed: int, video: Path | None, quiet: bool) -> Evaluation:
+    """Measure a saved policy, showing on a terminal how far it is. Raises CheckpointError when it is damaged."""
     with busy("loading the policy"):
-        saved = find_policy(run)
         policy, cells = saved.load(), cells_of(saved.config)
     if video is not None:  # what can't be written is said before the episodes, not after
         video.parent.mkdir(parents=True, exist_ok=True)
         video.open("ab").close()
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
-        bar = progress.add_task("", total=episodes)
-        measured = evaluate_cells(
+    console = Console(stderr=True)
+    disable = quiet or not console.is_terminal  # elsewhere it would leave an empty line
+    with Progress(*columns, console=console, transient=True, disable=disable) as progress:
+        bar = progress.add_task("", total=max(episodes, len(cells)))
+        return evaluate_cells(
             policy,
             Inputs(saved.config, cells),
             cells,
@@ -37,4 +35,3 @@ def evaluate_run(run: Path, *, episodes: int, seed: int, video: Path | None, qui
             video=video,
             progress=lambda done: progress.update(bar, completed=done),
         )
-    return saved.version, measured

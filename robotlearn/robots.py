@@ -1,21 +1,32 @@
 """`robotlearn robots`: what robots there are and how they are."""
 
+from difflib import get_close_matches
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from hal import RobotSpec, load_spec, make_robot
 from hal.data import data_path
-from hal.errors import HalError
+from hal.document import parse
+from hal.errors import DocumentError, HalError, SpecError
+from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
 
 
-def show_robots(config: str | None) -> None:
-    """Print a table of the robots of a config's edges, or of all shipped specs. Raises ConfigError, SpecError."""
-    if config is None:
-        rows = [(path.stem, load_spec(path.stem), 1) for path in sorted(data_path("hardware_specs").glob("*.yaml"))]
+def show_robots(what: str | None) -> None:
+    """Print a table of all shipped specs, of one spec (name or file), or of the robots of a config's edges.
+
+    Raises ConfigError, SpecError: it is neither, or a model does not fit its spec.
+    """
+    if what is None:
+        rows = [(path.stem, load_spec(path.stem), 1) for path in sorted(_shipped("hardware_specs").values())]
+    elif _is_spec(what):
+        spec = load_spec(what)
+        rows = [(Path(what).stem, spec, 1)]
     else:
-        loaded = load_config(config)
+        loaded = load_config(what)
         rows = []
         for edge in loaded.edges:
             cells = loaded.cells(edge)
@@ -35,12 +46,32 @@ def show_robots(config: str | None) -> None:
     Console().print(table)
 
 
+def _shipped(folder: str) -> dict[str, Path]:
+    return {path.stem: path for path in data_path(folder).glob("*.yaml")}
+
+
+def _is_spec(what: str) -> bool:
+    """A spec rather than a config: by its keys where it is a file, by the names that there are where it is none."""
+    if Path(what).is_file():
+        try:
+            data = parse(Path(what).read_text(encoding="utf-8"), what).data
+        except (OSError, UnicodeDecodeError, DocumentError):
+            return False  # loading it as a config says what is wrong with it
+        keys = set(data) if isinstance(data, dict) else set()
+        return len(keys & RobotSpec.model_fields.keys()) > len(keys & Config.model_fields.keys())
+    specs, configs = _shipped("hardware_specs"), _shipped("configs")
+    near = get_close_matches(what, [*specs, *configs], n=1)
+    return what not in configs and not (near and near[0] in configs)  # what is like nothing was meant as a robot
+
+
 def _state(spec: RobotSpec) -> str:
-    """How the robot is right after connecting to it; it does not move."""
+    """How the robot is right after connecting to it; it does not move. Raises SpecError: its model does not fit it."""
     try:
         with make_robot(spec) as robot:
             robot.read()
             health = robot.health()
+    except SpecError:
+        raise
     except HalError as error:
         return f"fault: {error}"
     return health.state if not health.detail else f"{health.state}: {health.detail}"

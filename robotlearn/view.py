@@ -15,16 +15,15 @@ import numpy as np
 
 from envs import ArmEnv, EnvOptions, Expert, Task, make_task
 from envs.scene import build_scene
-from hal.data import data_path
 from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
-from robotlearn import gl
 from robotlearn.cells import env_options
-from robotlearn.errors import CheckpointError, ConfigError, DisplayError
+from robotlearn.errors import CheckpointError, DisplayError
 from robotlearn.inputs import Inputs
 from robotlearn.learner.display import busy
 from robotlearn.saved_policy import find_policy_for
+from robotlearn.window import check, is_run, need_display
 
 FRAME_S = 1 / 60
 LOST_S = 0.1
@@ -185,15 +184,6 @@ def idle(robot: WatchedRobot, window: Window) -> None:
             robot.set_state(robot.spec.home, {})
 
 
-def need_display() -> None:
-    """Raises DisplayError where no window can be opened."""
-    if not gl.has_display():
-        raise DisplayError(
-            "no display here (neither DISPLAY nor WAYLAND_DISPLAY is set), so no window can be opened; "
-            "`robotlearn eval RUN --video FILE.mp4` films a run's policy without one"
-        )
-
-
 class Viewer(AbstractContextManager["Viewer"]):
     """MuJoCo's window; it counts as closed too when `stop` is set."""
 
@@ -249,19 +239,13 @@ def view(
 
     Raises ConfigError, DisplayError, and what loading specs, tasks and checkpoints raises.
     """
-    path = Path(what)
+    check(what, robot=robot, task=task, expert=expert)
     env, actor = None, None
     with busy("loading"):
-        if any((path / name).is_file() for name in ("config.yaml", "checkpoint.json")):
-            run = RunActor(path, robot, task, seed)
+        if is_run(what):
+            run = RunActor(Path(what), robot, task, seed)
             env, shown = make_env(run.saved.arm.spec, run.saved.arm.task, env_options(run.saved.config))
             actor = ExpertActor(env) if expert else run
-        elif path.is_dir() and not (data_path("hardware_specs") / f"{what}.yaml").is_file():
-            raise ConfigError(f"{what} is neither a run folder (no config.yaml in it) nor a robot's spec")
-        elif robot is not None:
-            raise ConfigError(f"--robot chooses one of a run's robots; {what} is not a run folder")
-        elif task is None and expert:
-            raise ConfigError(f"--expert needs a task: robotlearn view {what} --expert --task TASK")
         else:
             spec = load_spec(what)
             env, shown = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))

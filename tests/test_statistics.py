@@ -17,6 +17,13 @@ def test_known_values(successes: int, trials: int, low: float, high: float) -> N
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=6e-5)
 
 
+@pytest.mark.parametrize("trials", range(1, 300))
+def test_none_and_all_end_exactly_at_0_and_1(trials: int) -> None:
+    low, high = wilson_interval(trials, trials)
+    assert 0 < low < high == 1.0
+    assert wilson_interval(0, trials) == (0.0, pytest.approx(1 - low))
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5), (0, -1)])
 def test_what_is_no_rate_is_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match="give no rate"):

@@ -22,6 +22,8 @@ class SFTConfig(Section):
     grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
 
 
+NAMES = ("ppo",)
+"""Our own; the first is the default."""
 _NAME = "ppo, or an algorithm that an installed package adds (entry-point group robotlearn.algorithms)."
 
 
@@ -91,8 +93,8 @@ class OtherAlgorithmConfig(Section):
 
 
 def _tag(value: Any) -> str:
-    name = value.get("name", "ppo") if isinstance(value, dict) else getattr(value, "name", "ppo")
-    return "ppo" if name == "ppo" else "other"
+    name = value.get("name", NAMES[0]) if isinstance(value, dict) else getattr(value, "name", NAMES[0])
+    return name if name in NAMES else "other"
 
 
 AlgorithmConfig = Annotated[

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from robotlearn.config.section import ListAsTuple, Section
+from robotlearn.config.complaint import shown
+from robotlearn.config.section import ListAsTuple, Misfit, Section
 
 Pixels = Annotated[int, Field(ge=8, le=4096)]
+# Up to eleven times as much or as little: a model that is wrong by more is another model.
+Span = Annotated[float, Field(ge=0, le=10)]
 
 
 class ObservationsConfig(Section):
@@ -28,15 +31,30 @@ class ObservationsConfig(Section):
         False, description="The task in words, one of its wordings per episode. With several tasks it is needed."
     )
 
+    @model_validator(mode="after")
+    def _images_come_from_cameras(self) -> Self:
+        for key in ("image_size", "image_every"):
+            default = type(self).model_fields[key].default
+            # A dumped config holds the defaults too: only another value can have been wanted.
+            if not self.cameras and getattr(self, key) != default:
+                raise Misfit(
+                    (key,),
+                    f"{shown(getattr(self, key))} is not valid without cameras, expected cameras such as [wrist], or "
+                    f"the default, {shown(default)}",
+                )
+        return self
+
 
 class RandomizationConfig(Section):
     """How much simulated physics differ from episode to episode. A span s draws a factor from 1 / (1 + s) to 1 + s."""
 
-    mass: NonNegativeFloat = Field(0.0, description="Span of the objects' masses.")
-    friction: NonNegativeFloat = Field(0.0, description="Span of the sliding friction of objects and gripper.")
-    damping: NonNegativeFloat = Field(0.0, description="Span of the damping of the arm's joints.")
-    gain: NonNegativeFloat = Field(0.0, description="Span of stiffness and damping of the arm's servos.")
-    sensor_noise: NonNegativeFloat = Field(0.0, description="Deviation of the noise on measured joints, rad or m.")
+    mass: Span = Field(0.0, description="Span of the objects' masses.")
+    friction: Span = Field(0.0, description="Span of the sliding friction of objects and gripper.")
+    damping: Span = Field(0.0, description="Span of the damping of the arm's joints.")
+    gain: Span = Field(0.0, description="Span of stiffness and damping of the arm's servos.")
+    sensor_noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Deviation of the noise on measured joints, rad or m."
+    )
     latency: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="Largest delay of actions, in control steps; each episode draws one from 0 to it."
     )

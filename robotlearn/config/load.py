@@ -13,6 +13,7 @@ from hal.document import Document, KeyPath, dotted, parse, write
 from hal.errors import DocumentError
 from robotlearn.config.complaint import complaint, nearest, shown
 from robotlearn.config.config import Config
+from robotlearn.config.variant import chosen, misplaced
 from robotlearn.errors import ConfigError
 
 
@@ -36,13 +37,14 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected keys and values such as 'seed: 0', not {shown(data)}")
     _anchor_robot(data, file.parent)
+    kinds = chosen(data)
     overridden: dict[KeyPath, str] = {}
     for override in overrides:
         overridden[_apply(data, override)] = override
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        path, line = complaint(error, Config)
+        path, line = misplaced(error, kinds, chosen(data), overridden) or complaint(error, Config)
         number = document.lines.get(path)
         for key, override in reversed(overridden.items()):
             made_it = number is None and key[: len(path)] == path  # a section that the file doesn't have
@@ -65,11 +67,16 @@ def _differing(one: Any, other: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
             yield from _differing(one.get(key), other.get(key), (*path, key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif _sections(one) and _sections(other) and len(one) == len(other):
         for index, (left, right) in enumerate(zip(one, other, strict=True)):
             yield from _differing(left, right, (*path, index))
     elif one != other:
         yield path
+
+
+def _sections(value: Any) -> bool:
+    """A list of sections, such as the edges; any other list is one value."""
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _parse(text: str, source: str) -> Document:

@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 
 from robotlearn.config.section import Interval, Misfit, Section, Widths
 
+KINDS = ("flow_mlp", "flow_transformer", "gaussian")
+"""Our own; the first is the default."""
 _KIND = (
     "flow_mlp, flow_transformer: flow matching, with an MLP or a transformer; gaussian: mean and spread; or a kind "
     "that an installed package adds (entry-point group robotlearn.policies)."
@@ -108,8 +110,8 @@ class OtherPolicyConfig(_Policy):
 
 
 def _tag(value: Any) -> str:
-    kind = value.get("kind", "flow_mlp") if isinstance(value, dict) else getattr(value, "kind", "flow_mlp")
-    return kind if kind in ("flow_mlp", "flow_transformer", "gaussian") else "other"
+    kind = value.get("kind", KINDS[0]) if isinstance(value, dict) else getattr(value, "kind", KINDS[0])
+    return kind if kind in KINDS else "other"
 
 
 PolicyConfig = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from robotlearn.config.complaint import shown
@@ -32,10 +33,19 @@ def keys() -> list[Key]:
 
 def matching(word: str) -> list[Key]:
     """The keys at or below a dotted path; failing that, those whose path or meaning has the word in it."""
-    parts = word.split(".")
-    plain = ".".join("*" if part.isdecimal() else part for part in parts)
+    plain = _plain(word)
     below = [key for key in keys() if key.path == plain or key.path.startswith(f"{plain}.")]
     return below or [key for key in keys() if word.lower() in f"{key.path} {key.meaning}".lower()]
+
+
+def nearest_key(word: str) -> str | None:
+    """The key's path that is most like `word`, or None where none is."""
+    close = get_close_matches(_plain(word), [key.path for key in keys()], n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _plain(word: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in word.split("."))
 
 
 def page() -> str:
@@ -45,7 +55,8 @@ def page() -> str:
         "",
         "Made from the typed config by `robotlearn config --markdown`. A key is overridden on the command line as",
         "`key=value`, with the index of a list's item in place of `*`:",
-        "`robotlearn train laptop learner.updates=10 edges.0.arms=64`.",
+        "`robotlearn train laptop learner.updates=10 edges.0.arms=64`. Another kind of policy has other keys than the",
+        "file holds: `'policy={kind: gaussian}'` starts the section anew, and so does `'algorithm={name: NAME}'`.",
     ]
     section = ""
     for key in keys():

@@ -172,7 +172,7 @@ class Drive:
                     self._say(f"episode {message.episode} broke: no action came in time, the arm stopped by itself")
             case local.Preview() if isinstance(self._account, Previews):
                 title = f"chunk {message.episode} of {self._episodes}, version {message.version}"
-                self._show(self._account.shown[-1].text(title, self._spec.names))
+                self._show(self._account.shown[-1].text(title, self._spec))
 
     def broken(self, why: str) -> None:
         """The running episode ended in another way than its task says."""

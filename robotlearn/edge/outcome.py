@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from envs.spaces import ENVIRONMENT_STATE, STATE
+from hal.spec import RobotSpec
 from robotlearn.edge import local
 from robotlearn.statistics import wilson_interval
 
@@ -100,25 +102,32 @@ class Shown:
         )
         return cls(observations, proposed, executed, clipped, held, preview.latency_ms)
 
-    def text(self, title: str, names: tuple[str, ...]) -> str:
-        """A block of lines; `names` head the columns of the actions."""
+    def text(self, title: str, spec: RobotSpec) -> str:
+        """A block of lines; the robot's joints and gripper head the columns of its state and of the actions."""
+        width = max(8, *map(len, spec.names))
+        gripper = ", gripper width in m" if spec.gripper is not None else ""
+        heads = "".ljust(_LABEL) + " ".join(name.rjust(width) for name in spec.names)
         lines = [f"{title}, {self.latency_ms:.1f} ms"]
         for key, value in self.observations.items():
-            lines.append(f"  {key}{'' if isinstance(value, list) else '  ' + value}")
-            if isinstance(value, list):
-                lines += [_row("", value[i : i + _ROW]) for i in range(0, len(value), _ROW)]
-        lines.append("  actions".ljust(_LABEL) + " ".join(f"{name[-8:]:>8}" for name in names))
+            if isinstance(value, str):
+                lines.append(f"  {key}  {value}")
+            elif key == STATE:
+                lines += [f"  {key}: measured joints in rad{gripper}", heads, _row("", value, width)]
+            else:
+                lines.append(f"  {key}: by entry{', see envs/features.py' if key == ENVIRONMENT_STATE else ''}")
+                lines += [_row(f"{i:>4}", value[i : i + _ROW]) for i in range(0, len(value), _ROW)]
+        lines += [f"  actions: changes of the joints in rad{gripper}", heads]
         for step, proposed in enumerate(self.proposed):
-            lines.append(_row(f"{step:>4} proposed", proposed))
-            # Written so that a NaN counts as changed.
-            same = np.abs(np.subtract(proposed, self.executed[step])) < 5e-5
-            if self.held[step] or not same.all():
-                lines.append(_row("     held" if self.held[step] else "     becomes", self.executed[step]))
+            lines.append(_row(f"{step:>4} proposed", proposed, width))
+            if self.held[step] or self.clipped[step]:
+                row = _row("     held" if self.held[step] else "     becomes", self.executed[step], width)
+                same = not self.held[step] and row[_LABEL:] == lines[-1][_LABEL:]
+                lines.append("     becomes    the same to four decimals" if same else row)
         return "\n".join(lines)
 
 
-def _row(label: str, values: list[float]) -> str:
-    return label.ljust(_LABEL) + " ".join(f"{value:8.4f}" for value in values)
+def _row(label: str, values: list[float], width: int = 8) -> str:
+    return label.ljust(_LABEL) + " ".join(f"{value:{width}.4f}" for value in values)
 
 
 @dataclass
@@ -157,6 +166,7 @@ class Previews:
         if found["chunks"]:
             latency = f", {found['latency_ms_median']:.1f} ms each (at most {found['latency_ms_max']:.1f})"
         return (
-            f"dry run, nothing moved: {found['chunks']} chunks{latency}, {found['broken']} broken; "
-            f"of {found['steps']} steps the safety layer would clip {found['clipped']} and hold {found['held']}"
+            f"dry run, nothing moved: {found['chunks']} chunk{'s' * (found['chunks'] != 1)}{latency}, "
+            f"{found['broken']} broken; of {found['steps']} steps {found['clipped']} would be changed to keep the "
+            f"robot's limits, {found['held']} of them held"
         )

@@ -28,7 +28,7 @@ COUNTS = {
     },
     "Control": {
         "steps_held": "steps without an action from the policy",
-        "steps_clipped": "steps whose action the safety layer limited",
+        "steps_clipped": "steps whose action was changed to keep the robot's limits",
         "ticks_missed": "control periods that came too late",
         "answers_dropped": "chunks that came too late to be used",
         "lines_lost": "records that an arm process could not hand over",

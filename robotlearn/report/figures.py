@@ -31,7 +31,7 @@ class Axis:
 def axis(key: str, runs: Sequence[Run]) -> Axis:
     if key == STEPS:
         return Axis(key, "environment steps")
-    longest = max((number(run.rows[-1].get(key)) or 0.0 for run in runs), default=0.0)
+    longest = max((number(run.last.get(key)) or 0.0 for run in runs), default=0.0)
     if longest > 3 * 3600:
         return Axis(key, "time of reinforcement, hours", 3600.0)
     return Axis(key, "time of reinforcement, min", 60.0) if longest > 300 else Axis(key, "time of reinforcement, s")
@@ -49,7 +49,7 @@ def success(run: Run, key: str, others: Sequence[Run] = ()) -> Chart:
         names = [f"seed {one.config.seed}" for one in others]
         lines += [Line(curve, name, OTHER_SEEDS, "thin") for curve, name in zip(curves[1:], names, strict=True)]
         bands.append(Band(band, OTHER_SEEDS))
-        lines.append(Line(median, _of_seeds("training", len(curves)), OTHER_SEEDS, "dashed"))
+        lines.append(Line(median, _of_seeds("training", [run, *others]), OTHER_SEEDS, "dashed"))
     lines.append(Line(along.of(run.updates, "success"), "training episodes (sampled)", 0))
     lines.append(
         Line(along.of(measured, "eval_success"), "evaluation (no exploration), 95 % interval", 1, "dots", intervals)
@@ -134,7 +134,7 @@ def side_by_side(groups: Sequence[Group], names: Sequence[str]) -> list[Chart]:
             seeds = [f"{name}, seed {run.config.seed}" for run in group.runs]
             if median:
                 lines += [Line(curve, seed, colour, "thin") for curve, seed in zip(curves, seeds, strict=True)]
-                lines.append(Line(median, _of_seeds(name, len(curves)), colour, "thick"))
+                lines.append(Line(median, _of_seeds(name, group.runs), colour, "thick"))
                 bands.append(Band(band, colour))
                 continue
             labels = [name] if len(curves) == 1 else seeds
@@ -157,8 +157,9 @@ def side_by_side(groups: Sequence[Group], names: Sequence[str]) -> list[Chart]:
     return [one for one in charts if not one.empty]
 
 
-def _of_seeds(name: str, count: int) -> str:
-    return f"{name}, {count} seeds: median, lowest to highest"
+def _of_seeds(name: str, runs: Sequence[Run]) -> str:
+    several = "seeds" if len({run.config.seed for run in runs}) == len(runs) else "runs"
+    return f"{name}, {len(runs)} {several}: median, lowest to highest"
 
 
 def _intervals(rows: Sequence[Row], kind: str) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ from robotlearn.report import figures
 from robotlearn.report.accounts import Balance, counts
 from robotlearn.report.chart import Chart, compact, figure, spark
 from robotlearn.report.html import document, duration, moment, percent, section, table, tiles
-from robotlearn.report.run import GOOD, Run, number
+from robotlearn.report.run import GOOD, Run, number, points
 from robotlearn.report.values import differing, value_of
 from robotlearn.run_folder import write_atomic
 
@@ -46,6 +46,9 @@ def page(run: Run, others: Sequence[Run] = ()) -> str:
 
 def outcome(run: Run) -> str:
     """One sentence: what the run came to."""
+    if not run.rows:
+        steps, success = points(run.imitation, "imitation_steps", "imitation_success")[-1]
+        return f"So far imitation taught the policy to succeed at {percent(success)}, in {steps:.0f} steps."
     summary = run.summary()
     spent = [f"{summary.updates} update{'s' * (summary.updates != 1)}"]
     if summary.env_steps is not None:
@@ -66,14 +69,16 @@ def outcome(run: Run) -> str:
         return f"The policy that imitation taught succeeds at {percent(final)}{interval}; nothing else was wanted."
     if start is None:
         return f"Success without exploration is {percent(final)}{interval} {after}."
-    way = "rose" if final > start else "fell" if final < start else "stayed,"
+    if percent(start) == percent(final):
+        return f"Success without exploration stayed at {percent(final)}{interval} {after}."
+    way = "rose" if final > start else "fell"
     return f"Success without exploration {way} from {percent(start)} to {percent(final)}{interval} {after}."
 
 
 def _head(run: Run, others: Sequence[Run]) -> str:
     config, summary, state = run.config, run.summary(), run.state
     versions = [value for row in run.rows if (value := number(row.get("version"))) is not None]
-    times = [value for row in run.rows if (value := number(row.get("time"))) is not None]
+    times = [value for row in run.rows or run.imitation if (value := number(row.get("time"))) is not None]
     edges = ", ".join(
         f"{edge.name} ({f'{edge.arms} simulated arms' if isinstance(edge, BatchEdgeConfig) else 'one paced arm'})"
         for edge in config.edges
@@ -166,8 +171,7 @@ def _film_title(path: Path) -> str:
 
 
 def _accounts(run: Run) -> str:
-    last = run.rows[-1]
-    balance = Balance.of(last)
+    balance = Balance.of(run.last)
     parts = []
     if balance is not None:
         kind, word = ("good", "holds") if balance.holds else ("bad", "does not hold")
@@ -180,7 +184,7 @@ def _accounts(run: Run) -> str:
         f"<div><h3>{escape(heading)}</h3>"
         + table((), [[_meaning(key, text), f"{value:,}"] for key, value, text in lines], (1,))
         + "</div>"
-        for heading, lines in counts(last).items()
+        for heading, lines in counts(run.last).items()
     )
     if run.undone:
         parts.append(f"<p>{run.undone} rows of metrics were done again after a resume and are not shown.</p>")

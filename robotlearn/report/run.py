@@ -58,7 +58,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, read. `rows` are in the order of writing, without those that a resume has overwritten."""
+    """One run folder, read. `rows` are in the order of writing, without those that a resume has overwritten; none while
+    it still imitates."""
 
     folder: RunFolder
     config: Config
@@ -77,9 +78,12 @@ class Run:
         config = load_config(folder.config)
         written = read_metrics(folder.metrics)
         rows = _without_undone([row for row in written if _measured(row)])
-        if not rows:
-            raise RunFolderError(f"{path}: nothing measured yet (no update and no evaluation in metrics.jsonl)")
-        return cls(folder, config, tuple(rows), _imitation(written), sum(map(_measured, written)) - len(rows))
+        imitation = _imitation(written)
+        if not rows and not points(imitation, "imitation_steps", "imitation_success"):
+            raise RunFolderError(
+                f"{path}: nothing measured yet (no imitation, no update and no evaluation in metrics.jsonl)"
+            )
+        return cls(folder, config, tuple(rows), imitation, sum(map(_measured, written)) - len(rows))
 
     @property
     def name(self) -> str:
@@ -100,6 +104,10 @@ class Run:
         return f"{self.task} with {self.robot}"
 
     @property
+    def last(self) -> Row:
+        return self.rows[-1] if self.rows else {}
+
+    @property
     def updates(self) -> list[Row]:
         return [row for row in self.rows if number(row.get("updates")) is not None]
 
@@ -113,14 +121,13 @@ class Run:
         if self._running():
             return "running"
         successes = [value for _, value in points(self.updates, "updates", "success")]
-        measured = number(self.rows[-1].get("eval_success")) is not None
+        measured = number(self.last.get("eval_success")) is not None
         done = measured and ended(self.config.learner, self.summary().updates, successes)
         return "complete" if done else "stopped"
 
     def summary(self) -> Summary:
         updates, evaluations = self.updates, self.evaluations
-        last = self.rows[-1]
-        env_steps, seconds = number(last.get("env_steps")), number(last.get("seconds"))
+        env_steps, seconds = number(self.last.get("env_steps")), number(self.last.get("seconds"))
         started = self.config.learner.updates > 0 and evaluations and not number(evaluations[0].get("env_steps"))
         start = evaluations[0] if started else {}
         final = evaluations[-1] if evaluations and evaluations[-1] is not start else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,10 @@ class Group:
 
     @property
     def seeds(self) -> str:
-        return ", ".join(str(run.config.seed) for run in self.runs)
+        """Each once; of one that several runs have, how many: "0 twice, 1"."""
+        times = Counter(run.config.seed for run in self.runs)
+        words = {1: "", 2: " twice"}
+        return ", ".join(f"{seed}{words.get(count, f' {count} times')}" for seed, count in times.items())
 
     def spread(self, figure: str) -> tuple[float, float, float] | None:
         """(median, lowest, highest) of a figure of `Summary` over the runs; None when not all of them have it."""

@@ -171,7 +171,7 @@ def make_run(path: Path, *overrides: str, foreign: str | None = None) -> RunFold
 def test_eval_measures_the_newest_checkpoint(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "episode_steps=4")
     said = run("eval", folder.path, "--episodes", 3, "--seed", 5)
-    assert said.status == 0
+    assert said.status == 0 and said.err == ""
     assert said.out.startswith("version 3: success 0.0% [0.0%, 56.1%] (0 of 3), return 0.000, length 4.0 steps")
     outs = [
         run("eval", path, "--episodes", 3, "--seed", 5, "--json").out
@@ -187,6 +187,27 @@ def test_eval_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert_one_line(run("eval", tmp_path / "nowhere"), "there is no such run folder or checkpoint")
     assert_one_line(run("eval", tmp_path / "empty"), "is not a run folder")
+
+
+def test_eval_says_why_there_are_more_episodes_than_asked(run: Run, tmp_path: Path) -> None:
+    several = ["task=[reach,lift]", "observations.instruction=true", "edges.0.task=reach", "episode_steps=4"]
+    said = run("eval", make_run(tmp_path / "run", *several).path, "--episodes", 1)
+    assert said.err == "--episodes 1: there will be 2, one for each robot and task\n" and "(0 of 2)" in said.out
+
+
+NOWHERE = """
+import contextlib, sys
+from robotlearn import cli
+sys.argv = ["robotlearn", "eval", "runs/nope"]
+with contextlib.suppress(SystemExit):
+    cli.main()
+print("torch" in sys.modules)
+"""
+
+
+def test_eval_of_what_is_no_run_needs_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NOWHERE], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n" and done.stderr.startswith("robotlearn: runs/nope: there is no such run folder")
 
 
 def test_a_missing_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -310,7 +331,7 @@ def test_help_suffices(run: Run, command: str | None) -> None:
         "edge": ["CONFIG", "--learner", "tcp://HOST:PORT", "--name", "--state"],
         "eval": ["RUN", "--episodes", "--seed", "--video", "--json"],
         "run": ["POLICY", "--robot", "--episodes", "--dry-run", "--json"],
-        "robots": ["CONFIG"],
+        "robots": ["ROBOT|CONFIG"],
         "view": ["ROBOT|RUN", "--task", "--expert"],
     }[command]
     assert [word for word in expected if word not in said.out] == []
@@ -318,6 +339,12 @@ def test_help_suffices(run: Run, command: str | None) -> None:
 
 def test_processes_of_the_inside_are_not_shown(run: Run) -> None:
     assert "policy-server" not in run("--help").out
+
+
+def test_a_key_that_there_is_not_is_told_with_the_nearest(run: Run) -> None:
+    assert_one_line(run("config", "learner.bindd"), "'learner.bindd', nearest is 'learner.bind'")
+    assert_one_line(run("config", "edges.0.armss"), "'edges.0.armss', nearest is 'edges.*.arms'")
+    assert_one_line(run("config", "xyzzy"), "'xyzzy'; `robotlearn config` shows all")
 
 
 def test_robots_shows_the_shipped_ones(run: Run) -> None:
@@ -334,7 +361,28 @@ def test_robots_of_a_config(run: Run) -> None:
     station, batch = said.out.splitlines()[1:]
     assert station.startswith("station") and batch.startswith("batch")
     assert f" {load_config('smoke').edges[1].arms} " in batch
-    assert_one_line(run("robots", "smokey"), "no shipped config")
+    assert_one_line(run("robots", "smokey"), "no shipped config, nearest is 'smoke'")
+
+
+def test_robots_checks_a_spec(run: Run, tmp_path: Path) -> None:
+    import yaml
+
+    _, row = run("robots", "so101").out.splitlines()
+    assert row.startswith("so101") and row.split()[-1] == "ok"
+    assert_one_line(run("robots", "pando"), "unknown robot model 'pando': did you mean 'panda'?")
+    assert_one_line(run("robots", "nope"), "unknown robot model 'nope': valid: panda, ")
+    mine = tmp_path / "mine.yaml"
+    assert_one_line(run("robots", mine), "there is no such spec file")
+    content = load_spec("panda").model_dump(mode="json")
+    mine.write_text(yaml.safe_dump(content))
+    assert run("robots", "mine.yaml").out.splitlines()[1].startswith("mine")
+    mine.write_text(yaml.safe_dump(content | {"contrl_hz": 10.0}))
+    assert_one_line(run("robots", mine), f"{mine}: unknown key 'contrl_hz': did you mean 'control_hz'?")
+    content["mujoco"]["joints"][0] = "jiont1"
+    mine.write_text(yaml.safe_dump(content))
+    assert_one_line(run("robots", mine), "mujoco.joints: no 'jiont1' in the model (did you mean 'joint1'?")
+    mine.write_text("joints: [")
+    assert_one_line(run("robots", mine), f"{mine}:1: not YAML")
 
 
 def test_what_is_not_the_users_to_mend_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,8 +427,31 @@ def test_a_live_view_that_can_not_be_is_told_before_anything_starts(run: Run, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_window_needs_a_display(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_needs_a_display(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert_one_line(run("view", "panda"), "no display here", "robotlearn eval RUN --video FILE.mp4")
+    said = run("view", "panda", "--task", "lift")
+    assert_one_line(said, "no display here")
+    assert "eval" not in said.err, "nothing else would show a robot without a run"
+    folder = make_run(tmp_path / "run", foreign="").path
+    assert_one_line(run("view", folder), "no display here", f"robotlearn eval {folder} --video FILE.mp4")
+    assert_one_line(run("view", "pando"), "unknown robot model 'pando'")
+    assert_one_line(run("view", "no/such.yaml"), "there is no such spec file")
+
+
+VIEW = """
+import contextlib, sys
+from robotlearn import cli
+sys.argv = ["robotlearn", "view", "panda", "--task", "lift"]
+with contextlib.suppress(SystemExit):
+    cli.main()
+print([name for name in ("torch", "envs") if name in sys.modules])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do without a screen")
+def test_that_there_is_no_display_is_told_before_torch_is_imported() -> None:
+    bare = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run([sys.executable, "-c", VIEW], capture_output=True, text=True, timeout=60, env=bare)
+    assert done.stdout.splitlines()[-1] == "[]" and "no display here" in done.stderr, done.stderr

@@ -102,6 +102,7 @@ MISTAKES = [
     ("arms: 8", "arms: 8\n    robot: other", ":10: edges.0.robot: 'other' is not valid, expected of the run's own"),
     ("task: reach", "task: reach\npolicy: {kind: gaussian, depth: 2}", ":4: policy.depth: unknown key, known are"),
     ("task: reach", "task: reach\npolicy: {kind: flow_transformer, width: 65}", ":4: policy.width: 65 is not valid"),
+    ("task: reach", "task: reach\npolicy: {kind: gausian, hidden: [8]}", ":4: policy.kind: 'gausian' is not known, "),
     ("task: reach", "task: reach\npolicy: {noise_range: [2, 1]}", ":4: policy.noise_range: [2.0, 1.0] is not valid"),
     ("task: reach", "task: reach\nalgorithm: {clip: 2}", ":4: algorithm.clip: 2 is not valid, expected less than 1"),
     ("task: reach", "task: reach\nobservations: {environment_state: false}", "cameras: [] is not valid without"),
@@ -113,6 +114,16 @@ MISTAKES = [
     ("updates: 7", "bind: tcp://127.0.0.1:70000", "expected an address tcp://HOST:PORT with a port from 1 to 65535"),
     ("updates: 7", "bind: tcp://*:5555", ":5: learner.bind: 'tcp://*:5555' can be reached from other machines"),
     ("seed: 3", "seed: -3", ":1: seed: -3 is not valid, expected at least 0"),
+    (
+        "seed: 3",
+        "seed: 3\nobservations: {image_size: [32, 32]}",
+        ":2: observations.image_size: [32, 32] is not valid without cameras, expected cameras such as [wrist], or the "
+        "default, [64, 64]",
+    ),
+    ("seed: 3", "seed: 3\nobservations: {image_every: 2}", ":2: observations.image_every: 2 is not valid without"),
+    ("seed: 3", "seed: 3\nrandomization: {mass: 1e300}", "mass: 1e+300 is not valid, expected at most 10"),
+    ("seed: 3", "seed: 3\nrandomization: {gain: -1}", ":2: randomization.gain: -1 is not valid, expected at least 0"),
+    ("seed: 3", "seed: 3\nrandomization: {sensor_noise: 2}", "sensor_noise: 2 is not valid, expected at most 1"),
     ("seed: 3\n", "", ": seed: missing (Every random number of the run follows from it)"),
     ("task: reach", "task: ''", ":3: task: '' is not valid, expected a name or a list of names"),
     (
@@ -185,6 +196,46 @@ def test_a_mistake_in_an_override_names_the_override(minimal: Path, override: st
         load_config(minimal, ["edges.1.ahead=1", override])
     line = str(raised.value)
     assert line.startswith(f"override '{override}'") and said in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        pytest.param(
+            ["policy.kind=flow_transfomer"],
+            "override 'policy.kind=flow_transfomer': policy.kind: 'flow_transfomer' is not known, nearest is "
+            "'flow_transformer'",
+            id="typo",
+        ),
+        pytest.param(
+            ["policy.kind=flow_transformer"],
+            "override 'policy.kind=flow_transformer': policy.hidden: what the file says for kind flow_mlp, "
+            "flow_transformer has no such key; 'policy={kind: flow_transformer}' starts the section anew",
+            id="other-kind",
+        ),
+        pytest.param(
+            ["policy.kind=gaussian", "policy.depth=2"],
+            "override 'policy.kind=gaussian': policy.denoising_steps, policy.noise_level, policy.deterministic_last: "
+            "what the file says for kind flow_mlp, gaussian has no such key; 'policy={kind: gaussian}' starts",
+            id="several-keys",
+        ),
+        pytest.param(
+            ["policy={kind: gaussian}", "policy.depth=2"],
+            "override 'policy.depth=2': policy.depth: unknown key, known are",
+            id="section-anew",
+        ),
+        pytest.param(
+            ["algorithm.name=pp"],
+            "override 'algorithm.name=pp': algorithm.name: 'pp' is not known, nearest is 'ppo'",
+            id="algorithm",
+        ),
+    ],
+)
+def test_a_kind_that_the_files_keys_are_not_of_is_told_before_the_keys(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config("laptop", overrides)
+    assert str(raised.value).startswith(said)
+    load_config("laptop", ["policy={kind: flow_transformer}"])
 
 
 def test_several_mistakes_are_counted_and_the_unknown_key_is_told(minimal: Path) -> None:

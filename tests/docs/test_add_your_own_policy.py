@@ -30,7 +30,8 @@ from tests.pages import Page
 
 PAGE = Page("docs/add-your-own-policy.md")
 CODE, CHECK, ALGORITHM = PAGE.blocks("python")
-POLICY_YAML, ALGORITHM_YAML = (yaml.safe_load(block) for block in PAGE.blocks("yaml"))
+WHOLE, ALGORITHM_BLOCK = PAGE.blocks("yaml")
+POLICY_YAML, ALGORITHM_YAML = {"policy": yaml.safe_load(WHOLE)["policy"]}, yaml.safe_load(ALGORITHM_BLOCK)
 
 
 @pytest.fixture
@@ -115,6 +116,13 @@ def test_it_is_taught_and_reinforced(package: None, tmp_path: Path, section: dic
         assert changed == bool(settled), "no change without leave"
         assert changed or version == 0, "only a critic's first update leaves the policy as it is"
         assert again.update(episodes, version, lambda: None) == metrics, "a resumed run goes on bit by bit"
+
+
+def test_the_pages_config_is_a_whole_one(package: None, tmp_path: Path) -> None:
+    (tmp_path / "careful.yaml").write_text(WHOLE)
+    config = load_config(tmp_path / "careful.yaml")
+    assert build_policy(config, Inputs(config)).hidden == 128
+    load_config(tmp_path / "careful.yaml", [f"algorithm={ALGORITHM_YAML['algorithm']}"])
 
 
 def test_options_that_it_does_not_have_are_named(package: None, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from hal import RobotSpec, load_spec
 from robotlearn import cli
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
@@ -141,6 +142,19 @@ def test_a_dry_run_shows_chunks_and_nothing_but_reads_reaches_the_driver(
     assert set(calls) == {"read", "close"} and calls.count("read") >= 3
 
 
+def test_what_a_signal_cuts_short_has_a_status_of_its_own(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr("robotlearn.processes.stop_on_signals", lambda: stop)
+    monkeypatch.setattr("sys.argv", ["robotlearn", "run", str(make_run(10)), "--episodes", "3", "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    found = json.loads(capfd.readouterr().out)
+    assert end.value.code == 130 and (found["episodes"], found["asked"]) == (0, 3)
+
+
 def test_a_robot_that_does_not_know_where_objects_are_is_one_line(make_run: MakeRun) -> None:
     drive = Drive(find_policy_for(make_run(10, "blind"), None, None), episodes=1)
     said: list[str] = []
@@ -191,7 +205,8 @@ def test_an_interrupt_ends_it_cleanly_with_a_summary(make_run: MakeRun, tmp_path
     try:
         program = site.start("run", "run", run, "--episodes", 1000)
         wait_for(lambda: any(text.startswith("episode 2 of 1000") for text in program.lines), "two episodes", program)
-        program.stop(signal.SIGINT)
+        program.send(signal.SIGINT)
+        assert program.ended() == 130, "fewer episodes than asked"
         site.gone()
         assert program.lines[-1].startswith("version 7: success ") and "0 broken" in program.lines[-1]
         assert driver.notes(tmp_path)[-1] == "close", "the arm is stopped and given back"
@@ -246,9 +261,17 @@ def test_only_whole_episodes_tell_of_the_policy() -> None:
 
 
 def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
-    proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1]], np.float32)
-    executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1]], np.float32)
-    arrays = {"observation.state": np.zeros(2, np.float32), "observation.images.front": np.zeros((4, 6, 3), np.uint8)}
+    proposed = np.array([[0.1, 0.2], [0.3, np.nan], [0.1, 0.1], [0.1, 0.08001]], np.float32)
+    executed = np.array([[0.1, 0.2], [0.0, 0.0], [0.05, 0.1], [0.1, 0.08]], np.float32)
+    arrays = {
+        "observation.state": np.zeros(2, np.float32),
+        "observation.environment_state": np.ones(13, np.float32),
+        "observation.images.front": np.zeros((4, 6, 3), np.uint8),
+    }
+    panda = load_spec("panda")
+    spec = RobotSpec.model_validate(
+        panda.model_dump() | {"joints": panda.joints[:1], "driver": "of two", "mujoco": None}
+    )
     account = Previews()
     account.hear(
         local.Preview(
@@ -257,23 +280,31 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
             observations=local.tensors(arrays),
             proposed=local.Tensor.of(proposed),
             executed=local.Tensor.of(executed),
-            clipped=local.Tensor.of(np.array([False, True, True])),
-            held=local.Tensor.of(np.array([False, True, False])),
+            clipped=local.Tensor.of(np.array([False, True, True, True])),
+            held=local.Tensor.of(np.array([False, True, False, False])),
             latency_ms=3.25,
         )
     )
-    assert account.shown[0].text("chunk 1", ("joint1", "gripper")).splitlines() == [
+    assert account.shown[0].text("chunk 1", spec).splitlines() == [
         "chunk 1, 3.2 ms",
-        "  observation.state",
+        "  observation.state: measured joints in rad, gripper width in m",
+        "                joint1  gripper",
         "                0.0000   0.0000",
+        "  observation.environment_state: by entry, see envs/features.py",
+        "   0          " + " ".join(["  1.0000"] * 12),
+        "  12            1.0000",
         "  observation.images.front  uint8 (4, 6, 3)",
-        "  actions       joint1  gripper",
+        "  actions: changes of the joints in rad, gripper width in m",
+        "                joint1  gripper",
         "   0 proposed   0.1000   0.2000",
         "   1 proposed   0.3000      nan",
         "     held       0.0000   0.0000",
         "   2 proposed   0.1000   0.1000",
         "     becomes    0.0500   0.1000",
+        "   3 proposed   0.1000   0.0800",
+        "     becomes    the same to four decimals",
     ]
     found = account.as_json({})
-    assert (found["steps"], found["clipped"], found["held"]) == (3, 2, 1)
-    assert "1 chunks, 3.2 ms each" in account.summary(found) and "clip 2 and hold 1" in account.summary(found)
+    assert (found["steps"], found["clipped"], found["held"]) == (4, 3, 1)
+    assert "nothing moved: 1 chunk, 3.2 ms each" in account.summary(found)
+    assert "of 4 steps 3 would be changed to keep the robot's limits, 1 of them held" in account.summary(found)

@@ -5,6 +5,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs import ArmEnv, BatchArmEnv, EnvError, Expert
+from envs.control import JointDeltaControl
 from envs.scene import build_scene
 from envs.tasks import make_task
 from hal import RealTime, Robot, load_spec
@@ -23,6 +24,16 @@ def test_gymnasiums_checker_passes(task: str) -> None:
     env = ArmEnv(simulated(task), task)
     check_env(env, skip_render_check=True)
     env.close()
+
+
+def test_an_action_changed_in_the_gripper_alone_is_counted_as_clipped() -> None:
+    control = JointDeltaControl(SPEC, 1)
+    control.reset(np.zeros(1, int), SPEC.home[None])
+    action = control.rest_action(np.zeros(1, int))  # its gripper is wide open
+    assert not control.apply(np.zeros(1, int), action).clipped[0]
+    applied = control.apply(np.zeros(1, int), action + np.eye(1, 8, 7, dtype=np.float32) / 100)
+    np.testing.assert_array_equal(applied.executed, action)
+    assert applied.clipped[0] and not applied.held[0]
 
 
 def test_the_expert_lifts_the_cube() -> None:

@@ -50,6 +50,23 @@ def test_seeds_of_one_config_are_one_group(runs: list[Run], place: Place) -> Non
     assert comparison.keys == ["learner.max_staleness", "seed"]
 
 
+def test_a_seed_that_two_runs_have_is_named_once(runs: list[Run], place: Place) -> None:
+    again = Run.read(place("lift-0", "again"))
+    (members,) = group([runs[0], again, runs[1]])
+    assert members.seeds == "0 twice, 1"
+    assert group([runs[0], again, Run.read(place("lift-0", "third"))])[0].seeds == "0 3 times"
+    page = Comparison([runs[0], again, runs[1]]).page()
+    assert "3 runs: median, lowest to highest" in page and "3 seeds" not in page
+
+
+def test_a_list_that_differs_is_shown_whole(runs: list[Run], place: Place) -> None:
+    other = Run.read(changed(place("lift-1", "other"), "  value_hidden: [256, 256]", "  value_hidden: [128, 256]"))
+    two = Run.read(changed(place("lift-1", "two"), "  arms: 128\n", "  arms: 64\n"))
+    comparison = Comparison([runs[0], other, two])
+    assert comparison.keys == ["algorithm.value_hidden", "edges.0.arms", "edges.1.arms", "seed"]
+    assert comparison.as_json()["differences"]["algorithm.value_hidden"] == ["[256, 256]", "[128, 256]", "[256, 256]"]
+
+
 def test_a_group_has_the_median_of_its_runs(runs: list[Run]) -> None:
     (members,) = group(runs)
     values = [run.summary().seconds for run in runs]

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from robotlearn.errors import RunFolderError
 from robotlearn.report import figures
 from robotlearn.report import page as pages
 from robotlearn.report.accounts import COUNTS, Balance
+from robotlearn.report.compare import Comparison
 from robotlearn.report.page import page, write_report
 from robotlearn.report.run import Run
 from tests.report.conftest import Place, film
@@ -119,6 +121,24 @@ def test_a_run_of_imitation_alone_shows_how_success_grew_with_it(place: Place) -
     parsed = checked(page(run))
     assert "The policy that imitation taught succeeds at 90.0 % [80.0, 95.0]; nothing else was wanted." in parsed.text
     assert "Success over imitation" in parsed.text and "Success over environment steps" not in parsed.text
+
+
+def test_a_run_that_still_imitates_has_a_page_and_a_row(place: Place) -> None:
+    grown = [{"imitation_steps": steps, "imitation_success": steps / 1000, "time": 9.0} for steps in (50, 100)]
+    run = Run.read(place("smoke", rows=grown, instead=True))
+    parsed = checked(page(run))
+    assert "So far imitation taught the policy to succeed at 10.0 %, in 100 steps." in parsed.text
+    assert "Success over imitation" in parsed.text and run.state == "stopped"
+    assert "smoke" in checked(Comparison([run, Run.read(place("lift-0"))]).page()).text
+    with pytest.raises(RunFolderError, match="nothing measured yet"):
+        Run.read(place("smoke", "before", rows=[{"imitation_steps": 50, "imitation_success": None}], instead=True))
+
+
+def test_success_that_did_not_change_stayed(place: Place) -> None:
+    zero = {"env_steps": 0, "eval_success": 0.0, "eval_low": 0.0, "eval_high": 0.04, "eval_episodes": 100}
+    end = [{"updates": 1, "env_steps": 50, "seconds": 2.0}, zero | {"env_steps": 50, "seconds": 2.0}]
+    parsed = checked(page(Run.read(place("smoke", rows=[zero, *end], instead=True))))
+    assert "Success without exploration stayed at 0.0 % [0.0, 4.0] after 1 update, 50 environment steps" in parsed.text
 
 
 def test_one_update_alone_has_a_page(place: Place) -> None:
