@@ -95,7 +95,7 @@ def test_a_run_whose_start_was_not_measured_and_that_has_no_film(place: Place) -
     assert "Success without exploration is 15.0 % [5.2, 36.0] after 20 updates" in parsed.text
     assert "330 recorded = 330 stored once + 0 still in the edges' logs + 0 evicted + 0 rejected." in parsed.text
     assert "stored twice: holds. 330" in parsed.text
-    assert "As the shipped config smoke." in parsed.text
+    assert "As the shipped config smoke, but for:" in parsed.text
     assert "video" not in parsed.tags and "The policy on film" not in parsed.text
 
 
