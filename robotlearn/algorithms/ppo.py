@@ -157,7 +157,7 @@ class PPO(Algorithm):
     def _advantages(self, batch: ChunkBatch, units: Tensor, metrics: "_Metrics") -> tuple[Tensor, Tensor]:
         """Advantages (normalised, where the config says so) and returns, (C,) each."""
         value = self.critic(batch.states)
-        # A terminated episode has no future; a truncated one goes on, unseen, unless the time limit is part of the task.
+        # A terminated episode has no future; a truncated one goes on, unseen, unless it had to be done in time.
         over = batch.terminated if self.config.timeout == "bootstrap" else torch.ones_like(batch.terminated)
         final = torch.where(over, 0.0, self.critic(batch.final))
         reward, discount, last = batch.reward.cpu(), batch.discount.cpu(), batch.last.cpu()

@@ -1,15 +1,8 @@
-"""The arm process: owns one robot and runs its control loop by the clock. Imports no torch."""
+"""The arm process: owns one robot and runs its control loop. Imports no torch."""
 
-import logging
-import math
 import secrets
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event
-
-import numpy as np
-import zmq
 
 from envs import ArmEnv, Randomization
 from envs.scene import build_scene
@@ -17,202 +10,10 @@ from hal import ReadOnly, RealTime, Steppable, Tunable, make_robot
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
-from robotlearn.edge import local
-from robotlearn.edge.executor import ChunkExecutor
-from robotlearn.errors import ConfigError, WireError
+from robotlearn.edge.arm_loop import ArmLoop
+from robotlearn.edge.dry_run import DryRun
+from robotlearn.errors import ConfigError
 from robotlearn.processes import freeze_heap
-
-log = logging.getLogger(__name__)
-
-STATE_PERIOD_S = 0.5
-ANSWER_PATIENCE_S = 1.0
-
-Observations = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Received:
-    """A chunk's answer and the step whose observation it started from."""
-
-    answer: local.ChunkAnswer
-    step: int
-
-
-class ArmLoop:
-    """Rests until its station opens the gate, runs one episode, rests again.
-
-    Within an episode every tick takes what is there and waits for the clock alone: sends never block, a missing chunk
-    is a held step. After the spec's `watchdog_s` without a new action the robot is stopped and the episode ends,
-    truncated. Runs on the caller's thread.
-    """
-
-    def __init__(self, env: ArmEnv, robot: str, *, server: str, station: str, horizon: int, ahead: int) -> None:
-        """Connect to the endpoints of the policy server and the station; either may start later or come again."""
-        self._env, self._robot = env, robot
-        self._executor: ChunkExecutor[Received] = ChunkExecutor(horizon, ahead)
-        self._chunk_shape = (horizon, *(env.action_space.shape or ()))
-        self._context = zmq.Context()
-        self._server = local.local_socket(self._context, zmq.DEALER)
-        # A request to a server that is not there is asked anew, never queued: an old observation is worthless.
-        self._server.immediate = True
-        self._server.connect(server)
-        self._station = local.local_socket(self._context, zmq.DEALER, queue=65536)
-        self._station.identity = robot.encode()
-        self._station.connect(station)
-        self._started = -1
-        self._step = self._asked_step = 0
-        self._asked_at = self._reported_at = -math.inf
-        self._steps = self._lost = self._clipped = 0
-
-    def run(self, stop: Event) -> None:
-        """Run one episode per `Start` until `stop`."""
-        while not stop.is_set():
-            self._report("resting")
-            self._rest()
-            start = self._receive_start()
-            if start is not None:
-                self._started = start.episode
-                self._episode(start.episode, stop)
-                self._report("resting", now=True)
-        self._report("stopped", now=True)
-
-    def close(self) -> None:
-        """Stop the robot and close the sockets; lines still on their way get half a second."""
-        self._env.close()
-        self._server.close()
-        self._station.close(linger=500)
-        self._context.term()
-
-    def _rest(self) -> None:
-        self._env.hold()
-
-    def _receive_start(self) -> local.Start | None:
-        if not self._station.poll(50):
-            return None
-        try:
-            message = local.decode(self._station.recv(zmq.NOBLOCK))
-        except WireError as error:
-            log.warning("%s: %s", self._robot, error)
-            return None
-        return message if isinstance(message, local.Start) else None
-
-    def _episode(self, episode: int, stop: Event) -> None:
-        observations, _ = self._env.reset()
-        self._executor.start()
-        self._step = 0
-        # The arm rests until its first chunk is there; only then does the episode begin.
-        while not self._executor.ready:
-            self._report("waiting for a chunk")
-            self._rest()
-            self._ask(observations)
-            self._server.poll(20)
-            self._take_answers()
-            if stop.is_set():
-                return
-        self._send(local.Begin(episode, self._env.instruction, local.tensors(observations)))
-        self._env.start_clock()
-        acted_at = time.monotonic()
-        done = False
-        while not done:
-            self._report("working")
-            self._take_answers()
-            self._ask(observations)
-            taken = self._executor.take()
-            action = self._env.rest_action() if taken is None else taken.action
-            observations, reward, terminated, truncated, info = self._env.step(action)
-            now = time.monotonic()
-            stopped = taken is None and now - acted_at > self._env.robot.spec.watchdog_s
-            if taken is not None:
-                acted_at = now
-            elif stopped:
-                log.error("%s: no action for %.2f s: arm stopped, episode ended", self._robot, now - acted_at)
-                self._env.robot.stop()
-                truncated = True
-            began = taken.began if taken is not None else None
-            # A stop asked for in mid-episode leaves the episode unfinished: it is not recorded as one that ended.
-            done = terminated or truncated or stop.is_set()
-            self._clipped += bool(info["clipped"])
-            self._steps += 1
-            self._send(
-                local.Line(
-                    episode=episode,
-                    step=self._step,
-                    observations=local.tensors(observations),
-                    proposed=local.Tensor.of(action),
-                    executed=local.Tensor.of(info["executed"]),
-                    from_chunk=taken is not None,
-                    held=taken is None or bool(info["held"]),
-                    intervention=False,
-                    reward=float(reward),
-                    terminated=terminated,
-                    truncated=truncated,
-                    success=bool(info["success"]),
-                    monotonic=self._env.reading.monotonic,
-                    wall=self._env.reading.wall,
-                    chunk=began.answer if began else None,
-                    first=taken.first if taken is not None else 0,
-                    lag=self._step - began.step if began else 0,
-                    stopped=stopped,
-                )
-            )
-            self._step += 1
-
-    def _ask(self, observations: Observations) -> None:
-        now = time.monotonic()
-        if now - self._asked_at > ANSWER_PATIENCE_S:
-            self._executor.give_up()
-        request = self._executor.due()
-        if request is None:
-            return
-        self._asked_step, self._asked_at = self._step, now
-        try:
-            asked = local.ChunkRequest(self._robot, request, self._env.instruction, local.tensors(observations))
-            self._server.send(local.encode(asked), zmq.NOBLOCK)
-        except zmq.Again:
-            self._executor.give_up()
-
-    def _take_answers(self) -> None:
-        while True:
-            try:
-                answer = local.decode(self._server.recv(zmq.NOBLOCK))
-                if not isinstance(answer, local.ChunkAnswer):
-                    raise WireError("the policy server sent something else than a chunk")
-                actions = answer.actions.array()
-                if actions.shape != self._chunk_shape:
-                    raise WireError(f"a chunk has shape {actions.shape}, expected {self._chunk_shape}")
-            except zmq.Again:
-                return
-            except WireError as error:
-                log.warning("%s: %s", self._robot, error)
-                continue
-            self._executor.offer(answer.request, actions, Received(answer, self._asked_step))
-
-    def _send(self, message: local.AnyMessage) -> None:
-        try:
-            self._station.send(local.encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            # The station sees the gap in the step numbers and drops the episode; here it is counted.
-            self._lost += 1
-
-    def _report(self, state: local.ArmActivity, now: bool = False) -> None:
-        moment = time.monotonic()
-        if not now and moment - self._reported_at < STATE_PERIOD_S:
-            return
-        self._reported_at = moment
-        health = self._env.robot.health()
-        self._send(
-            local.ArmState(
-                state=state,
-                episode=self._started,
-                health=health.state if not health.detail else f"{health.state}: {health.detail}",
-                steps=self._steps,
-                starved=self._executor.starved,
-                missed=self._env.missed_ticks,
-                clipped=self._clipped,
-                dropped_answers=self._executor.dropped,
-                lost_lines=self._lost,
-            )
-        )
 
 
 def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event, dry_run: bool = False) -> None:
@@ -229,8 +30,6 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     robot = make_robot(spec, **options)
     kind = ArmLoop
     if dry_run:
-        from robotlearn.edge.dry_run import DryRun
-
         robot, kind = ReadOnly(robot), DryRun
     elif robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
         robot = RealTime(robot)

@@ -9,7 +9,7 @@ import numpy as np
 from envs import ArmEnv
 from envs.control import JointDeltaControl
 from robotlearn.edge import local
-from robotlearn.edge.arm import ArmLoop
+from robotlearn.edge.arm_loop import ArmLoop
 
 _ONE = np.zeros(1, np.int64)
 

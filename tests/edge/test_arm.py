@@ -18,7 +18,7 @@ from envs import ArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
 from hal import RealTime, RobotSpec, load_spec, make_robot
 from robotlearn.edge import local
-from robotlearn.edge.arm import ArmLoop
+from robotlearn.edge.arm_loop import ArmLoop
 from tests.waiting import until
 
 H, D, N = 4, 8, 2
@@ -271,7 +271,7 @@ TORCHLESS = """
 import sys, threading
 import numpy as np
 from robotlearn.config import load_config
-from robotlearn.edge.arm import ArmLoop, run_arm
+from robotlearn.edge.arm import run_arm
 stop = threading.Event()
 timer = threading.Timer(0.3, stop.set)
 timer.start()
