@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robotlearn.learner.metrics import read_metrics
+from robotlearn.metrics import read_metrics
 from robotlearn.run_folder import RunFolder
 
 EPISODES, EVAL_SEED = 200, 1000

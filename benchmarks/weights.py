@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.report import report
 from robotlearn.buffer.store import SegmentStore
-from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.weights import WeightsClient

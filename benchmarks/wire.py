@@ -26,9 +26,9 @@ from benchmarks.report import report
 from benchmarks.segments import STEPS, make_segment
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
-from robotlearn.learner.gate import StalenessGate
 from robotlearn.processes import freeze_heap
 from robotlearn.wire import record
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.uplink import Uplink

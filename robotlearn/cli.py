@@ -114,8 +114,8 @@ def learner(
     import secrets
 
     from robotlearn.config.load import differences, dump, load_config
+    from robotlearn.display import Display, busy
     from robotlearn.learner import live
-    from robotlearn.learner.display import Display, busy
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder, write_atomic
 
@@ -272,8 +272,8 @@ def run_policy(
 
     Stopped by a signal before all episodes are done, it tells of those that are and ends with exit status 130.
     """
+    from robotlearn.display import Display
     from robotlearn.edge.drive import Drive
-    from robotlearn.learner.display import Display
     from robotlearn.processes import stop_on_signals
     from robotlearn.saved_policy import find_policy_for
 

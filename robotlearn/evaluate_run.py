@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robotlearn.cells import cells_of, env_options
+from robotlearn.display import busy
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
-from robotlearn.learner.display import busy
 from robotlearn.saved_policy import SavedPolicy
 
 

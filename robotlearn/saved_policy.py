@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from hal.errors import SpecError
 from hal.spec import RobotSpec, load_spec
+from robotlearn import checkpoint
 from robotlearn.cells import Cell, cells_of
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.config.load import load_config
 from robotlearn.contract import contract
 from robotlearn.errors import CheckpointError, ConfigError
-from robotlearn.learner import checkpoint
 from robotlearn.run_folder import RunFolder
 
 if TYPE_CHECKING:

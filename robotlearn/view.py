@@ -19,9 +19,9 @@ from hal.drivers.mujoco import MujocoRobot
 from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
 from robotlearn.cells import env_options
+from robotlearn.display import busy
 from robotlearn.errors import CheckpointError, DisplayError
 from robotlearn.inputs import Inputs
-from robotlearn.learner.display import busy
 from robotlearn.saved_policy import find_policy_for
 from robotlearn.window import check, is_run, need_display
 

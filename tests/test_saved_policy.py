@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from hal import load_spec
+from robotlearn import checkpoint
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import dump, load_config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.errors import ConfigError
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 from robotlearn.saved_policy import find_policy, find_policy_for

@@ -19,13 +19,13 @@ from envs import ArmEnv, make_task
 from envs.scene import build_scene
 from hal import load_spec
 from hal.drivers.mujoco import MujocoRobot
+from robotlearn import checkpoint
 from robotlearn.cells import env_options
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
 from robotlearn.errors import ConfigError, DisplayError
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 from robotlearn.view import FRAME_S, ExpertActor, RunActor, Shown, Viewer, WatchedRobot, idle, make_env, play, view

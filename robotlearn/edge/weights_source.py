@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Protocol
 
 from policies.base import Policy
+from robotlearn import checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import contract
-from robotlearn.learner import checkpoint
 from robotlearn.policy import load_arrays
 from robotlearn.wire.weights import Weights, WeightsClient
 

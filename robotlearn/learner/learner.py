@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from robotlearn import checkpoint
 from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.registry import algorithm_factory, make_algorithm
 from robotlearn.buffer.log import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of, env_options
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import Fit, contract
+from robotlearn.display import Display, PeerLine, View
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
-from robotlearn.learner.display import Display, PeerLine, View
 from robotlearn.learner.episodes import EpisodePool, Waiting
-from robotlearn.learner.gate import StalenessGate
 from robotlearn.learner.live import LiveView
-from robotlearn.learner.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
 from robotlearn.learner.start import teach
+from robotlearn.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
 from robotlearn.policy import build_policy, to_arrays
 from robotlearn.report.page import write_report
 from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder, write_atomic
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.server import LearnerServer

@@ -11,7 +11,7 @@ from typing import Any
 from robotlearn.config.config import Config
 from robotlearn.config.load import load_config
 from robotlearn.errors import RunFolderError
-from robotlearn.learner.metrics import ended, read_metrics
+from robotlearn.metrics import ended, read_metrics
 from robotlearn.run_folder import RunFolder
 
 Row = Mapping[str, Any]

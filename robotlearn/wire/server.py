@@ -15,8 +15,8 @@ import zmq
 
 from robotlearn.buffer.store import Kind, Outcome, SegmentStore
 from robotlearn.errors import RobotlearnError, WireError
-from robotlearn.learner.gate import StalenessGate
 from robotlearn.wire import messages, record, sockets
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.intake import Arrival, Intake, StoredSegment
 from robotlearn.wire.messages import (
     Ack,

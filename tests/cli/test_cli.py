@@ -15,12 +15,11 @@ import torch
 import zmq
 
 from hal import load_spec
-from robotlearn import cli, gl
+from robotlearn import checkpoint, cli, gl
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 

@@ -21,8 +21,8 @@ from robotlearn.cells import cells_of
 from robotlearn.config import Config, load_config
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.inputs import Inputs
-from robotlearn.learner.metrics import read_metrics
 from robotlearn.learner.start import teach
+from robotlearn.metrics import read_metrics
 from robotlearn.policy import build_policy
 from robotlearn.wire.segment import Segment
 from tests.e2e.harness import Site, tiny

@@ -22,9 +22,9 @@ import yaml
 
 from robotlearn.buffer.spool import Counts, Spool
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.checkpoint import list_versions, load
 from robotlearn.errors import WireError
-from robotlearn.learner.checkpoint import list_versions, load
-from robotlearn.learner.metrics import read_metrics
+from robotlearn.metrics import read_metrics
 from robotlearn.wire import record
 from robotlearn.wire.record import RecordHeader
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from robotlearn import gl
+from robotlearn.checkpoint import list_versions
 from robotlearn.config.load import load_config
-from robotlearn.learner.checkpoint import list_versions
 from tests.e2e.harness import Site, accounts, check_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

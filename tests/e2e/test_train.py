@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from robotlearn.learner.checkpoint import list_versions
+from robotlearn.checkpoint import list_versions
 from tests.e2e.harness import Program, Site, accounts, batch, check_metrics, paced, tiny, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

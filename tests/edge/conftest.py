@@ -14,7 +14,7 @@ from robotlearn.cells import Cell, cells_of
 from robotlearn.config import Config, load_config
 from robotlearn.contract import contract
 from robotlearn.inputs import Inputs
-from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from hal import RobotSpec, load_spec
-from robotlearn import cli
+from robotlearn import checkpoint, cli
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
 from robotlearn.edge import local
@@ -23,8 +24,6 @@ from robotlearn.edge.drive import Drive, DriveView
 from robotlearn.edge.outcome import Episodes, Previews
 from robotlearn.errors import ProcessError
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 from robotlearn.saved_policy import find_policy_for

@@ -12,22 +12,22 @@ import pytest
 from rich.console import Console
 
 from envs import EnvOptions
+from robotlearn import checkpoint
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import Config, dump, load_config
 from robotlearn.contract import contract
+from robotlearn.display import Display
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import LogError, RunFolderError
 from robotlearn.inputs import Inputs
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
-from robotlearn.learner.display import Display
 from robotlearn.learner.learner import Learner
-from robotlearn.learner.metrics import read_metrics
+from robotlearn.metrics import read_metrics
 from robotlearn.policy import build_policy, to_arrays
 from robotlearn.run_folder import RunFolder
 from robotlearn.wire import record

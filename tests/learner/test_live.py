@@ -18,12 +18,12 @@ from rich.console import Console
 from hal import load_spec
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config import Config, dump, load_config
+from robotlearn.display import Display
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import ConfigError, DisplayError, ExtraError, RobotlearnError
 from robotlearn.inputs import Inputs
 from robotlearn.learner import live
-from robotlearn.learner.display import Display
 from robotlearn.learner.learner import Learner
 from robotlearn.learner.live import LiveView
 from robotlearn.policy import build_policy

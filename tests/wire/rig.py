@@ -7,7 +7,7 @@ from typing import Any
 
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
-from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
 from robotlearn.wire.uplink import Uplink

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from robotlearn.learner.display import Display, PeerLine, View, busy, line, page
+from robotlearn.display import Display, PeerLine, View, busy, line, page
 from tests.waiting import until
 
 PEER = PeerLine("left", "64 of 64 arms working", 7, 12, 1234.0, 5, "the learner's gate (max_staleness)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robotlearn.learner.metrics import MetricsLog, draw_curve, read_metrics
+from robotlearn.metrics import MetricsLog, draw_curve, read_metrics
 from robotlearn.run_folder import RunFolder
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from robotlearn.errors import ConfigError
-from robotlearn.learner.gate import StalenessGate
+from robotlearn.wire.gate import StalenessGate
 
 
 def granted(gate: StalenessGate, version: int = 0) -> dict[str, int]:

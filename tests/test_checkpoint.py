@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 
 from policies import FlowMLP, Statistics
+from robotlearn import checkpoint
 from robotlearn.algorithms.chunks import ChunkBatch
 from robotlearn.algorithms.ppo import PPO
+from robotlearn.checkpoint import Checkpoint
 from robotlearn.config import PPOConfig
 from robotlearn.errors import CheckpointError
-from robotlearn.learner import checkpoint
-from robotlearn.learner.checkpoint import Checkpoint
 
 CONTRACT = {"policy.kind": "flow_mlp", "policy.horizon": 4, "features.observation.state": [8], "algorithm.gamma": 0.99}
 
