@@ -47,6 +47,8 @@ TOLD = (
     "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost",
 )  # fmt: skip
 """Counts that the edges tell, summed in the metrics."""
+RATE_OVER_S = 10.0
+"""Segments come in bursts: over less, their rate would be that of a burst."""
 UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
 
@@ -121,7 +123,7 @@ class Learner:
         self._seconds_before, self._training_since = 0.0, 0.0
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
-        self._rate_marks: deque[tuple[float, int]] = deque(maxlen=40)
+        self._rate_marks: deque[tuple[float, int]] = deque()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._saved = -1
         self._torn = False
@@ -155,6 +157,7 @@ class Learner:
             if self._checkpoint is None:
                 self._begin()
             self._training_since = time.monotonic()
+            self._mark_rate()
             while not self._finished():
                 self._collect()
                 if len(self._pool) >= self.config.learner.episodes_per_update:
@@ -254,7 +257,7 @@ class Learner:
             if self._live is not None:
                 self._live.segment(stored.segment, self._version)
             self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
-        self._rate_marks.append((time.monotonic(), self._env_steps))
+        self._mark_rate()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
     def _update(self) -> None:
@@ -483,6 +486,12 @@ class Learner:
 
     def _seconds(self) -> float:
         return self._seconds_before + (time.monotonic() - self._training_since if self._training_since else 0.0)
+
+    def _mark_rate(self) -> None:
+        marks, moment = self._rate_marks, time.monotonic()
+        marks.append((moment, self._env_steps))
+        while moment - marks[0][0] > RATE_OVER_S:
+            marks.popleft()
 
     def _rate(self) -> float:
         if len(self._rate_marks) < 2:

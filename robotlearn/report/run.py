@@ -131,7 +131,8 @@ class Run:
         started = self.config.learner.updates > 0 and evaluations and not number(evaluations[0].get("env_steps"))
         start = evaluations[0] if started else {}
         final = evaluations[-1] if evaluations and evaluations[-1] is not start else {}
-        good = next((row for row in evaluations if row["eval_success"] >= GOOD), {})
+        learnt_by = evaluations if self.config.learner.updates else ()
+        good = next((row for row in learnt_by if row["eval_success"] >= GOOD), {})
         staleness = [value for _, value in points(updates, "updates", "staleness_max")]
         learnt = points(updates, "seconds", "env_steps")
         return Summary(

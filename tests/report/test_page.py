@@ -117,7 +117,7 @@ def test_a_run_of_imitation_alone_shows_how_success_grew_with_it(place: Place) -
     curve = figures.imitation(run).lines[0]
     assert curve.points == [(100, 0.2), (150, 0.4)], "what lay beyond a stretch done anew is of weights that are gone"
     assert curve.intervals == [(0, 1)] * 2
-    assert run.state == "complete" and run.summary().start_success is None
+    assert run.state == "complete" and run.summary().start_success is None and run.summary().env_steps_to_90 is None
     parsed = checked(page(run))
     assert "The policy that imitation taught succeeds at 90.0 % [80.0, 95.0]; nothing else was wanted." in parsed.text
     assert "Success over imitation" in parsed.text and "Success over environment steps" not in parsed.text
