@@ -435,6 +435,7 @@ class Learner:
         if self._saved != self._version:
             self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
+        seconds = round(self._seconds(), 3)
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
         episodes = ", ".join(f"{peer.episodes} of {peer.name}" for peer in self.view().peers)
         if episodes:
@@ -442,8 +443,8 @@ class Learner:
         try:
             self._film()
         finally:
-            # After it: by now the edges have told what they did last.
-            self._note(self._measured(measured))
+            # After it: by now the edges have told what they did last. Its time is not of reinforcement.
+            self._note(self._measured(measured) | {"seconds": seconds})
 
     def _film(self) -> None:
         path, episodes = self.folder.videos / f"version-{self._version:06d}.mp4", 4 * len(self._cells)

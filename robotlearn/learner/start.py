@@ -45,7 +45,7 @@ def teach(
 
     With `start.success_band` just so long that the policy's measured success lies in the band: it is measured every
     `start.every` steps; where a stretch jumps over the band it is done again in shorter ones. Without demonstrations
-    the policy is as it was made, normalised by what arms at the start of episodes show. `report` is called often and
+    the policy is as it was made, normalised by what arms that move at random show. `report` is called often and
     may raise to break off, `note` after each measurement. Raises StartError when the band is not met.
     """
     demonstrations = _collect(config, cells, report)
