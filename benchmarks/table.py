@@ -25,8 +25,8 @@ TASKS = {
         "start.success_band=null",
         "start.every=1000",
         "policy.deterministic_last=false",  # nothing is grasped, so noise at the joints spoils little and finds more
-        "policy.noise_level=0.3",
-        "policy.noise_range=[0.1,0.3]",
+        "policy.noise_level=0.3",  # of Flow-SDE
+        "policy.noise_range=[0.1,0.3]",  # of Flow-Noise
     ),
     "pick_place": ("demonstrations.episodes=64", "start.every=100"),
     "peg": (
@@ -37,9 +37,9 @@ TASKS = {
         "episode_steps=80",  # the expert needs 34 of the task's 120
     ),
 }
-"""What each task needs besides configs/laptop.yaml: above all, so many demonstrations for a start that can learn."""
+"""What each task needs besides configs/laptop.yaml and the method: above all, so many demonstrations for its start."""
 METHODS = {"Flow-SDE": (), "Flow-Noise": ("policy.exploration=noise", "policy.noise_range=[0.3,0.7]")}
-"""Of the first of two denoising steps: the range is that around Flow-SDE's level of 0.5."""
+"""The range of the noise is around laptop.yaml's level for Flow-SDE, 0.5; a task's own settings come after these."""
 SEEDS = (0, 1, 2)
 
 
