@@ -26,6 +26,18 @@ class RobotFault(HalError):
     """Raised when a robot that was well stops answering or reports a fault of its own."""
 
 
+class Stopped(RobotFault):
+    """Raised when an arm takes no commands since it was stopped: e-stop, watchdog, lease, blocked joint. Says why."""
+
+
+class LeaseError(HalError):
+    """Raised when a robot is commanded, or its lease wanted, by one who can't have it now. Names who has it."""
+
+
+class OwnershipError(HalError):
+    """Raised when a robot or its port belongs to another process. Names the process."""
+
+
 class SafetyError(HalError):
     """Raised when the safety layer is used in a way that would void its guarantees: wrong size, no reset, ..."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from hal.errors import DriverError, HalError, RobotFault
-from hal.robot import Array, Command, Factors, Health, Image, Reading, Renderable, Robot, Scene, Steppable, Tunable
+from hal.robot import Array, Command, Health, Reading, Robot, Steppable
 from hal.wrapper import Wrapper
 
 
@@ -59,9 +59,8 @@ class RealTime(Wrapper):
                 f"{robot.spec.name}: RealTime needs a robot that can be stepped; this one has its own time"
             )
         Pacer(0.0, period, catch_up)  # refuses settings that can't work, before a thread runs
-        super().__init__(robot)
+        super().__init__(robot, threading.RLock())  # of the robot and all that follows
         self._stepper, self._period, self._catch_up = stepper, period, catch_up
-        self._lock = threading.Lock()  # of the robot and all that follows
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._written: float | None = None  # monotonic time of the last write; None: nothing to watch
@@ -117,33 +116,11 @@ class RealTime(Wrapper):
             return Health("degraded", f"watchdog: no command for {self.spec.watchdog_s} s, the arm was stopped")
         return self._robot.health()
 
-    def tcp(self) -> tuple[Array, Array]:
-        with self._lock:
-            return self._having(Scene).tcp()  # type: ignore[type-abstract]
-
-    def object_pose(self, name: str) -> Array:
-        with self._lock:
-            return self._having(Scene).object_pose(name)  # type: ignore[type-abstract]
-
     def set_state(self, position: Array, objects: Mapping[str, Array]) -> None:
         """As in `Scene`. The watchdog then waits for the first `write` again."""
         with self._lock:
-            self._having(Scene).set_state(position, objects)  # type: ignore[type-abstract]
+            super().set_state(position, objects)
             self._written, self._tripped = None, False
-
-    def set_physics(self, factors: Factors) -> None:
-        with self._lock:
-            self._having(Tunable).set_physics(factors)  # type: ignore[type-abstract]
-
-    def render(self, camera: str, width: int, height: int) -> Image:
-        with self._lock:
-            able = self._having(Renderable)  # type: ignore[type-abstract]
-            return able.render(camera, width, height)
-
-    def capture(self, camera: str, width: int, height: int) -> Image:
-        with self._lock:
-            able = self._having(Renderable)  # type: ignore[type-abstract]
-            return able.capture(camera, width, height)
 
     def _well(self) -> None:
         if self._thread is None:

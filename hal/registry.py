@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -17,13 +18,13 @@ Factory = Callable[..., Robot]
 _registered: dict[str, Factory] = {}
 
 
-def _mujoco(spec: RobotSpec, **options: Any) -> Robot:
-    from hal.drivers.mujoco import MujocoRobot
-
-    return MujocoRobot(spec, **options)
-
-
-_OURS: dict[str, Factory] = {"mujoco": _mujoco}
+_OURS: dict[str, tuple[str, str]] = {
+    "mujoco": ("hal.drivers.mujoco", "MujocoRobot"),
+    "lerobot": ("hal.drivers.lerobot", "LerobotRobot"),
+    "ros2": ("hal.drivers.ros2", "make"),
+    "dds": ("hal.drivers.dds", "make"),
+}
+"""Module and class, imported when they are asked for: what they stand on is large, or not installed."""
 
 
 def register_driver(name: str, factory: Factory) -> None:
@@ -31,9 +32,16 @@ def register_driver(name: str, factory: Factory) -> None:
 
     Raises DriverError when the name is taken by another factory: two drivers of one name would be told apart by luck.
     """
-    if _OURS.get(name, factory) is not factory or _registered.get(name, factory) is not factory or name in _installed():
+    point = _installed().get(name)
+    # A package may do both: register when it is imported, and name the same factory as its entry point.
+    elsewhere = point is not None and point.value != _where(factory)
+    if name in _OURS or _registered.get(name, factory) is not factory or elsewhere:
         raise DriverError(f"the driver name {name!r} is taken: register under another one")
     _registered[name] = factory
+
+
+def _where(factory: Factory) -> str:
+    return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', '')}"
 
 
 def drivers() -> tuple[str, ...]:
@@ -57,12 +65,18 @@ def make_robot(spec: RobotSpec, driver: str | None = None, **options: Any) -> Ro
         DriverError: unknown driver (the nearest name is suggested), it can't be loaded, or it doesn't take the options.
     """
     name = spec.driver if driver is None else driver
-    factory = _OURS.get(name) or _registered.get(name) or _load(name)
+    factory = _ours(name) if name in _OURS else _registered.get(name) or _load(name)
     try:
         inspect.signature(factory).bind(spec, **options)
     except TypeError as error:
         raise DriverError(f"driver {name!r}, called with the options {sorted(options)}: {error}") from None
     return factory(spec, **options)
+
+
+def _ours(name: str) -> Factory:
+    module, attribute = _OURS[name]
+    factory: Factory = getattr(importlib.import_module(module), attribute)
+    return factory
 
 
 def _installed() -> dict[str, EntryPoint]:

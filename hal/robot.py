@@ -24,6 +24,7 @@ class Reading:
     velocity   (dim,) float64 [rad/s, m/s]
     monotonic  `time.monotonic()` of this machine when the joints were read [s]; never decreases
     wall       `time.time()` of the same moment [s since the epoch]
+    effort     (dim,) float64 [N m, N] what joints and gripper exert, NaN where it isn't measured; None: nowhere
     images     per camera a uint8 array (height, width, 3), RGB; only of the cameras that the driver was asked for
     """
 
@@ -32,21 +33,31 @@ class Reading:
     monotonic: float
     wall: float
     images: Mapping[str, Image] = field(default_factory=dict)
+    effort: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Set-points for a robot. target: (dim,) float64, absolute: joints [rad], then the gripper's width [m]."""
+    """Set-points for a robot. target: (dim,) float64, absolute: joints [rad], then the gripper's width [m].
+
+    token: that of the commander's lease, where the robot asks for it (`hal.control_loop`); a driver doesn't.
+    """
 
     target: Array
+    token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a robot is. `degraded`: it works, but something is amiss (detail says what); `fault`: it doesn't move."""
+    """How a robot is. `degraded`: it works, but something is amiss (detail says what); `fault`: it doesn't move.
+
+    telemetry  what the driver knows of `temperature` [degrees C], `current` [A] and `voltage` [V], each (dim,), NaN
+               where an entry has none
+    """
 
     state: Literal["ok", "degraded", "fault", "disconnected"]
     detail: str = ""
+    telemetry: Mapping[str, Array] = field(default_factory=dict)
 
 
 C = TypeVar("C")
@@ -82,7 +93,8 @@ class Robot(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Brings the arm to a standstill as fast as the driver can and holds it there; a later `write` moves it again.
+        """Brings the arm to a standstill, as the spec's `on_stop` has it: `limp` takes the torque away, both others
+        hold the arm where it is measured, as fast as the driver can; a later `write` moves it again.
 
         Allowed at any time, any number of times; when not connected it does nothing. (What must stay stopped is the
         latching e-stop of the safety layer.)
@@ -117,6 +129,23 @@ class Steppable(Protocol):
 
     def step(self, dt: float) -> None:
         """Lets `dt` seconds pass with the present set-points. Raises DriverError when not connected."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A robot that has a clock of its own: whoever commands it does so once per tick of that."""
+
+    def wait(self) -> int:
+        """Waits for the next tick of `spec.control_hz`, with its reading; how many were missed since the one before."""
+
+    def skip(self) -> None:
+        """The next `wait` counts from now: time was spent on something else."""
+
+    def rest(self) -> None:
+        """No command is due until the next `write`: the arm brakes and stays, and no watchdog minds. Ends a stop, too.
+
+        Raises Stopped while an e-stop is latched.
+        """
 
 
 @runtime_checkable

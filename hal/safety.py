@@ -23,6 +23,8 @@ Index = slice | npt.NDArray[np.intp]
 
 _SNAP = 4e-15  # [rad, m] rounding of a set-point that means the target
 _SHARES = np.array([1.0, 0.5, 0.25])
+_ROWS = 512  # set-points whose TCP is looked at together, at most, before those of one arm are thinned out to 4
+_STATE = ("_position", "_velocity", "_target", "_allowance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class SafetyLimiter:
       at once after it would keep the TCP inside too; else the part of it is taken that runs along the wall, or a
       fraction, or the arm brakes. An arm that was reset outside may not get further out than it was. Not covered are:
       the way between two set-points (the TCP's path bulges by second order in the step: by at most the arm's reach
-      times (sum of |dq|)**2 / 8), the other parts of the arm, and, where an arm takes more than 4 periods to stop, the
-      set-points between the 4 of each braking path that are looked at;
+      times (sum of |dq|)**2 / 8), the other parts of the arm, and, where an arm takes more than max(4, 512 / n) periods
+      to stop, the set-points between those of each braking path that are looked at (so many);
     * a target that isn't finite: the arm brakes as fast as it may, then stays; `held`;
     * e-stop: the same until `clear`, whatever the other limits say.
 
@@ -70,14 +72,26 @@ class SafetyLimiter:
         SpecError: the spec names no kinematic model.
     """
 
-    def __init__(self, spec: RobotSpec, n: int = 1, *, dt: float | None = None, chain: Chain | None = None) -> None:
+    def __init__(
+        self,
+        spec: RobotSpec,
+        n: int = 1,
+        *,
+        dt: float | None = None,
+        chain: Chain | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
+        """`workspace` says where the TCP gets to, for set-points that aren't written as they are (see `SetPoints`)."""
         self.spec, self.n, self.dt = spec, n, spec.dt if dt is None else dt
         if n < 1:
             raise SafetyError(f"SafetyLimiter for {n} arms: at least one is needed")
         if not 0 < self.dt < float("inf"):
             raise SafetyError(f"SafetyLimiter with dt={self.dt}: the period must be positive and finite [s]")
         self._joints = slice(len(spec.joints))
-        self._workspace = Workspace(spec, Chain(spec) if chain is None else chain, self.dt)
+        if workspace is None:
+            chain = Chain(spec) if chain is None else chain
+            workspace = Workspace(spec, chain, self.dt, max(4, _ROWS // n))
+        self._workspace = workspace
         if self._workspace.outside(spec.home[None, self._joints])[0] > 0:
             raise SafetyError(f"{spec.name}: the TCP of the home pose is outside the workspace")
         # Rows of these belong to arms. The limits are per arm because an arm may be reset outside the spec's.
@@ -94,6 +108,11 @@ class SafetyLimiter:
     def set_point(self) -> Array:
         """(n, dim) the last set-points. A copy."""
         return self._position.copy()
+
+    @property
+    def velocity(self) -> Array:
+        """(n, dim) the velocities of the last set-points. A copy."""
+        return self._velocity.copy()
 
     @property
     def stopped(self) -> Mask:
@@ -115,6 +134,15 @@ class SafetyLimiter:
         self._upper[rows] = np.maximum(self.spec.upper, position)
         self._allowance[rows] = self._workspace.outside(position[:, self._joints])
         self._ready[rows] = True
+
+    def save(self) -> tuple[Array, ...]:
+        """What `restore` takes to undo the calls of `limit` since."""
+        return tuple(getattr(self, name).copy() for name in _STATE)
+
+    def restore(self, saved: tuple[Array, ...]) -> None:
+        """All arms are again as they were at `save`. Only for set-points that weren't written."""
+        for name, values in zip(_STATE, saved, strict=True):
+            getattr(self, name)[:] = values
 
     def estop(self, ids: Rows | None = None) -> None:
         """Latches the e-stop of the arms `ids` (all by default). May be called from any thread."""
@@ -149,13 +177,14 @@ class SafetyLimiter:
 
         change = spec.acceleration * dt
         brake = velocity - np.clip(velocity, -change, change)
-        slowest = np.maximum(np.maximum(-spec.velocity, velocity - change), -self._speed(position - lower, dt))
-        fastest = np.minimum(np.minimum(spec.velocity, velocity + change), self._speed(upper - position, dt))
+        down, up = self._speed(np.stack((position - lower, upper - position)), dt)
+        slowest = np.maximum(np.maximum(-spec.velocity, velocity - change), -down)
+        fastest = np.minimum(np.minimum(spec.velocity, velocity + change), up)
         # Braking is always within both; rounding must not say otherwise.
         slowest, fastest = np.minimum(slowest, brake), np.maximum(fastest, brake)
 
-        # The goal of a held arm is where it is: it brakes as fast as it may.
-        goal = np.clip(np.where(held[:, None], position, target), spec.lower, spec.upper)
+        # The goal of a held arm is where it is, outside its limits too: it brakes as fast as it may.
+        goal = np.where(held[:, None], position, np.clip(target, spec.lower, spec.upper))
         wanted = np.clip(self._approach(goal, self._target[rows], position, dt), slowest, fastest)
         arm = self._joints
         bounds = (brake[:, arm], slowest[:, arm], fastest[:, arm])

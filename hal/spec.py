@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class _Axis(_Part):
     upper: Finite
     velocity: Positive
     acceleration: Positive
+    jerk: Positive | None = None
     home: Finite
 
     @model_validator(mode="after")
@@ -52,13 +54,13 @@ class _Axis(_Part):
 
 
 class JointSpec(_Axis):
-    """A joint: limits and home pose [rad], velocity [rad/s], acceleration [rad/s2], torque [N m]."""
+    """A joint: limits and home pose [rad], velocity [rad/s], acceleration [rad/s2], jerk [rad/s3], torque [N m]."""
 
     effort: Positive
 
 
 class GripperSpec(_Axis):
-    """A gripper: limits and home of its total width [m], velocity [m/s], acceleration [m/s2], grip force [N]."""
+    """A gripper: limits and home of its width [m], velocity [m/s], acceleration [m/s2], jerk [m/s3]; force [N]."""
 
     force: Positive
 
@@ -142,6 +144,37 @@ class MujocoModel(_Part):
         return self
 
 
+class LerobotModel(_Part):
+    """How the spec's entries are called in LeRobot: value [rad, m] = scale * LeRobot's value + offset.
+
+    type is LeRobot's registered robot type; keys are those of its actions, one per entry. scale and offset are one
+    number for all, or a list with one each. options are LeRobot's own, for every robot of this model.
+    """
+
+    type: Name
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    scale: Numbers = (1.0,)
+    offset: Numbers = (0.0,)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LerobotModel:
+        for key in ("scale", "offset"):
+            if len(values := getattr(self, key)) not in (1, len(self.keys)):
+                raise ValueError(f"{key} must be one number, or a list of {len(self.keys)}, not {len(values)}")
+        if 0.0 in self.scale:
+            raise ValueError("scale must not be 0")
+        return self
+
+
+class GuardSpec(_Part):
+    """What the shape of the arm, as its MJCF has it, may not do; looked at before each set-point of a driver's loop."""
+
+    self_collision: bool = Field(True, description="parts of the arm that the model lets collide keep margin apart")
+    table: Finite | None = Field(None, description="[m] the height below which no moving part may get; null: no table")
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.005, description="[m] kept to both")
+
+
 class RobotSpec(_Part):
     """A robot model. Vectors have one entry per joint, in order, and then one for the gripper if there is one."""
 
@@ -151,14 +184,24 @@ class RobotSpec(_Part):
     gripper: GripperSpec | None = None
     cameras: tuple[CameraSpec, ...] = ()
     control_hz: Positive
+    driver_hz: Positive | None = Field(
+        None, description="how often a driver whose arm has its own time gets set-points; by default control_hz"
+    )
     watchdog_s: Positive
     on_starved: Literal["hold"] = "hold"
+    on_stop: Literal["hold", "brake", "limp"] = Field(
+        "brake",
+        description="what a stop does: hold = the servos hold the pose that was measured last, at once; brake = the "
+        "set-points slow down within the limits, then stay; limp = the servos give no torque",
+    )
+    guard: GuardSpec | None = Field(None, description="keeps the arm off itself and the table; needs the block mujoco")
     workspace: Box
     tabletop: Rectangle | None = Field(
         None, description="where things may lie on a table at z = 0: the tool reaches them from above, pointing down"
     )
     driver: str = "mujoco"
     mujoco: MujocoModel | None = None
+    lerobot: LerobotModel | None = None
 
     @field_validator("joints", "cameras")
     @classmethod
@@ -173,10 +216,20 @@ class RobotSpec(_Part):
     def _consistent(self) -> RobotSpec:
         if len(set(self.names)) != self.dim:
             raise ValueError(f"the gripper's name {self.names[-1]!r} is also a joint's")
+        if self.driver_hz is not None and abs(self.driver_hz / self.control_hz % 1 - 0.5) < 0.5 - 1e-6:
+            raise ValueError(f"driver_hz ({self.driver_hz}) must be a multiple of control_hz ({self.control_hz})")
+        if self.driver_hz is not None and self.driver_hz < self.control_hz:
+            raise ValueError(f"driver_hz ({self.driver_hz}) must be at least control_hz ({self.control_hz})")
         if self.watchdog_s < self.dt:
             raise ValueError(f"watchdog_s ({self.watchdog_s}) must be at least one control period ({self.dt})")
         if self.driver == "mujoco" and self.mujoco is None:
             raise ValueError("driver 'mujoco' needs the block 'mujoco'")
+        if self.driver == "lerobot" and self.lerobot is None:
+            raise ValueError("driver 'lerobot' needs the block 'lerobot'")
+        if self.guard is not None and self.mujoco is None:
+            raise ValueError("guard needs the block 'mujoco': the arm's shape is in its MJCF")
+        if self.lerobot is not None and len(self.lerobot.keys) != self.dim:
+            raise ValueError(f"lerobot.keys must have one key per entry: {self.dim}, not {len(self.lerobot.keys)}")
         if (model := self.mujoco) is not None:
             for key in ("joints", "actuators"):
                 if (count := len(getattr(model, key))) != len(self.joints):
@@ -185,6 +238,22 @@ class RobotSpec(_Part):
                 if bool(getattr(model, key)) != (self.gripper is not None):
                     raise ValueError(f"mujoco.{key} must be given exactly when there is a gripper")
         return self
+
+    @cached_property
+    def _text(self) -> str:
+        return self.model_dump_json()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RobotSpec) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(RobotSpec.model_fields):  # what was worked out from the old values
+            del copied.__dict__[name]
+        return copied
 
     @cached_property
     def embodiment(self) -> str:
@@ -207,6 +276,23 @@ class RobotSpec(_Part):
         return 1.0 / self.control_hz
 
     @cached_property
+    def dt_driver(self) -> float:
+        """The period of a driver's set-points [s]."""
+        return self.dt if self.driver_hz is None else 1.0 / self.driver_hz
+
+    @cached_property
+    def ticks(self) -> int:
+        """Driver periods in a control period."""
+        return max(1, round(self.dt / self.dt_driver))
+
+    @cached_property
+    def jerk(self) -> Array:
+        """(dim,) largest jerks [rad/s3, m/s3], inf where there is no limit."""
+        values = np.array([np.inf if axis.jerk is None else axis.jerk for axis in self._axes])
+        values.flags.writeable = False
+        return values
+
+    @cached_property
     def lower(self) -> Array:
         """(dim,) lower position limits [rad, m]; read-only, as are the following."""
         return self._vector("lower")
@@ -225,6 +311,13 @@ class RobotSpec(_Part):
     def acceleration(self) -> Array:
         """(dim,) largest accelerations [rad/s2, m/s2]."""
         return self._vector("acceleration")
+
+    @cached_property
+    def effort(self) -> Array:
+        """(dim,) largest torques of the joints [N m] and the gripper's force [N]."""
+        values = np.array([*(joint.effort for joint in self.joints), *([self.gripper.force] if self.gripper else [])])
+        values.flags.writeable = False
+        return values
 
     @cached_property
     def home(self) -> Array:
@@ -291,7 +384,9 @@ _PARTS: dict[str, type[_Part]] = {
     "cameras": CameraSpec,
     "workspace": Box,
     "tabletop": Rectangle,
+    "guard": GuardSpec,
     "mujoco": MujocoModel,
+    "lerobot": LerobotModel,
 }
 
 

@@ -92,6 +92,26 @@ class MonotonicForWall(Altered):
         return time.monotonic() - 1e6
 
 
+class Earlier(Altered):
+    """A steppable robot measured before it was asked."""
+
+    field, age = "monotonic", 0.5
+
+    def altered(self, old: Any) -> Any:
+        return old - self.age
+
+
+class InItsOwnTime(Earlier):
+    """One whose measurements arrive by themselves."""
+
+    def capability(self, kind: type) -> Any:
+        return None
+
+
+class Stale(InItsOwnTime):
+    age = 5.0
+
+
 class UnknownCamera(Altered):
     field, value = "images", {"ear": np.zeros((6, 8, 3), np.uint8)}
 
@@ -176,6 +196,8 @@ BROKEN: list[tuple[type[FakeRobot], str]] = [
     (Degrees, "positions are within the spec's limits: shoulder is at 28.6"),
     (OneBuffer, "a reading's arrays aren't written again"),
     (WallForMonotonic, "monotonic is time.monotonic() of the measurement"),
+    (Earlier, "monotonic is time.monotonic() of the measurement"),
+    (Stale, "monotonic is time.monotonic() of the measurement"),
     (MonotonicForWall, "wall is time.time()"),
     (UnknownCamera, "images are of the spec's cameras: 'ear' is none"),
     (ChannelsFirst, "an image is uint8 (6, 8, 3): 'eye' is uint8 (3, 6, 8)"),
@@ -213,3 +235,7 @@ def test_all_breaches_at_once() -> None:
         hal.check_robot(Two(small_spec()))
     assert "float32" in str(caught.value)
     assert "not finite" in str(caught.value)
+
+
+def test_measurements_that_arrive_by_themselves_may_be_a_little_old():
+    hal.check_robot(InItsOwnTime(small_spec()))

@@ -69,3 +69,13 @@ def test_unknown_driver_and_options() -> None:
     hal.register_driver("fake", FakeRobot)
     with pytest.raises(hal.DriverError, match=r"'fake', called with the options \['speed'\]: .*unexpected"):
         hal.make_robot(small_spec(), speed=3)
+
+
+def test_a_package_may_register_what_its_entry_point_names(installed: None) -> None:
+    class FakeRobot:
+        pass
+
+    with pytest.raises(hal.DriverError, match="'theirs' is taken"):
+        hal.register_driver("theirs", FakeRobot)  # type: ignore[arg-type]
+    FakeRobot.__module__, FakeRobot.__qualname__ = "thirdparty", "FakeRobot"
+    hal.register_driver("theirs", FakeRobot)  # type: ignore[arg-type]

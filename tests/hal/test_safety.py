@@ -25,6 +25,13 @@ def limiter(n: int = 1, spec: hal.RobotSpec = SPEC, start: Array | None = None) 
     return made
 
 
+def at(hz: float) -> hal.RobotSpec:
+    """The arm with another control rate. Validated anew: a copy of a spec keeps its period."""
+    spec = hal.RobotSpec.model_validate(SPEC.model_dump() | {"control_hz": hz, "driver_hz": None})
+    assert spec.dt == 1 / hz
+    return spec
+
+
 def outside(position: Array, spec: hal.RobotSpec = SPEC) -> Array:
     """How far the TCP is out of the box, by the full forward kinematics."""
     tcp = CHAIN.forward(position[:, :7])[0]
@@ -97,16 +104,32 @@ def test_periods_may_get_longer() -> None:
 
 @pytest.mark.parametrize("hz", [3.0, 50.0, 200.0])
 def test_other_rates(hz: float) -> None:
-    spec = SPEC.model_copy(update={"control_hz": hz})
+    spec = at(hz)
     limit = limiter(8, spec)
     watch, rng = Watch(limit.set_point), np.random.default_rng(2)
     goal = watch.position
     for k in range(300):
         if k % 20 == 0:
             goal = rng.uniform(SPEC.lower, SPEC.upper, (8, 8))
-        # Where braking takes many periods, only some set-points of it are looked at: 1 mm is what that may cost here.
-        watch.see(limit.limit(goal).set_point, spec.dt, inside=False)
-        assert outside(watch.position).max() <= 1e-3
+        watch.see(limit.limit(goal).set_point, spec.dt)
+
+
+def test_every_set_point_of_a_long_braking_path_is_looked_at() -> None:
+    spec = at(200.0)
+    limit, rng, dt = limiter(8, spec), np.random.default_rng(1), 1 / 200
+    beyond = 0.0
+    for _ in range(40):
+        position = spec.home[:7] + rng.normal(0, 0.5, (8, 7))
+        velocity = rng.uniform(-1, 1, (8, 7)) * spec.velocity[:7]
+        found = limit._workspace.excess(position, velocity, dt)
+        p, v, worst = position + velocity * dt, velocity, np.zeros(8)
+        for _ in range(70):
+            worst = np.maximum(worst, outside(p))
+            v = v - np.clip(v, -spec.acceleration[:7] * dt, spec.acceleration[:7] * dt)
+            p = p + v * dt
+        assert found == pytest.approx(worst, abs=1e-9)
+        beyond = max(beyond, float(worst.max()))
+    assert beyond > 0.1
 
 
 def test_what_is_within_the_limits_goes_through_unchanged() -> None:
@@ -200,6 +223,29 @@ def test_an_arm_outside_comes_back_in_and_gets_no_further_out() -> None:
     for _ in range(30):
         point = limit.limit(SPEC.home[None]).set_point
     assert point[0] == pytest.approx(SPEC.home, abs=1e-12)
+
+
+@pytest.mark.parametrize("how", ["estop", "nan"])
+def test_a_held_arm_outside_its_limits_stays_where_it_is(how: str) -> None:
+    beyond = SPEC.home.copy()
+    beyond[0], beyond[3] = SPEC.upper[0] + 0.05, SPEC.lower[3] - 0.02
+    limit = limiter(1, start=beyond[None])
+    target = np.where(how == "nan", np.nan, SPEC.home)
+    if how == "estop":
+        limit.estop()
+    for _ in range(5):
+        assert np.array_equal(limit.limit(target[None]).set_point[0], beyond)
+
+
+def test_a_call_can_be_undone() -> None:
+    rng, undone, plain = np.random.default_rng(3), limiter(3), limiter(3)
+    for _ in range(30):
+        target, other = rng.uniform(SPEC.lower, SPEC.upper, (2, 3, 8))
+        saved = undone.save()
+        undone.limit(other)
+        undone.restore(saved)
+        assert np.array_equal(undone.limit(target).set_point, plain.limit(target).set_point)
+        assert np.array_equal(undone.velocity, plain.velocity)
 
 
 def test_estop_brakes_stays_and_latches() -> None:

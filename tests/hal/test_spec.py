@@ -160,3 +160,11 @@ def test_data_folders() -> None:
     assert hal.data_path("hardware_specs", "panda.yaml").is_file()
     with pytest.raises(hal.HalError, match="must be one of hardware_specs"):
         hal.data_path("secrets")
+
+
+def test_equal_specs_are_equal_after_use_and_a_changed_copy_works_its_vectors_out_anew() -> None:
+    one, other = hal.load_spec("so101"), hal.load_spec("so101")
+    assert one.home.shape == (6,)
+    assert one == other and hash(one) == hash(other) and one != hal.load_spec("panda")
+    changed = one.model_copy(update={"control_hz": 20.0})
+    assert changed != one and changed.dt == 0.05 and one.dt == 0.1

@@ -1,0 +1,58 @@
+"""The latching e-stop: a file per robot in the runtime folder, looked for before each set-point."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from hal.runtime import runtime_folder, write_json
+
+ALL = "@all"
+"""The name that stands for every robot of this user on this machine, those included that start later."""
+
+
+class EStop:
+    """That of one robot. Pressed is what has a file: it outlives whoever pressed it, and every arm process.
+
+    It is no safety function in the sense of ISO 13850, which no program can be: have a switch that cuts the power.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        folder = runtime_folder("estop")
+        self._own, self._all = folder / name, folder / ALL
+        self._paths = (str(self._own), str(self._all))
+
+    @property
+    def pressed(self) -> bool:
+        """Takes microseconds."""
+        return os.path.lexists(self._paths[0]) or os.path.lexists(self._paths[1])
+
+    def press(self, by: str, why: str = "") -> None:
+        """Stops the robot at its next tick, and for good. Pressed once more it keeps who was first.
+
+        Raises OSError when the file can't be written: then use the switch.
+        """
+        if not self._own.exists():
+            write_json(self._own, {"by": by, "why": why, "at": time.time()})
+
+    def clear(self) -> bool:
+        """Releases it, on purpose; False when it wasn't pressed. Nothing moves before it is commanded anew."""
+        try:
+            self._own.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def reason(self) -> str:
+        """Who pressed it, and why; "" when nobody did."""
+        for file in (self._own, self._all):
+            try:
+                content = json.loads(file.read_text())
+                return f"e-stop by {content['by']}{': ' * bool(content['why'])}{content['why']}"
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError):
+                return "e-stop"  # latched is latched, whatever the file holds
+        return ""

@@ -1,0 +1,126 @@
+"""`Ownership`: the sole right of one process to a robot's name and to its port."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hal.errors import OwnershipError
+from hal.runtime import runtime_folder
+
+HUNG_S = 10.0
+"""[s] An owner that hasn't said for so long that it goes on is killed by the next one."""
+_PATIENCE_S = 5.0  # [s] for a killed process to be gone
+
+
+class Ownership:
+    """Held from `with` to the end of it, or to the end of the process, however that ends.
+
+    name     of the robot; its folder in the runtime folder is `folder`
+    address  of what moves it, such as its port; "" where nothing is shared. Links are followed, so that two names of
+             one port are one.
+
+    An owner calls `beat` at least every second. One that has not for `HUNG_S` is killed (kill -9) by who comes next:
+    while it hangs nobody stops the arm.
+
+    Raises OwnershipError when another process that is well owns either; it names the process.
+    """
+
+    def __init__(self, name: str, address: str = "") -> None:
+        self.name = name
+        self.folder = runtime_folder("robots") / name
+        self._what = {f"robot {name!r}": self.folder / "lock"}
+        if address:
+            real = os.path.realpath(address) if address.startswith("/") else address
+            self._what[f"{address}"] = runtime_folder("ports") / re.sub(r"[^A-Za-z0-9._-]", "_", real)
+        self._locks: list[int] = []
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(exist_ok=True)
+        try:
+            for what, file in self._what.items():
+                self._locks.append(_lock(what, file))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def beat(self) -> None:
+        """This process goes on. Takes microseconds."""
+        for lock in self._locks:
+            os.utime(lock)
+
+    def close(self) -> None:
+        """Give both back. Idempotent."""
+        for lock in self._locks:
+            os.close(lock)
+        self._locks = []
+
+
+def owner_of(name: str) -> int | None:
+    """The process that owns the robot of that name now; None where none does."""
+    try:
+        lock = os.open(runtime_folder("robots") / name / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _try(lock) else _owner(lock)
+    finally:
+        os.close(lock)
+
+
+def _lock(what: str, file: Path) -> int:
+    lock = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = 0.0
+        while not _try(lock):
+            owner = _owner(lock)
+            silent = time.time() - os.fstat(lock).st_mtime
+            if deadline == 0.0:
+                if owner is None or silent <= HUNG_S:
+                    who = f"process {owner}" if owner is not None else "a process that just starts"
+                    raise OwnershipError(f"{what} belongs to {who}: end that one first, or use another robot")
+                os.kill(owner, signal.SIGKILL)
+                deadline = time.monotonic() + _PATIENCE_S
+            elif time.monotonic() > deadline:
+                raise OwnershipError(f"{what}: process {owner} hangs and can't be killed: switch the robot off")
+            time.sleep(0.01)
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()} {_started(os.getpid())}".encode(), 0)
+        return lock
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _try(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _owner(lock: int) -> int | None:
+    """The process that holds it, if it still is the one that wrote its number there."""
+    match os.pread(lock, 100, 0).split():
+        case [number, started] if number.isdigit() and _started(int(number)) == started.decode():
+            return int(number)
+    return None
+
+
+def _started(process: int) -> str:
+    """When it started, in clock ticks since boot (proc(5), field 22); "" when there is no such process."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
