@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from envs.control import JointDeltaControl
+from envs.control import Applied, JointDeltaControl
 from envs.errors import EnvError
 from envs.expert import solve_start
 from envs.latency import Latency
@@ -16,7 +16,8 @@ from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, action_space, observat
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
 from envs.variation import Variation
-from hal.robot import Command, Reading, Renderable, Robot, Scene, Steppable, Tunable
+from hal.errors import LeaseError, Stopped
+from hal.robot import Clocked, Command, Reading, Renderable, Robot, Scene, Steppable, Tunable
 
 _ONE = np.zeros(1, np.int64)
 _RUNNING = np.ones(1, bool)
@@ -27,8 +28,11 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     """Observations, actions and reward are those of `BatchArmEnv`, for one arm; every action passes the safety layer.
 
     A steppable robot is stepped by one control period per `step`. Any other runs by itself: `step` writes, waits for
-    the next tick of an absolute clock, then reads; a tick that comes more than one period late is counted in
-    `missed_ticks` and the clock starts anew from it. The task's objects are read through the robot's `Scene`.
+    the next tick of the robot's clock, or of an absolute one of its own, then reads; ticks that went by meanwhile are
+    counted in `missed_ticks`. The task's objects are read through the robot's `Scene`.
+
+    A robot that was stopped (e-stop, watchdog, a lease that is over, ...) ends the episode: truncated, with the reason
+    in `info["stopped"]`. `reset` then raises Stopped as long as that holds.
 
     Images are those that the robot's driver brings with a reading, cut and scaled to the size asked for, or else drawn
     by a simulated robot, with the same pixels as in a batch. `instruction` is the wording of the running episode.
@@ -51,6 +55,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
             raise EnvError(f"robot {spec.name}: task {self.task.name} needs to know where its objects are (hal Scene)")
         self._scene: Scene = scene
         self._steppable = robot.capability(Steppable)
+        self._clocked = robot.capability(Clocked)
         self._control = JointDeltaControl(spec, 1)
         self.options = EnvOptions() if options is None else options
         self._referee = Referee(self.task, 1, self.options)
@@ -85,6 +90,8 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     ) -> tuple[Observations, dict[str, Any]]:
         """Put arm and objects to a new start; the arm then rests there until the first `step`."""
         super().reset(seed=seed)
+        if self._clocked is not None:
+            self._clocked.rest()
         spec, rng = self.robot.spec, self.np_random
         variation = self._vary(seed)
         joints = len(spec.joints)
@@ -110,17 +117,22 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""
         self._next_tick = None
+        if self._clocked is not None:
+            self._clocked.skip()
 
     def step(self, action: np.ndarray) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
-        """One control step; `info` holds executed, held, clipped, success; `reading` is what the robot measured."""
+        """One control step; `info` holds executed, held, clipped, success, stopped; `reading` is what was measured."""
         if self._variation is None:
             raise EnvError(f"robot {self.robot.spec.name}: step before the first reset")
         sent = np.asarray(action, np.float32)[None]
         applied = self._control.apply(_ONE, sent if self._latency is None else self._latency.pass_on(_ONE, sent))
-        self.robot.write(Command(applied.set_point[0]))
-        if self._steppable is not None:
-            self._steppable.step(self.robot.spec.dt)
-        else:
+        try:
+            self._carry_out(applied)
+        except (Stopped, LeaseError) as error:
+            return self._stopped(str(error))
+        if self._clocked is not None:
+            self.missed_ticks += self._clocked.wait()
+        elif self._steppable is None:
             self._wait_for_tick()
         self.reading = self.robot.read()
         state = self._state_at(self.reading.position)
@@ -130,12 +142,36 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
             "held": bool(applied.held[0]),
             "clipped": bool(applied.clipped[0]),
             "success": bool(success[0]),
+            "stopped": "",
         }
         return self._observe(state, self._variation), float(reward[0]), bool(success[0]), bool(overtime[0]), info
 
+    def _carry_out(self, applied: Applied) -> None:
+        if self._steppable is None:  # its own loop finds the way
+            self.robot.write(Command(applied.set_point[0]))
+            return
+        for set_point in applied.on_the_way(self.robot.spec.ticks):
+            self.robot.write(Command(set_point[0]))
+            self._steppable.step(self.robot.spec.dt_driver)
+
+    def _stopped(self, why: str) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """The last step of an episode, in which nothing was commanded any more."""
+        rest = self.rest_action()
+        info = {"executed": rest, "held": True, "clipped": True, "success": False, "stopped": why}
+        self.reading = self.robot.read()
+        return self._observe(self._state_at(self.reading.position), self._variation), 0.0, False, True, info
+
     def hold(self) -> None:
-        """Between episodes: write the set-point in force again, so that the robot's watchdog stays quiet."""
-        self.robot.write(Command(self._control.set_point(_ONE)[0]))
+        """Between episodes: the arm stays where it is, and the robot's watchdog quiet. Raises Stopped as `reset`."""
+        if self._clocked is not None:
+            self._clocked.rest()
+        else:
+            self.robot.write(Command(self._control.set_point(_ONE)[0]))
+
+    @property
+    def set_point(self) -> np.ndarray:
+        """(dim,) the set-point in force, rad and m. A copy."""
+        return self._control.set_point(_ONE)[0].copy()
 
     def rest_action(self) -> np.ndarray:
         """(D,) the action that leaves the set-points where they are."""

@@ -80,7 +80,7 @@ class BatchArmEnv(VectorEnv):
         self.model = build_scene(spec, self.task)
         self._binding = Binding.of(spec, self.model)
         self._objects = object_slots(self.model)
-        self._substeps = max(1, round(spec.dt / self.model.opt.timestep))
+        self._substeps = max(1, round(spec.dt_driver / self.model.opt.timestep))
         self._batch = batch.Batch(self.model, num_envs, nthread=threads)
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._mocap = self._batch.bind("ctrl"), self._batch.bind("mocap_pos")
@@ -137,8 +137,9 @@ class BatchArmEnv(VectorEnv):
             applied.held,
             applied.clipped,
         )
-        self._write(self._binding.write_ctrl, applied.set_point, self._ctrl, ids)
-        self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
+        for set_point in applied.on_the_way(self.robot.ticks):
+            self._write(self._binding.write_ctrl, set_point, self._ctrl, ids)
+            self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
         state = self.scene_state()
         fault = self._diverged()
         all_reward, success, overtime = self.referee.judge(state, self.running)

@@ -1,5 +1,6 @@
 """Actions of a policy become set-points of arms: joint deltas and a gripper width, through the safety layer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,24 @@ class Applied:
     """What became of the actions of k arms.
 
     Attributes:
+        before: (k, dim) the set-points until now.
         set_point: (k, dim) absolute set-points to write, rad and m.
         executed: (k, D) float32, the actions that these set-points amount to.
         held: (k,) bool, the safety layer refused the action and held the arm.
         clipped: (k,) bool, the action's bounds or the safety layer changed the action in any entry.
     """
 
+    before: np.ndarray
     set_point: np.ndarray
     executed: np.ndarray
     held: np.ndarray
     clipped: np.ndarray
+
+    def on_the_way(self, ticks: int) -> Iterator[np.ndarray]:
+        """The set-points (k, dim) of a driver that gets so many in a control period: on a straight line to the last."""
+        for tick in range(1, ticks):
+            yield self.before + tick / ticks * (self.set_point - self.before)
+        yield self.set_point
 
 
 class JointDeltaControl:
@@ -62,7 +71,7 @@ class JointDeltaControl:
         executed[:, :joints] = limited.set_point[:, :joints] - before[:, :joints]
         self._set_point[ids] = limited.set_point
         clipped = limited.clipped | (bounded != actions).any(-1)
-        return Applied(limited.set_point, executed, limited.held, clipped)
+        return Applied(before, limited.set_point, executed, limited.held, clipped)
 
     def set_point(self, ids: np.ndarray) -> np.ndarray:
         """(k, dim) the set-points in force."""

@@ -13,8 +13,8 @@ from hal.spec import RobotSpec
 def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     """Compile the arm's MJCF with a table (top at z = 0 of the base frame), lights, and what the task adds.
 
-    The MJCF's timestep is the longest allowed: it is shortened so that a control period is a whole number of them. Its
-    own floor, lights and sky are left out: every robot's scene is lit alike, and nothing lies on two floors.
+    The MJCF's timestep is the longest allowed: it is shortened so that a period of the driver is a whole number of
+    them. Its own floor, lights and sky are left out: every robot's scene is lit alike, and nothing lies on two floors.
 
     Raises TaskError when the spec names no MJCF or the scene does not compile, SpecError when the MJCF can't be read.
     """
@@ -26,7 +26,7 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     skies = [texture for texture in scene.textures if texture.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX]
     for part in (*floors, *world.lights, *skies):
         scene.delete(part)
-    scene.option.timestep = spec.dt / math.ceil(spec.dt / scene.option.timestep - 1e-9)
+    scene.option.timestep = spec.dt_driver / math.ceil(spec.dt_driver / scene.option.timestep - 1e-9)
     scene.visual.quality.shadowsize = 1024  # MuJoCo's 4096 triples the time of a picture that is drawn without a GPU
     scene.add_texture(
         name="sky",

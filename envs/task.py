@@ -63,6 +63,8 @@ class Task(ABC):
     """Success is declared after so many consecutive steps in which `achieved` holds."""
     objects: ClassVar[tuple[str, ...]]
     """Bodies whose pose an episode sets; each has a free joint or is a mocap body."""
+    virtual: ClassVar[bool] = False
+    """Nothing touches the objects: a real arm can do the task with none of them there."""
     expert_delta: ClassVar[float] = 0.08
     """Largest joint delta of the scripted expert, rad per control step."""
     start_noise: ClassVar[float] = 0.02

@@ -25,6 +25,7 @@ class Reach(Task):
     episode_steps = 16
     hold_steps = 2
     objects = ("target",)
+    virtual = True
     tolerance = 0.02
     post = 0.4
 

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv, EnvError, EnvOptions, Expert, TaskError, make_task
-from hal.spec import load_spec
+from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert, TaskError, make_task
+from envs.scene import build_scene
+from hal.registry import make_robot
+from hal.spec import RobotSpec, load_spec
+from tests.envs.alike import alike
 
 SPEC = load_spec("panda")
 DISABLED = AutoresetMode.DISABLED
@@ -145,3 +148,17 @@ def test_a_picture_shows_the_arm_and_the_cube() -> None:
     assert 20 < red.sum() < 5000
     assert not np.array_equal(frames[0], frames[1])
     env.close()
+
+
+def test_between_two_control_steps_a_faster_driver_gets_set_points_on_a_line_as_in_the_single_arm() -> None:
+    spec = RobotSpec.model_validate(load_spec("panda").model_dump() | {"driver_hz": 50.0})
+    batch = BatchArmEnv(spec, "lift", 1)
+    env = ArmEnv(make_robot(spec, scene=build_scene(spec, make_task("lift", spec))), "lift")
+    written: list[np.ndarray] = []
+    write = env.robot.write
+    env.robot.write = lambda command: (written.append(command.target), write(command))[1]  # type: ignore[method-assign]
+    for one, many in alike(env, batch, 6):
+        np.testing.assert_allclose(one["observation.state"], many["observation.state"], atol=1e-5)
+    steps = np.diff(np.array(written).reshape(6, 5, spec.dim), axis=1)
+    np.testing.assert_allclose(steps, steps[:, :1].repeat(4, axis=1), atol=1e-12)
+    assert np.abs(steps).max() > 1e-3
