@@ -1,5 +1,6 @@
 """`robotlearn robots`: what robots there are and how they are."""
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,14 +14,19 @@ from hal.errors import DocumentError, HalError, SpecError
 from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
+from robotlearn.robot_states import robot_states, states_table, wide_console
 
 
 def show_robots(what: str | None) -> None:
     """Print a table of all shipped specs, of one spec (name or file), or of the robots of a config's edges.
 
+    Above all shipped specs, the robots that run on this machine, with health and lease.
+
     Raises ConfigError, SpecError: it is neither, or a model does not fit its spec.
     """
     if what is None:
+        if running := robot_states():
+            wide_console().print(states_table(running), "")
         rows = [(path.stem, load_spec(path.stem), 1) for path in sorted(_shipped("hardware_specs").values())]
     elif _is_spec(what):
         spec = load_spec(what)
@@ -44,6 +50,16 @@ def show_robots(what: str | None) -> None:
             name, f"{spec.name} ({spec.maker})", spec.driver, str(arms), joints, f"{spec.control_hz:g} Hz", _state(spec)
         )
     Console().print(table)
+
+
+def robots_json() -> str:
+    """What `show_robots(None)` shows, as one JSON object."""
+    models = []
+    for path in sorted(_shipped("hardware_specs").values()):
+        spec = load_spec(path.stem)
+        models.append({"name": path.stem, "maker": spec.maker, "driver": spec.driver, "names": list(spec.names),
+                       "control_hz": spec.control_hz, "state": _state(spec)})  # fmt: skip
+    return json.dumps({"running": [state.as_json() for state in robot_states()], "models": models})
 
 
 def _shipped(folder: str) -> dict[str, Path]:
