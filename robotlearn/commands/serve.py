@@ -1,0 +1,52 @@
+"""`robotlearn serve`: an arm process by itself, for whoever gets its lease, on this machine or another."""
+
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    robot: Annotated[str, typer.Argument(metavar="ROBOT", help="A robot's spec: its name, or a YAML file.")],
+    driver: Annotated[
+        str | None, typer.Option("--driver", help="By default the spec's own.", show_default=False)
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="What the driver takes, as in YAML: port=/dev/ttyACM0."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What this one arm is called; by default the spec's name.")
+    ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            "--bind",
+            metavar="ADDRESS",
+            help="ipc://PATH or tcp://127.0.0.1:PORT (* takes a free one); by default ipc in the runtime folder.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure_public: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-public",
+            help="Bind beyond this machine without keys: whoever reaches the port can then move the arm.",
+        ),
+    ] = False,
+) -> None:
+    """Serve a robot to others as the driver `remote`, one holder of its lease at a time; prints its address first."""
+    from robotlearn.config.load import driver_options
+    from robotlearn.edge.served_arm import serve_arm
+    from robotlearn.processes import stop_on_signals
+
+    stop = stop_on_signals()
+    serve_arm(
+        robot,
+        driver,
+        driver_options(option or []),
+        name=name,
+        bind=bind,
+        insecure_public=insecure_public,
+        stop=stop,
+        say=typer.echo,
+    )

@@ -1,0 +1,343 @@
+"""`ArmServer`: lets others command the robot of this process over ZeroMQ, under its leases. Imports no torch."""
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import zmq
+from msgspec import structs
+
+from hal.control_loop import ControlLoop
+from hal.errors import DriverError, HalError, LeaseError, Stopped
+from hal.estop import EStop
+from hal.robot import Command, Reading
+from robotlearn.edge import arm_messages as messages
+from robotlearn.edge.arm_messages import TO_ARM, Answer, Flat, FromArm, State, Verdict
+from robotlearn.edge.local import Tensor, tensors
+from robotlearn.errors import WireError
+from robotlearn.wire import sockets
+from robotlearn.wire.peers import first_difference
+from robotlearn.wire.sockets import Monitor, Wakeup
+
+log = logging.getLogger(__name__)
+
+_FRAMES, _PACE_S = 64, 0.0005  # taken in between two looks at the rest; so long a pause when there were so many
+_IDLE_S = 0.2  # without a tick it sends its state so often all the same
+_IN_FLIGHT = 256 << 10  # [bytes] of states that a client hasn't said it heard; two always may be
+_MAX_PEERS = 16
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """One client that said Hello."""
+
+    holder: str
+    cameras: tuple[str, ...]
+    heard_at: float
+    handled: int = 0  # the newest sequence of its commands
+    number: int = 0  # of the newest state that it was sent
+    flying: deque[tuple[int, int]] = field(default_factory=deque)  # number and bytes of those that it hasn't heard
+
+
+class ArmServer:
+    """Answers clients on one thread, from `start` to `close`; the control loop never waits for it, nor for a client.
+
+    What a command may do is the loop's to say: its leases and its stops hold for clients as for anyone. A set-point
+    is dropped and counted when its sequence isn't larger than the client's last (`old`) or its time is over (`late`).
+
+    Each control period every client gets the newest reading, with the images that it asked for. To one that lags by
+    more than 256 kB and two states nothing is sent, counted as `states_dropped`, then the newest: nothing queues up.
+
+    Anyone may press the e-stop, without a lease, even without a Hello. It can be cleared over ipc only, so from this
+    machine.
+
+    At most 16 clients (`refused`); one that is silent for 3 s is forgotten (`dead`). Frames beyond 64 kB cost their
+    sender the connection (`disconnects`). Malformed ones are counted (`bad_frames`), logged once per client, dropped.
+    """
+
+    def __init__(
+        self, loop: ControlLoop, estop: EStop, endpoint: str, *, name: str, insecure_public: bool = False
+    ) -> None:
+        """Binds at once: ipc://PATH or tcp://HOST:PORT. Call `tick` in the loop's `beat`.
+
+        Raises AddressError (malformed, in use, public without `insecure_public`), ValueError for a loop without leases.
+        """
+        if loop.leases is None:
+            raise ValueError(f"{name}: a robot that anyone on the wire may command needs leases")
+        self._loop, self._leases, self._estop, self.name = loop, loop.leases, estop, name
+        self._agreed: Flat = messages.agreed(loop.spec)
+        self._arm = secrets.randbits(62)
+        self._every = max(1, round(loop.spec.dt / loop.spec.dt_driver))
+        self.counters: Counter[str] = Counter()
+        """set_points, done, and why others weren't (old, late, lease, stopped, fault, refused); states, states_dropped,
+        answers_dropped, bad_frames, dead.
+        """
+        self._clears = endpoint.startswith("ipc://")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._socket = sockets.router(self._context, TO_ARM)
+        # A client that lost its connection comes back under its random identity before the old one is found dead.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._monitor = Monitor(self._socket)
+        try:
+            self.address = sockets.bind(self._socket, endpoint, insecure_public=insecure_public)
+        except BaseException:
+            self._monitor.close()
+            self._context.destroy(linger=0)
+            raise
+        self._wakeup = Wakeup()
+        self._due = False
+        self._period = 0
+        self._pushed_at = 0.0
+        self._last: Reading | None = None
+        self._peers: dict[bytes, _Peer] = {}
+        self._complained: set[bytes] = set()
+        self._closing = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"arm server {name}", daemon=True)
+
+    def tick(self) -> None:
+        """The loop has made a tick. Takes microseconds."""
+        if self._loop.done % self._every == 0:
+            self._period += 1
+            self._due = True
+            self._wakeup.set()
+
+    def start(self) -> None:
+        """The loop is connected: clients are heard from now on."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def stats(self) -> dict[str, int]:
+        """`counters`, with `disconnects` (those for size too: libzmq doesn't tell why) and the clients there are."""
+        return {**self.counters, "disconnects": self._monitor.disconnects, "clients": len(self._peers)}
+
+    def close(self) -> None:
+        """Idempotent. The loop goes on."""
+        self._closing.set()
+        self._wakeup.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if not self._context.closed:
+            self._monitor.close()
+            self._context.destroy(linger=0)
+            self._wakeup.close()
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor.events, zmq.POLLIN)
+        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        try:
+            while not self._closing.is_set():
+                poller.poll(round(_IDLE_S * 1000))
+                self._wakeup.clear()
+                self._monitor.read()
+                many = self._receive()
+                now = time.monotonic()
+                if self._due or now - self._pushed_at >= _IDLE_S:
+                    self._due, self._pushed_at = False, now
+                    self._push(now)
+                if many:
+                    time.sleep(_PACE_S)  # a flood must leave the interpreter to the control loop
+        except BaseException as error:  # must show up in `check`, not end a thread unseen
+            self._failure = error
+            log.exception("%s: the server ended", self.name)
+
+    def _receive(self) -> bool:
+        """Take in what came; whether there may be more."""
+        for _ in range(_FRAMES):
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            try:
+                if len(frames) != 1:
+                    raise WireError(f"a message of {len(frames)} parts")
+                self._take(identity, messages.decode_to_arm(frames[0]))
+            except WireError as error:
+                self.counters["bad_frames"] += 1
+                if identity not in self._complained and len(self._complained) < 1024:
+                    self._complained.add(identity)
+                    log.warning("%s: dropped, and will drop silently from now on: %s", self.name, error)
+        return True
+
+    def _take(self, identity: bytes, message: messages.ToArm) -> None:
+        now = time.monotonic()
+        peer = self._peers.get(identity)
+        if peer is not None:
+            peer.heard_at = now
+        match message:
+            case messages.Press():
+                self._answer(identity, message.sequence, *self._press(message))
+            case messages.Hello():
+                self._welcome(identity, message, now)
+            case _ if peer is None:
+                self._send(identity, messages.Refused(False, "there was no Hello"))
+            case messages.Heard():
+                while peer.flying and peer.flying[0][0] <= message.number:
+                    peer.flying.popleft()
+            case messages.Acquire():
+                self._acquire(identity, peer, message)
+            case messages.Clear():
+                self._answer(identity, message.sequence, *self._clear(message))
+            case messages.SetPoint() | messages.Rest() | messages.Stop():
+                verdict, why = self._command(peer, message, now)
+                if isinstance(message, messages.SetPoint):
+                    self.counters["set_points"] += 1
+                    self.counters[verdict] += 1
+                self._answer(identity, message.sequence, verdict, why)
+            case messages.Renew():
+                self._answer(identity, message.sequence, *self._renew(message))
+            case messages.Release():
+                self._leases.release(message.token)
+                self._answer(identity, message.sequence, "done", "")
+
+    def _welcome(self, identity: bytes, hello: messages.Hello, now: float) -> None:
+        reason = ""
+        if hello.schema != messages.SCHEMA:
+            reason = f"it speaks schema {hello.schema}, this arm {messages.SCHEMA}: use one version on both sides"
+        elif (differs := first_difference(self._agreed, hello.spec)) is not None:
+            key = differs[0]
+            ours, theirs = (repr(spec[key]) if key in spec else "nothing" for spec in (self._agreed, hello.spec))
+            reason = f"another spec: {key} is {ours} at the arm and {theirs} at the client"
+        elif unknown := [name for name in hello.cameras if name not in {c.name for c in self._loop.spec.cameras}]:
+            reason = f"the spec has no camera {unknown[0]!r}"
+        elif identity not in self._peers and len(self._peers) >= _MAX_PEERS:
+            reason = f"there are {_MAX_PEERS} clients already"
+        if reason:
+            self.counters["clients_refused"] += 1
+            self._send(identity, messages.Refused(True, f"{self.name}: {reason}"))
+            return
+        before = self._peers.get(identity)
+        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, before.handled if before is not None else 0)
+        self._send(identity, messages.Welcome(self.name, self._agreed, self._arm))
+
+    def _acquire(self, identity: bytes, peer: _Peer, wish: messages.Acquire) -> None:
+        try:
+            lease = self._leases.acquire(peer.holder, wish.ttl, take=wish.take)
+        except LeaseError as error:
+            self._answer(identity, wish.sequence, "lease", str(error))
+        except OSError as error:
+            self._answer(identity, wish.sequence, "refused", f"the lease can't be written down: {error}")
+        else:
+            self._send(identity, Answer(wish.sequence, "done", "", time.monotonic(), lease.token))
+
+    def _renew(self, message: messages.Renew) -> tuple[Verdict, str]:
+        if message.token is not None:
+            try:
+                self._leases.renew(message.token)
+            except LeaseError as error:
+                return "lease", str(error)
+        return "done", ""
+
+    def _press(self, message: messages.Press) -> tuple[Verdict, str]:
+        try:
+            self._estop.press(message.by, message.why)
+        except OSError as error:
+            self._loop.stop()
+            return "fault", f"the e-stop can't be latched, use the switch: {error}"
+        return "done", ""
+
+    def _clear(self, message: messages.Clear) -> tuple[Verdict, str]:
+        if not (self._clears and message.on_purpose):
+            return "refused", f"clear the e-stop at the robot: robotlearn estop {self.name} --clear"
+        self._estop.clear()
+        return "done", ""
+
+    def _command(
+        self, peer: _Peer, message: messages.SetPoint | messages.Rest | messages.Stop, now: float
+    ) -> tuple[Verdict, str]:
+        target = message.target.array() if isinstance(message, messages.SetPoint) else None
+        if message.sequence <= peer.handled:
+            return "old", ""
+        peer.handled = message.sequence
+        try:
+            self._leases.check(message.token)
+            if not isinstance(message, messages.Stop) and not now <= message.expires:
+                return "late", ""
+            if target is not None:
+                self._loop.write(Command(target, message.token))
+            elif isinstance(message, messages.Rest):
+                self._loop.rest()
+            else:
+                self._loop.stop()
+        except LeaseError as error:
+            return "lease", str(error)
+        except Stopped as error:
+            return "stopped", str(error)
+        except DriverError as error:
+            return "refused", str(error)
+        except HalError as error:
+            return "fault", str(error)
+        return "done", ""
+
+    def _answer(self, identity: bytes, sequence: int, verdict: Verdict, why: str) -> None:
+        self._send(identity, Answer(sequence, verdict, why[:1024], time.monotonic()))
+
+    def _push(self, now: float) -> None:
+        for identity in [key for key, peer in self._peers.items() if now - peer.heard_at > TO_ARM.dead_after_s]:
+            del self._peers[identity]
+            self.counters["dead"] += 1
+        if not self._peers:
+            return
+        state, images = self._state(now)
+        for identity, peer in list(self._peers.items()):
+            if len(peer.flying) >= 2 and sum(size for _, size in peer.flying) > _IN_FLIGHT:
+                self.counters["states_dropped"] += 1
+                continue
+            peer.number += 1
+            own = {name: images[name] for name in peer.cameras if name in images}
+            frame = messages.encode(structs.replace(state, number=peer.number, handled=peer.handled, images=own))
+            peer.flying.append((peer.number, len(frame)))
+            self._send(identity, frame)
+            self.counters["states"] += 1
+
+    def _state(self, now: float) -> tuple[State, dict[str, Tensor]]:
+        loop = self._loop
+        with contextlib.suppress(HalError):  # a robot at fault: its last reading, and what is wrong with it
+            self._last = loop.read()
+        assert self._last is not None
+        reading, health = self._last, loop.health()
+        state = State(
+            number=0,
+            period=self._period,
+            handled=0,
+            position=Tensor.of(reading.position),
+            velocity=Tensor.of(reading.velocity),
+            effort=None if reading.effort is None else Tensor.of(reading.effort),
+            images={},
+            monotonic=reading.monotonic,
+            at=now,
+            activity=loop.activity,
+            estopped=loop.estopped,
+            health=health.state,
+            detail=health.detail,
+            telemetry=tensors(health.telemetry),
+            holder=self._leases.holder,
+        )
+        return state, tensors({name: reading.images[name] for name in self._wanted() if name in reading.images})
+
+    def _wanted(self) -> set[str]:
+        return {name for peer in self._peers.values() for name in peer.cameras}
+
+    def _send(self, identity: bytes, message: FromArm | bytes) -> None:
+        frame = message if isinstance(message, bytes) else messages.encode(message)
+        try:
+            self._socket.send_multipart([identity, frame], zmq.NOBLOCK)
+        except zmq.Again:
+            self.counters["answers_dropped"] += 1
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            if self._peers.pop(identity, None) is not None:
+                self.counters["dead"] += 1
