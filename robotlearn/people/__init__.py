@@ -1,0 +1,1 @@
+"""People at a robot: devices, what becomes of their hands' motions, teleoperation, recording, intervention."""
