@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robotlearn import gl
+from robotlearn.commands.emulate import emulate
+from robotlearn.commands.estop import estop
+from robotlearn.commands.record import record
+from robotlearn.commands.robots import robots
+from robotlearn.commands.serve import serve
+from robotlearn.commands.station import station
+from robotlearn.commands.teleop import teleop
 from robotlearn.version import __version__
 
 if TYPE_CHECKING:
@@ -254,6 +261,13 @@ def run_policy(
         str | None, typer.Option(help="One of the run's tasks; needed when it has several.", show_default=False)
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many; in a dry run how many chunks.")] = 10,
+    driver: Annotated[
+        str | None, typer.Option(help="What talks to the robot; by default as the run did.", show_default=False)
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="One of the driver's options, such as port=/dev/ttyACM0; repeatable."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what the policy would do and what safety would make of it; no move.")
     ] = False,
@@ -272,13 +286,15 @@ def run_policy(
 
     Stopped by a signal before all episodes are done, it tells of those that are and ends with exit status 130.
     """
+    from robotlearn.config.load import driver_options
     from robotlearn.display import Display
     from robotlearn.edge.drive import Drive
     from robotlearn.processes import stop_on_signals
     from robotlearn.saved_policy import find_policy_for
 
     stop = stop_on_signals()
-    driving = Drive(find_policy_for(policy, robot, task, ahead), episodes=episodes, dry_run=dry_run)
+    saved = find_policy_for(policy, robot, task, ahead, driver, driver_options(option or []))
+    driving = Drive(saved, episodes=episodes, dry_run=dry_run)
     try:
         if as_json:
             driving.run(stop)
@@ -293,21 +309,13 @@ def run_policy(
         raise typer.Exit(130)
 
 
-@app.command()
-def robots(
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ROBOT|CONFIG]",
-            help="Check and show this spec (name or YAML file), or this config's robots.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """The robots: the shipped ones, one of its own spec, or those of a config's edges."""
-    from robotlearn.robots import show_robots
-
-    show_robots(what)
+app.command()(robots)
+app.add_typer(station, name="station")
+app.command()(emulate)
+app.command()(teleop)
+app.command()(serve)
+app.command()(estop)
+app.command()(record)
 
 
 @app.command()
@@ -493,7 +501,11 @@ def main() -> None:
         else:
             raise
         print(f"robotlearn: {text}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if type(error).__name__ in _TRANSIENT else 2)
+
+
+_TRANSIENT = ("RobotFault", "Stopped")
+"""What may be over when the process is started again: an arm that was unplugged, or switched off."""
 
 
 def _mendable() -> tuple[type[Exception], ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hal.errors import SpecError
 from hal.spec import RobotSpec, load_spec
@@ -68,12 +68,20 @@ def find_policy(path: Path) -> SavedPolicy:
     return SavedPolicy(folder.config.resolve(), (), config, chosen.resolve(), saved.version)
 
 
-def find_policy_for(path: Path, robot: str | None, task: str | None, ahead: int | None = None) -> SavedPolicy:
+def find_policy_for(
+    path: Path,
+    robot: str | None,
+    task: str | None,
+    ahead: int | None = None,
+    driver: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> SavedPolicy:
     """`find_policy`, its config with a single, paced edge: one arm of the model `robot`, which does `task`.
 
     robot: a spec's name or file; None: the run's only one. Another spec of the same embodiment takes the place of the
     run's. task: one of the run's; None: its only one. ahead: as an edge's `ahead`; None: that of the run's paced edge,
-    or 0 where it has none, since a policy that was trained in lockstep never met an older observation.
+    or 0 where it has none, since a policy that was trained in lockstep never met an older observation. driver: by
+    default that of the run's paced edge, with its options; options: the driver's own, laid over those.
 
     Raises besides ConfigError: the policy is not for this robot or task, naming what differs.
     """
@@ -106,6 +114,9 @@ def find_policy_for(path: Path, robot: str | None, task: str | None, ahead: int 
     else:
         robot = robots[0]
     edge = _paced(config, ahead) | {"robot": [robot], "task": [task or config.task[0]]}
+    if driver is not None and driver != edge["driver"]:
+        edge |= {"driver": driver, "options": {}}
+    edge["options"] |= options or {}
     overrides = (f"robot={json.dumps(robots)}", f"edges={json.dumps([edge])}")
     config = load_config(folder.config, overrides)
     if differs := checkpoint.difference(saved.contract, contract(config)):
@@ -123,7 +134,7 @@ def _find(path: Path) -> tuple[RunFolder, Path]:
     return folder, path if single else checkpoint.newest(folder.checkpoints)
 
 
-def _paced(config: Config, ahead: int | None) -> dict[str, object]:
+def _paced(config: Config, ahead: int | None) -> dict[str, Any]:
     """The run's own paced edge, for its settings, or the default one; `ahead` as asked for."""
     horizon = config.policy.horizon
     default = PacedEdgeConfig(name="arm", kind="paced", ahead=0, segment_steps=max(32, horizon))

@@ -43,7 +43,7 @@ class Training:
         for edge in config.edges:
             if isinstance(edge, PacedEdgeConfig):
                 # Its arm process would find out after the imitation.
-                check_driver(cells_of(config, edge)[0].spec.driver)
+                check_driver(edge.driver or cells_of(config, edge)[0].spec.driver)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is not a folder; choose another --run")
         if not resume and self._folder.config.exists():

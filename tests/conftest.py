@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -14,6 +17,11 @@ from robotlearn import gl
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Not the e-stops and arms of whoever runs the tests. A short path: it holds Unix sockets.
+if "PYTEST_XDIST_WORKER" not in os.environ or "ROBOTLEARN_RUNTIME_DIR" not in os.environ:
+    os.environ["ROBOTLEARN_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="robotlearn-tests-")
+    atexit.register(shutil.rmtree, os.environ["ROBOTLEARN_RUNTIME_DIR"], ignore_errors=True)
 
 CAN_DRAW = gl.choose()
 

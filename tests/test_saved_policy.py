@@ -71,7 +71,7 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
         {"joints": [joint | {"name": f"axis{i}"} for i, joint in enumerate(PANDA["joints"])]},
         "joints is ('joint1', 'joint2'",
     ),
-    "another rate": ({"control_hz": 20.0}, "control_hz is 10.0 there and 20.0 here"),
+    "another rate": ({"control_hz": 20.0, "driver_hz": None}, "control_hz is 10.0 there and 20.0 here"),
 }
 
 

@@ -15,7 +15,13 @@ from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Sect
 
 
 class DemonstrationsConfig(Section):
-    """Episodes of the task's scripted expert, from which the policy is taught before any reinforcement."""
+    """Episodes from which the policy is taught before any reinforcement: of its scripted expert, or a person's."""
+
+    path: str | None = Field(
+        None,
+        description="A folder that `robotlearn record` made, for a run of one robot and one task: all its successes; "
+        "null: the expert's.",
+    )
 
     episodes: NonNegativeInt = Field(
         16,
@@ -93,6 +99,13 @@ class Config(Section):
                 ("observations", "cameras"),
                 "[] is not valid without environment_state, expected a camera, or the policy could not see its objects",
             )
+        if self.demonstrations.path is not None and len(self.cells()) > 1:
+            raise Misfit(
+                ("demonstrations", "path"),
+                f"'{self.demonstrations.path}' is not valid with {len(self.cells())} robots and tasks, expected one",
+            )
+        if self.demonstrations.path is not None and not self.demonstrations.episodes:
+            raise Misfit(("demonstrations", "episodes"), "0 is not valid with demonstrations.path, expected at least 1")
         if not self.demonstrations.episodes and self.start.success_band is not None:
             raise Misfit(
                 ("start", "success_band"),

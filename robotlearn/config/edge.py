@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from robotlearn.config.section import Names, Section
+from robotlearn.config.estop import EstopConfig
+from robotlearn.config.section import Misfit, Names, Section
 
 
 class SpoolConfig(Section):
@@ -50,6 +51,19 @@ class BatchEdgeConfig(_Edge):
     )
 
 
+class PersonConfig(Section):
+    """Who may take over from the policy while an enable switch is held, and mark episodes."""
+
+    device: Literal["keyboard", "gamepad", "leader"] = Field(description="What they hold.")
+    options: dict[str, Any] = Field(
+        {}, description="The device's own: path of a gamepad, type and port of a leader, terminal of a keyboard, ..."
+    )
+    speed: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="Share of the robot's speed that it may use.")
+    blend_s: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.5, description="For so many seconds after giving back, the policy's actions are taken in part."
+    )
+
+
 class PacedEdgeConfig(_Edge):
     """One arm by the wall clock, behind an arm process and a policy server, as a real one is."""
 
@@ -57,6 +71,25 @@ class PacedEdgeConfig(_Edge):
     ahead: NonNegativeInt = Field(
         2, description="The next chunk is asked for this many steps before the running one ends."
     )
+    driver: str | None = Field(
+        None, description="What talks to its arm (mujoco, lerobot, ros2, dds, remote, ...); null: what its spec says."
+    )
+    options: dict[str, Any] = Field(
+        {}, description="The driver's own: port and id of a serial arm, topics, address, cameras, ..."
+    )
+    person: PersonConfig | None = Field(None, description="Who may take over from the policy; null: nobody.")
+    scene_reset: Annotated[str, Field(pattern=r"^(pose|key|time:[0-9]+(\.[0-9]+)?)$")] = Field(
+        "pose",
+        description="What an episode waits for, the arm at its start: pose, nothing more; key, until the person asks "
+        "for it; time:SECONDS.",
+    )
+    estop: EstopConfig | None = Field(None, description="A hardware e-stop at the workstation; null: none.")
+
+    @model_validator(mode="after")
+    def _someone_asks(self) -> Self:
+        if self.scene_reset == "key" and self.person is None:
+            raise Misfit(("scene_reset",), "key is not valid without person, expected pose or time:SECONDS")
+        return self
 
 
 EdgeConfig = Annotated[BatchEdgeConfig | PacedEdgeConfig, Field(discriminator="kind")]

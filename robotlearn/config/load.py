@@ -107,6 +107,14 @@ def _find(path_or_name: str | Path) -> Path:
     raise ConfigError(f"{path}: no such file and no shipped config{hint}")
 
 
+def driver_options(given: Sequence[str]) -> dict[str, Any]:
+    """What `--option key=value` says, each as an override of a config would. Raises ConfigError."""
+    options: dict[str, Any] = {}
+    for one in given:
+        _apply(options, one)
+    return options
+
+
 def _anchor_robot(data: dict[str, Any], folder: Path) -> None:
     for place in (data, *(data["edges"] if isinstance(data.get("edges"), list) else ())):
         if isinstance(place, dict) and "robot" in place:

@@ -83,6 +83,8 @@ def _of(schema: dict[str, Any], defs: dict[str, Any], prefix: str, section: str)
                 later.append((variant, f"{inner}.", label))
             if name in schema.get("required", ()):
                 yield Key(path, section, "a list of sections" if "items" in field else "a section", "", _meaning(field))
+            elif {"type": "null"} in field.get("anyOf", ()):
+                yield Key(path, section, "a section or null", "null", _meaning(field))
         else:
             default = "" if name in schema.get("required", ()) else shown(field.get("default"))
             yield Key(path, section, _takes(field, defs), default, _meaning(field))

@@ -11,12 +11,17 @@ from robotlearn.doctor.children import Found, Probe
 
 ROOT = Path(__file__).resolve().parents[2]
 """Of the checkout, or site-packages."""
-MODULES = {"imageio-ffmpeg": "imageio_ffmpeg", "pillow": "PIL", "pyyaml": "yaml", "pyzmq": "zmq"}
+MODULES = {"imageio-ffmpeg": "imageio_ffmpeg", "pillow": "PIL", "pyserial": "serial", "pyyaml": "yaml", "pyzmq": "zmq"}
 """What is imported of a distribution, where it has another name."""
 TRIED_APART = ("torch", "mujoco", "torchvision")
 """The first two by probes of their own. Importing torchvision takes longer than torch itself; its version has to do."""
 FOR_DEVELOPERS = ("dev", "bench")
-USES = {"rerun-sdk": "--rerun, a live view of a run", "ray": "train --ray, a run placed on a cluster"}
+USES = {
+    "lerobot": "the driver lerobot, datasets",
+    "cyclonedds": "the driver dds",
+    "rerun-sdk": "--rerun, a live view of a run",
+    "ray": "train --ray, a run placed on a cluster",
+}
 
 
 class Requirement(NamedTuple):

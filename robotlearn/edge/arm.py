@@ -1,18 +1,30 @@
 """The arm process: owns one robot and runs its control loop. Imports no torch."""
 
-import secrets
+import os
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
-from envs import ArmEnv, Randomization
+from envs import ArmEnv, EnvError, Randomization
 from envs.scene import build_scene
-from hal import ReadOnly, RealTime, Steppable, Tunable, make_robot
-from robotlearn.cells import cells_of, env_options
+from hal import ReadOnly, RealTime, Robot, Scene, Steppable, Tunable, make_robot
+from hal.control_loop import ControlLoop
+from hal.estop import EStop
+from hal.estop_input import EStopInput, contact
+from hal.lease import Leases
+from hal.ownership import Ownership, owner_of
+from hal.virtual_scene import VirtualScene
+from robotlearn.cells import Cell, cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge.arm_loop import ArmLoop
+from robotlearn.edge.arm_state import ArmStateFile
 from robotlearn.edge.dry_run import DryRun
 from robotlearn.errors import ConfigError
+from robotlearn.people.hands import make_device
+from robotlearn.people.person import Person
+from robotlearn.people.resets import Reset
 from robotlearn.processes import freeze_heap
 
 
@@ -20,29 +32,76 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`.
 
     `dry_run`: the robot is `ReadOnly` and its loop a `DryRun`; a simulated one stands still.
+
+    Raises OwnershipError when robot or port belong to another process, RobotFault when the robot isn't well.
     """
     entry = config.edge(edge)
     if not isinstance(entry, PacedEdgeConfig):
         raise ConfigError(f"edge {edge!r} of this config is not a paced one")
     cell = cells_of(config, entry)[0]
-    spec, task = cell.spec, cell.task
-    options = {"scene": build_scene(spec, task)} if spec.driver == "mujoco" else {}
-    robot = make_robot(spec, **options)
-    kind = ArmLoop
+    robot = _robot(cell, entry)
+    simulated = robot.capability(Steppable) is not None
     if dry_run:
-        robot, kind = ReadOnly(robot), DryRun
-    elif robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
+        robot = ReadOnly(robot)
+    elif simulated:
         robot = RealTime(robot)
     varied = env_options(config)
-    if robot.capability(Tunable) is None:  # type: ignore[type-abstract]
+    if robot.capability(Tunable) is None:
         varied = replace(varied, randomization=Randomization())  # a real arm's physics are what they are
-    env = ArmEnv(robot, task, varied)
-    if not dry_run:
-        # Other starts after each restart of this process.
-        env.reset(seed=int.from_bytes(secrets.token_bytes(4)))
-    loop = kind(env, edge, server=server, station=station, horizon=config.policy.horizon, ahead=entry.ahead)
-    try:
+    with ExitStack() as stack:
+        address = str(entry.options.get("port") or entry.options.get("command") or entry.options.get("address") or "")
+        owned = stack.enter_context(_own(edge, address, simulated))
+        driver = entry.driver or cell.spec.driver
+        state = stack.enter_context(ArmStateFile(owned, robot=cell.spec.name, driver=driver, address=address))
+        control = ControlLoop(robot, estop=EStop(owned.name), leases=Leases(owned.folder / "token"), beat=owned.beat)
+        state.watch(control)
+        scene = _virtual(control, cell) if control.capability(Scene) is None else None
+        env = ArmEnv(scene or control, cell.task, varied)
+        if entry.estop is not None:
+            pressed = partial(control.press_estop, "the hardware e-stop")
+            stack.callback(EStopInput(contact(entry.estop.model_dump(exclude_none=True)), pressed).close)
+        loop = (DryRun if dry_run else ArmLoop)(
+            env,
+            control,
+            edge,
+            server=server,
+            station=station,
+            horizon=config.policy.horizon,
+            ahead=entry.ahead,
+            person=None if dry_run else _person(entry, cell, control),
+            scene_reset=Reset.parse(entry.scene_reset),
+        )
+        stack.callback(loop.close)
+        if scene is not None:
+            scene.between = loop.keep_in_touch
         freeze_heap()
         loop.run(stop)
-    finally:
-        loop.close()
+
+
+def _robot(cell: Cell, entry: PacedEdgeConfig) -> Robot:
+    driver = entry.driver or cell.spec.driver
+    scene = {"scene": build_scene(cell.spec, cell.task)} if driver == "mujoco" else {}
+    return make_robot(cell.spec, driver, **scene, **entry.options)
+
+
+def _own(name: str, address: str, simulated: bool) -> Ownership:
+    """Two runs may simulate arms of the same name; a real one is there once."""
+    if simulated and owner_of(name) is not None:
+        name = f"{name}@{os.getpid()}"
+    return Ownership(name, address)
+
+
+def _person(entry: PacedEdgeConfig, cell: Cell, control: ControlLoop) -> Person | None:
+    if (wanted := entry.person) is None:
+        return None
+    device = make_device(wanted.device, cell.spec, control.press_estop, **wanted.options)
+    return Person(cell.spec, device, speed=wanted.speed, blend_s=wanted.blend_s)
+
+
+def _virtual(control: ControlLoop, cell: Cell) -> VirtualScene:
+    if not cell.task.virtual:
+        raise EnvError(
+            f"robot {cell.spec.name}: task {cell.task.name} needs to know where its objects are, and this robot can't "
+            "tell; of the shipped tasks a real arm does reach"
+        )
+    return VirtualScene(control, cell.task.objects)

@@ -5,15 +5,21 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 import numpy as np
 import zmq
 
 from envs import ArmEnv
+from hal.control_loop import ControlLoop
+from hal.errors import LeaseError, Stopped
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
 from robotlearn.errors import WireError
+from robotlearn.people.intent import Event as Said
+from robotlearn.people.person import Person
+from robotlearn.people.resets import Reset
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +42,31 @@ class ArmLoop:
 
     Within an episode every tick takes what is there and waits for the clock alone: sends never block, a missing chunk
     is a held step. After the spec's `watchdog_s` without a new action the robot is stopped and the episode ends,
-    truncated. Runs on the caller's thread.
+    truncated; so it does when `control` stopped the robot, or the station's lease is over. Runs on the caller's thread.
     """
 
-    def __init__(self, env: ArmEnv, robot: str, *, server: str, station: str, horizon: int, ahead: int) -> None:
-        """Connect to the endpoints of the policy server and the station; either may start later or come again."""
-        self._env, self._robot = env, robot
+    def __init__(
+        self,
+        env: ArmEnv,
+        control: ControlLoop,
+        robot: str,
+        *,
+        server: str,
+        station: str,
+        horizon: int,
+        ahead: int,
+        person: Person | None = None,
+        scene_reset: Reset | None = None,
+    ) -> None:
+        """Connect to the endpoints of the policy server and the station; either may start later or come again.
+
+        `control`: the loop of the environment's robot, with leases. `person`: who may take over; belongs to this object
+        from now on. `scene_reset`: what each episode waits for, the arm at its start.
+        """
+        self._env, self._control, self._robot = env, control, robot
+        self._person, self._scene_reset = person, scene_reset
+        assert control.leases is not None
+        self._leases = control.leases
         self._executor: ChunkExecutor[Received] = ChunkExecutor(horizon, ahead)
         self._chunk_shape = (horizon, *(env.action_space.shape or ()))
         self._context = zmq.Context()
@@ -52,51 +77,115 @@ class ArmLoop:
         self._station = local.local_socket(self._context, zmq.DEALER, queue=65536)
         self._station.identity = robot.encode()
         self._station.connect(station)
+        self._stop = Event()
         self._started = -1
+        self._lease: int | None = None
+        self._reported: local.ArmActivity | None = None
         self._step = self._asked_step = 0
         self._asked_at = self._reported_at = -math.inf
         self._steps = self._lost = self._clipped = 0
 
     def run(self, stop: Event) -> None:
         """Run one episode per `Start` until `stop`."""
+        self._stop = stop
         while not stop.is_set():
-            self._report("resting")
-            self._rest()
-            start = self._receive_start()
-            if start is not None:
-                self._started = start.episode
-                self._episode(start.episode, stop)
-                self._report("resting", now=True)
+            self._report("e-stopped" if self._control.estopped else "resting")
+            start = self._hear_station(50)
+            if start is None:
+                continue
+            self._started = start.episode
+            if self._leases.valid(start.token):
+                self._control.token = start.token
+                try:
+                    self._episode(start.episode, stop)
+                    self._env.hold()
+                except (Stopped, LeaseError) as error:
+                    log.error("%s: %s", self._robot, error)
+            self._report("e-stopped" if self._control.estopped else "resting", now=True)
         self._report("stopped", now=True)
+
+    def keep_in_touch(self) -> None:
+        """For what takes long before an episode: the station is heard, and told that this goes on. Raises Stopped."""
+        self._hear_station(0)
+        self._report("driving to a start")
+        if self._stop.is_set():
+            raise Stopped(f"{self._robot}: asked to end on the way to a start")
 
     def close(self) -> None:
         """Stop the robot and close the sockets; lines still on their way get half a second."""
         self._env.close()
+        if self._person is not None:
+            self._person.close()
         self._server.close()
         self._station.close(linger=500)
         self._context.term()
 
-    def _rest(self) -> None:
-        self._env.hold()
+    def _hear_station(self, timeout_ms: int) -> local.Start | None:
+        """What the station wants: the lease, which it gets or keeps where that may be, and an episode."""
+        while self._station.poll(timeout_ms):
+            timeout_ms = 0
+            try:
+                message = local.decode(self._station.recv(zmq.NOBLOCK))
+            except WireError as error:
+                log.warning("%s: %s", self._robot, error)
+                continue
+            if isinstance(message, local.Start):
+                return message
+            if isinstance(message, local.Hold):
+                self._lend(message)
+        return None
 
-    def _receive_start(self) -> local.Start | None:
-        if not self._station.poll(50):
-            return None
+    def _lend(self, wish: local.Hold) -> None:
+        if self._leases.valid(self._lease):
+            assert self._lease is not None
+            self._leases.renew(self._lease)
+            return
+        before, self._lease = self._lease, None
         try:
-            message = local.decode(self._station.recv(zmq.NOBLOCK))
-        except WireError as error:
-            log.warning("%s: %s", self._robot, error)
+            self._lease = self._leases.acquire(wish.holder, wish.ttl).token
+        except LeaseError as error:
+            log.info("%s: %s", self._robot, error)
+        if self._lease != before and self._reported is not None:
+            self._report(self._reported, now=True)
+
+    def _set_up(self) -> Observations:
+        """The first observations, the arm at its start and the scene as a person has set it up."""
+        observations, _ = self._env.reset()
+        if self._person is not None:
+            self._person.restart()
+            self._person.take_events()
+        if self._scene_reset is None or self._scene_reset.kind == "pose":
+            return observations
+        if not self._scene_reset.wait(self._waits, self._asked_for, partial(log.warning, "%s: %s", self._robot)):
+            raise Stopped(f"{self._robot}: asked to end while the scene was set up")
+        return self._env.observe()
+
+    def _waits(self) -> bool:
+        self._hear_station(0)
+        self._report("waiting for its scene")
+        return not self._stop.is_set()
+
+    def _asked_for(self) -> bool:
+        if self._person is None:
+            return False
+        self._person.look()
+        return Said.NEXT in self._person.take_events()
+
+    def _marked(self) -> Said | None:
+        """What the person said of the running episode: that it succeeded, or failed."""
+        if self._person is None:
             return None
-        return message if isinstance(message, local.Start) else None
+        marks = [said for said in self._person.take_events() if said in (Said.SUCCESS, Said.FAILURE)]
+        return marks[-1] if marks else None
 
     def _episode(self, episode: int, stop: Event) -> None:
-        observations, _ = self._env.reset()
+        observations = self._set_up()
         self._executor.start()
         self._step = 0
         # The arm rests until its first chunk is there; only then does the episode begin.
         while not self._executor.ready:
             self._report("waiting for a chunk")
-            self._rest()
+            self._hear_station(0)
             self._ask(observations)
             self._server.poll(20)
             self._take_answers()
@@ -108,19 +197,29 @@ class ArmLoop:
         done = False
         while not done:
             self._report("working")
+            self._hear_station(0)
             self._take_answers()
             self._ask(observations)
             taken = self._executor.take()
             action = self._env.rest_action() if taken is None else taken.action
-            observations, reward, terminated, truncated, info = self._env.step(action)
+            own = None
+            if self._person is not None:
+                own = self._person.action(self._env.reading, self._env.set_point, action)
+            observations, reward, terminated, truncated, info = self._env.step(action if own is None else own)
+            if (mark := self._marked()) is not None:
+                terminated, info["success"] = True, mark is Said.SUCCESS
+                reward = float(info["success"])
             now = time.monotonic()
-            stopped = taken is None and now - acted_at > self._env.robot.spec.watchdog_s
-            if taken is not None:
+            stopped = taken is None and own is None and now - acted_at > self._env.robot.spec.watchdog_s
+            if taken is not None or own is not None:
                 acted_at = now
             elif stopped:
                 log.error("%s: no action for %.2f s: arm stopped, episode ended", self._robot, now - acted_at)
-                self._env.robot.stop()
+                self._control.stop()
                 truncated = True
+            if info["stopped"]:
+                log.error("%s: episode ended", info["stopped"])
+                stopped = True
             began = taken.began if taken is not None else None
             # A stop asked for in mid-episode leaves the episode unfinished: it is not recorded as one that ended.
             done = terminated or truncated or stop.is_set()
@@ -134,8 +233,8 @@ class ArmLoop:
                     proposed=local.Tensor.of(action),
                     executed=local.Tensor.of(info["executed"]),
                     from_chunk=taken is not None,
-                    held=taken is None or bool(info["held"]),
-                    intervention=False,
+                    held=(taken is None and own is None) or bool(info["held"]),
+                    intervention=own is not None,
                     reward=float(reward),
                     terminated=terminated,
                     truncated=truncated,
@@ -191,13 +290,15 @@ class ArmLoop:
         moment = time.monotonic()
         if not now and moment - self._reported_at < STATE_PERIOD_S:
             return
-        self._reported_at = moment
+        self._reported_at, self._reported = moment, state
         health = self._env.robot.health()
         self._send(
             local.ArmState(
                 state=state,
                 episode=self._started,
                 health=health.state if not health.detail else f"{health.state}: {health.detail}",
+                holder=self._leases.holder,
+                token=self._lease if self._leases.valid(self._lease) else None,
                 steps=self._steps,
                 starved=self._executor.starved,
                 missed=self._env.missed_ticks,

@@ -80,7 +80,7 @@ class Drive:
         that the robot's spec gives.
         """
         self._spec = saved.arm.spec
-        check_driver(self._spec.driver)
+        check_driver(saved.config.edges[0].driver or self._spec.driver)
         edge = saved.config.edges[0].name
         self._saved, self._episodes, self._dry_run = saved, episodes, dry_run
         self._unit: Literal["episode", "chunk"] = "chunk" if dry_run else "episode"

@@ -17,23 +17,21 @@ _ONE = np.zeros(1, np.int64)
 class DryRun(ArmLoop):
     """Per `Start`, one observation, the chunk that the policy server makes of it, and a `Preview` to the station.
 
-    It never resets, steps or holds its environment. That it can't move the arm is not its own doing: its robot must be
+    It never resets or steps its environment. That it can't move the arm is not its own doing: its robot must be
     `ReadOnly`, to which any command is an error.
     """
 
     def __init__(self, env: ArmEnv, *arguments: Any, **options: Any) -> None:
         """As `ArmLoop`."""
         super().__init__(env, *arguments, **options)
-        self._control = JointDeltaControl(env.robot.spec, 1)
-
-    def _rest(self) -> None:
-        """There is no set-point in force to keep."""
+        self._actions = JointDeltaControl(env.robot.spec, 1)
 
     def _episode(self, episode: int, stop: Event) -> None:
         self._executor.start()
         observations = self._env.observe()
         while not self._executor.ready:
             self._report("waiting for a chunk")
+            self._hear_station(0)
             self._ask(observations)
             self._server.poll(20)
             self._take_answers()
@@ -43,8 +41,8 @@ class DryRun(ArmLoop):
         answer = self._executor.take().began.answer
         actions = answer.actions.array()
         # As a run would begin: at rest where the arm is.
-        self._control.reset(_ONE, self._env.reading.position[None])
-        applied = [self._control.apply(_ONE, action[None]) for action in actions]
+        self._actions.reset(_ONE, self._env.reading.position[None])
+        applied = [self._actions.apply(_ONE, action[None]) for action in actions]
         self._send(
             local.Preview(
                 episode=episode,

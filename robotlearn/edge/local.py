@@ -1,8 +1,8 @@
 """Messages between the processes of one workstation, over ZeroMQ's ipc transport: typed msgpack, never pickle.
 
 An arm process talks to its policy server (`ChunkRequest`, `ChunkAnswer`) and to its station (`Begin`, `Line`,
-`Preview`, `ArmState`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are bounded by
-`MAX_FRAME`; a malformed one raises WireError in `decode`.
+`Preview`, `ArmState`, `Hold`, `Start`); the policy server tells its station how it is (`ServerState`). Frames are
+bounded by `MAX_FRAME`; a malformed one raises WireError in `decode`.
 """
 
 import math
@@ -77,10 +77,18 @@ class ChunkAnswer(Message):
     log_prob: Tensor
 
 
+class Hold(Message):
+    """Station to arm, again and again: it wants the lease, or to keep it, for `ttl` seconds from now."""
+
+    holder: str
+    ttl: float
+
+
 class Start(Message):
-    """Station to arm: the gate is open for one episode."""
+    """Station to arm: the gate is open for one episode, under the lease of that token."""
 
     episode: int
+    token: int
 
 
 class Begin(Message):
@@ -135,18 +143,29 @@ class Preview(Message):
     latency_ms: float
 
 
-ArmActivity = Literal["resting", "waiting for a chunk", "working", "stopped"]
+ArmActivity = Literal[
+    "resting",
+    "driving to a start",
+    "waiting for its scene",
+    "waiting for a chunk",
+    "working",
+    "e-stopped",
+    "stopped",
+]
 
 
 class ArmState(Message):
     """Arm to station, twice a second and when it comes to rest: what it does and what went wrong.
 
-    `episode` is the last one that it was told to start, -1 before the first; all counts are since its start.
+    `episode` is the last one that it was told to start, -1 before the first; all counts are since its start. `token` is
+    that of the station's lease, None while it has none; `holder` is who has the lease.
     """
 
     state: ArmActivity
     episode: int
     health: str
+    holder: str | None
+    token: int | None
     steps: int
     starved: int
     missed: int
@@ -165,7 +184,7 @@ class ServerState(Message):
     latency_ms: float
 
 
-AnyMessage = ChunkRequest | ChunkAnswer | Start | Begin | Line | Preview | ArmState | ServerState
+AnyMessage = ChunkRequest | ChunkAnswer | Hold | Start | Begin | Line | Preview | ArmState | ServerState
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 _encoder = msgspec.msgpack.Encoder()
 

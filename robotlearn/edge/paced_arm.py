@@ -4,7 +4,9 @@ Imports no torch.
 """
 
 import math
+import os
 import shutil
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +24,9 @@ from robotlearn.processes import REFUSED, Child, Keeper, stop_all
 HUNG_S = 60.0
 """A process that says nothing for so long is killed and started again: it holds an episode."""
 
+
+LEASE_S = 2.0
+"""[s] The arm stops when its station is silent for so long."""
 
 _COUNTED = ("steps", "starved", "missed", "clipped", "dropped_answers", "lost_lines")
 
@@ -67,6 +72,7 @@ class PacedArm:
         self._listener, self._say = listener, say
         self._counts_before: Counter[str] = Counter()
         self._next_step: int | None = None
+        self._renew_at = 0.0
         self._fault = ""
         # A short path: the name of a Unix socket has about 100 characters at most.
         self._folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
@@ -98,13 +104,15 @@ class PacedArm:
     def idle(self) -> bool:
         """The arm is there and rests: an episode may be started."""
         arm = self.arm
-        return self.active is None and arm is not None and arm.state == "resting" and arm.episode <= self.started
+        ready = arm is not None and arm.state == "resting" and arm.token is not None
+        return ready and self.active is None and arm.episode <= self.started
 
     def start(self) -> int:
         """Tell the idle arm to begin an episode; returns its number, 1 for the first."""
         self.started += 1
         self.active, self._next_step, self._fault = self.started, None, ""
-        self._socket.send_multipart([self.name.encode(), local.encode(local.Start(self.active))])
+        assert self.arm is not None and self.arm.token is not None
+        self._send(local.Start(self.active, self.arm.token))
         return self.active
 
     def turn(self) -> None:
@@ -122,6 +130,9 @@ class PacedArm:
                 raise ProcessError(f"edge {self.name}: its {name} process can't work, and has said why")
             if status is not None:
                 self._lost(name, status)
+        if self.arm is not None and time.monotonic() > self._renew_at:
+            self._renew_at = time.monotonic() + LEASE_S / 4
+            self._send(local.Hold(f"{socket.gethostname()}:{os.getpid()}", LEASE_S))
         self._receive()
 
     def close(self) -> None:
@@ -133,6 +144,9 @@ class PacedArm:
         self._socket.close()
         self._context.term()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _send(self, message: local.AnyMessage) -> None:
+        self._socket.send_multipart([self.name.encode(), local.encode(message)])
 
     def _lost(self, name: str, status: int) -> None:
         self._say(f"{self.name}: the {name} process ended with status {status}; it is started again")
@@ -175,7 +189,7 @@ class PacedArm:
             case local.ArmState():
                 self.arm = message
                 self._heard["arm"] = time.monotonic()
-                if message.state == "resting" and message.episode == self.active:
+                if message.state in ("resting", "e-stopped") and message.episode == self.active:
                     # At rest again without a last line: it was stopped in mid-episode, or a line was lost.
                     self._break(self._fault or "it was left unfinished")
             case local.ServerState():

@@ -19,6 +19,7 @@ from robotlearn.edge import local
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.robot_states import robot_state
 from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Station:
         """`arguments(part)` is the command line of the child `part` ("arm", "policy-server") up to the endpoints."""
         cells = cells_of(config)
         spec, task = (cell := cells_of(config, edge)[0]).spec, cell.task
-        check_driver(spec.driver)
+        check_driver(edge.driver or spec.driver)
         self._name = edge.name
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
         self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, cells))
@@ -111,6 +112,11 @@ class Station:
             case local.Line():
                 self._record(message)
 
+    def _absent(self) -> str:
+        """Why there is no arm process: what the last one told, if it told anything."""
+        told = robot_state(self._name)
+        return told.line() if told is not None and told.state == "fault" else "arm process starting"
+
     def _record(self, line: local.Line) -> None:
         self._steps += 1
         self._held += line.held
@@ -148,7 +154,7 @@ class Station:
         self._steps_before, self._rate_at = self._steps, now
         arm = self._arm.arm
         if arm is None:
-            state, waits_for = "arm process starting", "the arm process"
+            state, waits_for = self._absent(), "the arm process"
         elif self.version < 0 and self._uplink.state == "connected":
             state, waits_for = arm.state, "the policy server's first weights"
         else:

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from policies.base import Policy
 from robotlearn.algorithms.sft import SFT, Windows, windows
-from robotlearn.cells import Cell, env_options
+from robotlearn.cells import Cell, env_options, observation_shapes
 from robotlearn.config.config import Config
 from robotlearn.demonstrations import EXPERT_NOISE, Demonstrations, collect
-from robotlearn.errors import StartError
+from robotlearn.errors import ConfigError, StartError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
 from robotlearn.learner.normalization import Demonstrated, demonstrated, wandered
+from robotlearn.people.demonstrated import demonstrations
 
 Report = Callable[[str, float], None]
 """(what is being done, share done)"""
@@ -48,12 +50,12 @@ def teach(
     the policy is as it was made, normalised by what arms that move at random show. `report` is called often and
     may raise to break off, `note` after each measurement. Raises StartError when the band is not met.
     """
-    demonstrations = _collect(config, cells, report)
-    policy.set_statistics(demonstrated(inputs, demonstrations) if demonstrations else wandered(config, cells, inputs))
-    if not demonstrations:
+    given = _collect(config, cells, report)
+    policy.set_statistics(demonstrated(inputs, given) if given else wandered(config, cells, inputs))
+    if not given:
         return Taught(policy, 0, 0, None)
-    data = Windows.joined([_windows(inputs, cell, shown, policy.horizon) for cell, shown in demonstrations])
-    count = sum(len(shown.episode_ends) for _, shown in demonstrations)
+    data = Windows.joined([_windows(inputs, cell, shown, policy.horizon) for cell, shown in given])
+    count = sum(len(shown.episode_ends) for _, shown in given)
     trainer = SFT(policy, config.sft, config.seed)
 
     def progress(step: int, loss: float) -> None:
@@ -98,6 +100,14 @@ def _collect(config: Config, cells: Sequence[Cell], report: Report) -> list[Demo
     wanted = config.demonstrations
     if not wanted.episodes:
         return []
+    if wanted.path is not None:
+        (cell,) = cells
+        shown = demonstrations(Path(wanted.path), cell.spec.embodiment)
+        for key, shape in observation_shapes(cell, env_options(config)).items():
+            if key not in shown.observations or shown.observations[key].shape[1:] != shape:
+                there = ", ".join(f"{name} {each.shape[1:]}" for name, each in shown.observations.items())
+                raise ConfigError(f"demonstrations.path: the run observes {key} {shape}, {wanted.path} has {there}")
+        return [(cell, shown)]
     whole = wanted.episodes * len(cells)
     return [
         (

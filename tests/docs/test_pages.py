@@ -16,7 +16,7 @@ from tests.pages import ROOT, Page
 
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 FOLDERS = "hal|envs|policies|robotlearn|hardware_specs|configs|launch|tests|benchmarks|docs|scripts"
-WITH_COMMANDS = {"README.md": "", "docs/quick-start.md": "bash"}
+WITH_COMMANDS = {"README.md": "", "docs/quick-start.md": "bash", "docs/robots.md": "bash"}
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -36,8 +36,11 @@ def test_every_command_line_is_one(path: str, line: list[str], monkeypatch: pyte
     monkeypatch.chdir(ROOT)
     name, *arguments = line
     command = typer.main.get_command(app).commands[name]
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     given = command.make_context(name, arguments).params
-    if "overrides" in given:
+    if given.get("config") is not None and "overrides" in given:
         load_config(given["config"], given["overrides"] or [])
 
 

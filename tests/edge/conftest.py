@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,12 @@ def learners_end(tmp_path: Path, config: Config) -> Iterator[LearnersEnd]:
     end = LearnersEnd(tmp_path / "learner", contract(config))
     yield end
     end.close()
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every test has its own machine; a short path, since it holds Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="rl-"))
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)

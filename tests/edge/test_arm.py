@@ -17,6 +17,9 @@ import zmq
 from envs import ArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
 from hal import RealTime, RobotSpec, load_spec, make_robot
+from hal.control_loop import ControlLoop
+from hal.estop import EStop
+from hal.lease import Leases
 from robotlearn.edge import local
 from robotlearn.edge.arm_loop import ArmLoop
 from tests.waiting import until
@@ -56,10 +59,11 @@ class Bench:
         self.station.bind(ends["station"])
         task = make_task("reach", spec)
         self.robot = RealTime(make_robot(spec, scene=build_scene(spec, task)))
-        env = ArmEnv(self.robot, task, EnvOptions(episode_steps=EPISODE_STEPS))
+        self.control = ControlLoop(self.robot, estop=EStop(tmp.name), leases=Leases(tmp / "token"))
+        env = ArmEnv(self.control, task, EnvOptions(episode_steps=EPISODE_STEPS))
         env.reset(seed=0)
         self.env = env
-        self.loop = ArmLoop(env, "arm-1", horizon=H, ahead=ahead, **ends)
+        self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, **ends)
         self.stop = threading.Event()
         self.answer: Answer = lambda request: [chunk(request.request)]
         self.requests: list[local.ChunkRequest] = []
@@ -83,10 +87,19 @@ class Bench:
                 self.server.send_multipart([peer, local.encode(answer)])
 
     def start(self) -> int:
-        until(lambda: self.receive() or any(state.state == "resting" for state in self.states), "the arm to be there")
+        until(lambda: self.receive() or self.lease() is not None, "the arm to be there, and its lease ours")
         episode = next(self.episodes)
-        self.station.send_multipart([b"arm-1", local.encode(local.Start(episode))])
+        self.send(local.Start(episode, self.lease()))
         return episode
+
+    def lease(self) -> int | None:
+        """Asks for it, or to keep it."""
+        if self.states:
+            self.send(local.Hold("bench", 5.0))
+        return self.states[-1].token if self.states else None
+
+    def send(self, message: local.AnyMessage) -> None:
+        self.station.send_multipart([b"arm-1", local.encode(message)])
 
     def receive(self) -> list:
         messages = []
@@ -239,13 +252,13 @@ def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops
     bench = make_bench()
     bench.answer = lambda request: [chunk(request.request)] if request.request < 2 else []
     stopped = threading.Event()
-    stop_robot = bench.robot.stop
+    stop_robot = bench.control.stop
 
     def stop() -> None:
         stopped.set()
         stop_robot()
 
-    bench.robot.stop = stop  # type: ignore[method-assign]
+    bench.control.stop = stop  # type: ignore[method-assign]
     bench.env._referee.episode_steps = 10**6
     _, lines = bench.run_episode()
     assert stopped.is_set()

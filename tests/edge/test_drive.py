@@ -42,11 +42,17 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """A run folder whose only checkpoint holds random weights, for an arm that notes what reaches it."""
     driver.install(tmp_path, monkeypatch)
 
-    def make(episode_steps: int, kind: str = "noting") -> Path:
+    def make(episode_steps: int, kind: str = "noting", task: str = "reach") -> Path:
         spec_file = driver.write_spec(tmp_path / "robot.yaml", driver=kind)
         config = load_config(
             "smoke",
-            [f"robot={spec_file}", f"episode_steps={episode_steps}", "policy.hidden=[8]", f"policy.horizon={HORIZON}"],
+            [
+                f"robot={spec_file}",
+                f"task={task}",
+                f"episode_steps={episode_steps}",
+                "policy.hidden=[8]",
+                f"policy.horizon={HORIZON}",
+            ],
         )
         folder = RunFolder.create(tmp_path / "run", dump(config), "id")
         state = build_policy(config, Inputs(config)).state_dict()
@@ -155,14 +161,23 @@ def test_what_a_signal_cuts_short_has_a_status_of_its_own(
 
 
 def test_a_robot_that_does_not_know_where_objects_are_is_one_line(make_run: MakeRun) -> None:
-    drive = Drive(find_policy_for(make_run(10, "blind"), None, None), episodes=1)
+    drive = Drive(find_policy_for(make_run(10, "blind", "lift"), None, None), episodes=1)
     said: list[str] = []
     try:
-        with pytest.raises(ProcessError, match=r"^robot panda: task reach needs to know where its objects are"):
+        with pytest.raises(ProcessError, match=r"^robot panda: task lift needs to know where its objects are"):
             drive.run(threading.Event(), said.append)
     finally:
         drive.close()
     assert said == [] and drive.done == 0
+
+
+def test_such_a_robot_does_a_task_whose_objects_nothing_touches(make_run: MakeRun) -> None:
+    drive = Drive(find_policy_for(make_run(10, "blind"), None, None), episodes=2)
+    try:
+        drive.run(threading.Event())
+    finally:
+        drive.close()
+    assert drive.done == 2 and drive.outcome()["broken"] == 0
 
 
 @pytest.mark.slow
@@ -269,7 +284,7 @@ def test_a_chunk_is_shown_with_what_becomes_of_it() -> None:
     }
     panda = load_spec("panda")
     spec = RobotSpec.model_validate(
-        panda.model_dump() | {"joints": panda.joints[:1], "driver": "of two", "mujoco": None}
+        panda.model_dump() | {"joints": panda.joints[:1], "driver": "of two", "mujoco": None, "guard": None}
     )
     account = Previews()
     account.hear(

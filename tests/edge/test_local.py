@@ -36,6 +36,6 @@ def test_whatever_comes_is_a_message_or_a_wire_error(frame: bytes) -> None:
 
 
 def test_an_unknown_field_is_refused() -> None:
-    frame = local.encode(local.Start(3)).replace(b"episode", b"episide")
+    frame = local.encode(local.Start(3, 7)).replace(b"episode", b"episide")
     with pytest.raises(WireError, match="episide"):
         local.decode(frame)

@@ -169,7 +169,7 @@ def test_slow_dead_and_babbling_robots_harm_no_other(running: Running, robots: l
         [b""],
         [b"\xff" * 100],
         [b"two", b"parts"],
-        [local.encode(local.Start(1))],
+        [local.encode(local.Start(1, 7))],
         *([local.encode(local.ChunkRequest("babbler", 1, "reach", fields))] for fields in (wrong, lying, short)),
     ]
     for round_ in range(10):
