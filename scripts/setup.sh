@@ -58,6 +58,6 @@ if [ ! -e $venv/bin/python ]; then
 fi
 [ -x $venv/bin/uv ] || run "installing uv with pip" $venv/bin/python -m pip install --quiet --constraint requirements.lock uv
 run "installing the packages" $venv/bin/uv pip install --python $venv/bin/python \
-    --constraints requirements.lock --build-constraints requirements.lock --editable '.[dev,ray,viz,bench]'
+    --constraints requirements.lock --build-constraints requirements.lock --editable '.[dev,ray,viz,bench,lerobot,dds]'
 touch $venv/.ready
 echo "setup: $venv is ready"
