@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from hal.runtime import runtime_folder, write_json
+from hal.runtime import checked_name, runtime_folder, write_json
 
 ALL = "@all"
 """The name that stands for every robot of this user on this machine, those included that start later."""
@@ -19,7 +19,7 @@ class EStop:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = checked_name(name)
         folder = runtime_folder("estop")
         self._own, self._all = folder / name, folder / ALL
         self._paths = (str(self._own), str(self._all))

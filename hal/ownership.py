@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from hal.errors import OwnershipError
-from hal.runtime import runtime_folder
+from hal.runtime import checked_name, runtime_folder
 
 HUNG_S = 10.0
 """[s] An owner that hasn't said for so long that it goes on is killed by the next one."""
@@ -33,7 +33,7 @@ class Ownership:
     """
 
     def __init__(self, name: str, address: str = "") -> None:
-        self.name = name
+        self.name = checked_name(name)
         self.folder = runtime_folder("robots") / name
         self._what = {f"robot {name!r}": self.folder / "lock"}
         if address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import threading
 from pathlib import Path
@@ -32,6 +33,13 @@ def runtime_folder(part: str) -> Path:
     inner = folder / part
     inner.mkdir(exist_ok=True)
     return inner
+
+
+def checked_name(name: str) -> str:
+    """The name of a robot, by which files are called. Raises DriverError for one that could be another file's."""
+    if not re.fullmatch(r"[A-Za-z0-9@][A-Za-z0-9._@-]{0,127}", name):
+        raise DriverError(f"a robot can't be called {name!r}: expected letters, digits, . _ - and at most 128 of them")
+    return name
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -69,8 +69,10 @@ class MujocoRobot(Robot):
             data = self._live()
             position, velocity = self._binding.position(data.qpos), self._binding.velocity(data.qvel)
             monotonic, wall = time.monotonic(), time.time()
+            effort = np.full(self.spec.dim, np.nan)  # of the gripper no force is known, but of its actuators
+            effort[: len(self.spec.joints)] = data.qfrc_actuator[self._binding.dof]
             images = {c.name: self.capture(c.name, c.width, c.height) for c in self._cameras}
-        return Reading(position, velocity, monotonic, wall, images)
+        return Reading(position, velocity, monotonic, wall, images, effort)
 
     def write(self, command: Command) -> None:
         target = np.asarray(command.target, dtype=np.float64)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hal import DriverError
 from hal import estop as module
 from hal.estop import ALL, EStop
 
@@ -103,3 +104,9 @@ def test_pressing_where_nothing_can_be_written_says_so(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "write_json", full)
     with pytest.raises(OSError, match="No space left"):
         EStop("bench").press("Ada")
+
+
+@pytest.mark.parametrize("name", ["../panda", "", ".hidden", "a/b", "a b", "x" * 129])
+def test_a_name_is_no_path(name: str) -> None:
+    with pytest.raises(DriverError, match="a robot can't be called"):
+        EStop(name)

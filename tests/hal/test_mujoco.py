@@ -282,3 +282,11 @@ def test_a_foreign_model_by_its_own_names(tmp_path: Any) -> None:
         robot.write(hal.Command(np.array([0.2, -0.3, 0.06])))
         robot.step(5.0)
         assert robot.read().position == pytest.approx([0.2, -0.3, 0.06], abs=0.005)
+
+
+def test_what_the_joints_exert_is_read() -> None:
+    with hal.make_robot(hal.load_spec("panda")) as robot:
+        robot.step(1.0)  # type: ignore[attr-defined]
+        effort = robot.read().effort
+    assert effort is not None and np.isnan(effort[-1])
+    assert (np.abs(effort[:-1]) <= robot.spec.effort[:-1]).all() and np.abs(effort[1]) > 1.0, "it holds itself up"
