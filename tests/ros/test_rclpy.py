@@ -19,9 +19,9 @@ import rclpy
 
 import hal
 from hal import Command, DriverError, RobotFault
-from hal.drivers import dds
 from hal.drivers.dds import DdsTransport
 from hal.drivers.ros2 import RclpyTransport
+from hal.joint_topics import JointTopics, joint_driver
 from tests.fakes import small_spec
 from tests.waiting import until
 
@@ -275,17 +275,25 @@ def test_gripper_action(node: Somebody, kind: str) -> None:
         transport.close()
 
 
-def test_plain_dds_is_a_node_to_rclpy_and_finds_its_topics(node: Somebody) -> None:
+def test_plain_dds_is_a_node_to_rclpy() -> None:
     transport, ours = DdsTransport("seen_by_ros"), rclpy.Context()
     rclpy.init(context=ours)
     watcher = rclpy.create_node("watcher", context=ours)
     try:
         until(lambda: any(n.startswith("seen_by_ros") for n in watcher.get_node_names()), "the node to be seen")
-        until(lambda: set(dds.joint_state_publishers(0.3).get("/joint_states", ())) == {*STATES["name"]}, "the joints")
     finally:
         transport.close()
         watcher.destroy_node()
         rclpy.shutdown(context=ours)
+
+
+def test_joint_states_are_found_through_rclpy(node: Somebody) -> None:
+    assert joint_driver() == "ros2"
+    topics = JointTopics()
+    try:
+        until(lambda: {"/joint_states": {*STATES["name"]}} == {one.name: {*one.joints} for one in topics.heard()}, "it")
+    finally:
+        topics.close()
 
 
 ARM = """
