@@ -40,6 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     """Run the command line in this process, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(tmp_path / "runtime"))  # no robot of another test
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["robotlearn", *map(str, arguments)])

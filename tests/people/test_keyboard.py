@@ -17,8 +17,10 @@ from robotlearn.people.keyboard import HELD_S, Keyboard
 from tests.waiting import until
 
 HOLDER = """
-import os, sys, time
+import os, signal, sys, time
 from robotlearn.people.terminal import Terminal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever runs the tests
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 terminal = Terminal(lambda key: None, sys.argv[1])
 print("ready", flush=True)
 time.sleep(60)
