@@ -90,7 +90,7 @@ def _emulated(what: str, env: dict[str, str]) -> Iterator[None]:
 def _training() -> Iterator[None]:
     """`robotlearn train laptop`, from its reinforcement on."""
     folder = Path(tempfile.mkdtemp(prefix="rl-"))
-    command = [sys.executable, "-m", "robotlearn", "train", "smoke", "learner.updates=100000", "learner.eval_every=0"]
+    command = [sys.executable, "-m", "robotlearn", "train", "smoke", "learner.updates=100000"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--run", str(folder / "run")], cwd=ROOT, stdout=log, stderr=log, start_new_session=True

@@ -57,6 +57,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
         state.watch(control)
         scene = _virtual(control, cell) if control.capability(Scene) is None else None
         env = ArmEnv(scene or control, cell.task, varied)
+        stack.callback(env.close)
         if entry.estop is not None:
             pressed = partial(control.press_estop, "the hardware e-stop")
             stack.callback(EStopInput(contact(entry.estop.model_dump(exclude_none=True)), pressed).close)

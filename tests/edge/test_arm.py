@@ -22,6 +22,9 @@ from hal.estop import EStop
 from hal.lease import Leases
 from robotlearn.edge import local
 from robotlearn.edge.arm_loop import ArmLoop
+from robotlearn.people.intent import Device, Intent
+from robotlearn.people.intent import Event as Said
+from robotlearn.people.person import Person
 from tests.waiting import until
 
 H, D, N = 4, 8, 2
@@ -50,7 +53,7 @@ def chunk(request: int, version: int = 0, actions: np.ndarray | None = None) -> 
 class Bench:
     """An arm loop on a thread, between a station and a policy server that the test plays."""
 
-    def __init__(self, tmp: Path, spec: RobotSpec, ahead: int) -> None:
+    def __init__(self, tmp: Path, spec: RobotSpec, ahead: int, person: Person | None = None) -> None:
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
         self.context = zmq.Context()
         self.server = local.local_socket(self.context, zmq.ROUTER)
@@ -63,7 +66,7 @@ class Bench:
         env = ArmEnv(self.control, task, EnvOptions(episode_steps=EPISODE_STEPS))
         env.reset(seed=0)
         self.env = env
-        self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, **ends)
+        self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, person=person, **ends)
         self.stop = threading.Event()
         self.answer: Answer = lambda request: [chunk(request.request)]
         self.requests: list[local.ChunkRequest] = []
@@ -152,8 +155,8 @@ def fast() -> RobotSpec:
 def make_bench(tmp_path: Path, fast: RobotSpec) -> Iterator[Callable[[int], Bench]]:
     made: list[Bench] = []
 
-    def make(ahead: int = 2) -> Bench:
-        made.append(Bench(tmp_path, fast, ahead))
+    def make(ahead: int = 2, person: Person | None = None) -> Bench:
+        made.append(Bench(tmp_path, fast, ahead, person))
         return made[-1]
 
     yield make
@@ -306,3 +309,70 @@ def test_arm_process_and_station_import_no_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+class Scripted(Device):
+    """Holds the enable switch from its `begin`-th reading to its `end`-th, lifting the tool; then says `mark`."""
+
+    name = "scripted"
+    help = ("",)
+
+    def __init__(self, begin: int, end: int, mark: Said | None) -> None:
+        self.begin, self.end, self.mark = begin, end, mark
+        self.read_so_far = 0
+
+    def read(self) -> Intent:
+        self.read_so_far += 1
+        held = self.begin <= self.read_so_far < self.end
+        says = (self.mark,) if self.mark is not None and self.read_so_far == self.end + 5 else ()
+        return Intent(linear=(0.0, 0.0, 0.2), enable=held, events=says)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_person_takes_over_and_both_actions_are_kept(make_bench: Callable[..., Bench], fast: RobotSpec) -> None:
+    bench = make_bench(person=Person(fast, Scripted(8, 18, None), blend_s=0.1))
+    _, lines = bench.run_episode()
+    taken = [line.intervention for line in lines]
+    first, count = taken.index(True), sum(taken)
+    assert count == 10 + 5 and all(taken[first : first + count]), "while the switch is held, and the blend after it"
+    for line in lines:
+        proposed, executed = line.proposed.array(), line.executed.array()
+        small = np.abs(proposed[:-1]).max() < 0.01, np.abs(executed[:-1]).max() < 0.004
+        assert small[0] and (line.intervention or small[1]) and not line.held
+    heights = np.array([line.observations["observation.environment_state"].array()[2] for line in lines])
+    assert heights[first + 9] > heights[first] + 0.005, "the arm does what the person wants"
+    moves = np.abs(np.array([line.executed.array()[:-1] for line in lines])).max(axis=1)
+    assert moves[first] < fast.acceleration.max() * fast.dt**2 * 1.01, "it begins from rest"
+
+
+@pytest.mark.parametrize("mark", [Said.SUCCESS, Said.FAILURE])
+def test_a_person_says_how_an_episode_ended(make_bench: Callable[..., Bench], fast: RobotSpec, mark: Said) -> None:
+    bench = make_bench(person=Person(fast, Scripted(3, 4, mark)))
+    _, lines = bench.run_episode()
+    last = lines[-1]
+    assert len(lines) < EPISODE_STEPS and last.terminated and not last.truncated
+    assert last.success is (mark is Said.SUCCESS) and last.reward == float(last.success)
+
+
+def test_an_estop_ends_the_episode_and_only_when_it_is_cleared_another_begins(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = make_bench()
+    bench.env._referee.episode_steps = 10**6
+    bench.start()
+    lines: list[local.Line] = []
+    until(lambda: lines.extend(bench.receive()) or len(lines) > 10, "an episode under way")
+    EStop(tmp_path.name).press("the test")
+    until(lambda: lines.extend(bench.receive()) or bench.states[-1].state == "e-stopped", "the e-stop to be told")
+    assert lines[-1].truncated and lines[-1].stopped
+    at = bench.robot.read().position
+    bench.send(local.Start(99, bench.lease() or 0))
+    until(lambda: bench.receive() or bench.states[-1].episode == 99, "the start to be refused")
+    np.testing.assert_allclose(bench.robot.read().position, at, atol=0.01)
+    EStop(tmp_path.name).clear()
+    until(lambda: bench.receive() or bench.states[-1].state == "resting", "it to be well again")
+    bench.env._referee.episode_steps = EPISODE_STEPS
+    bench.episodes = itertools.count(100)
+    assert len(bench.run_episode()[1]) == EPISODE_STEPS
