@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: those named, or all but `learning` and `from_scratch`, half an hour each."""
+"""`python -m benchmarks [NAME ...]`: those named, or all but the long ones, half an hour each: `learning`, `from_scratch`, `ticks`."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ from benchmarks.report import RESULTS
 from robotlearn import gl
 
 NAMES = ("sim", "render", "safety", "wire", "weights", "serving")
-LONG = ("learning", "from_scratch")
+LONG = ("learning", "from_scratch", "ticks")
 
 
 def main() -> None:
