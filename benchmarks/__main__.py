@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: those named, or all but the long ones, half an hour each: `learning`, `from_scratch`, `ticks`."""
+"""`python -m benchmarks [NAME ...]`: those named, or all but `learning`, `from_scratch`, `ticks`, half an hour each."""
 
 import argparse
 import importlib
