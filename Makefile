@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes, each of which would compile everything anew
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-ros test-slow bench table lint clean

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: those named, or all but `learning`, `from_scratch`, `ticks`, half an hour each."""
+"""`python -m benchmarks [NAME ...]`: those named, or all but those that take minutes to half an hour."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ from benchmarks.report import RESULTS
 from robotlearn import gl
 
 NAMES = ("sim", "render", "safety", "wire", "weights", "serving")
-LONG = ("learning", "from_scratch", "ticks")
+LONG = ("learning", "from_scratch", "ticks", "stops")
 
 
 def main() -> None:

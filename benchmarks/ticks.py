@@ -50,6 +50,7 @@ def _report(name: str, found: dict[str, float]) -> None:
         report(f"{name}.{key}", found[key], "ms late", "a bare sleep", found[f"sleep_{key}"])
     report(f"{name}.missed", found["missed_percent"], f"% of {found['done']:.0f} ticks")
     report(f"{name}.work", found["work"], "ms of a tick, median", "the period", 1000 / found["hz"])
+    report(f"{name}.stolen", found["stolen"], "% of the cores' time went to other machines on this host")
 
 
 def _measure(arm: str, hz: int, seconds: float) -> dict[str, float]:
@@ -64,7 +65,7 @@ def _measure(arm: str, hz: int, seconds: float) -> dict[str, float]:
                 env.pop(name, None)
         what = {"mujoco": None, "lerobot": "so101", "dds": "dds-ur5e", "ros2": "dds-panda"}[arm]
         if what is not None:
-            stack.enter_context(_emulated(what, env))
+            stack.enter_context(emulated(what, env))
         command = [python, "-m", "benchmarks.ticks", "--arm", arm, "--hz", str(hz), "--seconds", str(seconds)]
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120)
         if done.returncode:
@@ -74,7 +75,8 @@ def _measure(arm: str, hz: int, seconds: float) -> dict[str, float]:
 
 
 @contextmanager
-def _emulated(what: str, env: dict[str, str]) -> Iterator[None]:
+def emulated(what: str, env: dict[str, str]) -> Iterator[None]:
+    """An emulator as a process, from its first line on."""
     command = [sys.executable, "-m", "robotlearn", "emulate", what]
     with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -88,7 +90,7 @@ def _emulated(what: str, env: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _training() -> Iterator[None]:
-    """`robotlearn train laptop`, from its reinforcement on."""
+    """`robotlearn train smoke`, from its reinforcement on."""
     folder = Path(tempfile.mkdtemp(prefix="rl-"))
     command = [sys.executable, "-m", "robotlearn", "train", "smoke", "learner.updates=100000"]
     with (folder / "log").open("w") as log:
@@ -123,6 +125,7 @@ def _child(arm: str, hz: int, seconds: float) -> dict[str, float]:
     robot = hal.make_robot(spec, arm, **options)
     loop = ControlLoop(hal.RealTime(robot) if arm == "mujoco" else robot)
     slept = _slept(hz, 5.0)
+    before = _cpu_times()
     with loop:
         start, begun = loop.read().position, time.monotonic()
         wave = 0.1 * (spec.upper - spec.lower).clip(0, 1.0) * np.where(start > (spec.lower + spec.upper) / 2, -1, 1)
@@ -131,6 +134,7 @@ def _child(arm: str, hz: int, seconds: float) -> dict[str, float]:
             loop.write(hal.Command(start + wave * 0.5 * (1 - np.cos(0.5 * np.pi * now))))
             loop.wait()
         ticks, health = loop.ticks(), loop.health()
+    passed = _cpu_times() - before
     if health.state != "ok":
         raise RuntimeError(f"{arm}: {health.state}: {health.detail}")
     late = 1000 * ticks.late
@@ -140,9 +144,15 @@ def _child(arm: str, hz: int, seconds: float) -> dict[str, float]:
         "missed_percent": 100 * ticks.missed / ticks.done,
         "realtime": loop.realtime,
         "work": 1000 * float(np.median(ticks.work)),
+        "stolen": 100 * float(passed[7] / passed.sum()),
         **_summary(late, ""),
         **_summary(1000 * slept, "sleep_"),
     }
+
+
+def _cpu_times() -> Any:
+    """Of all cores since they started: user, nice, system, idle, iowait, irq, softirq, steal; proc_stat(5)."""
+    return np.array(Path("/proc/stat").read_text().split()[1:9], dtype=float)
 
 
 def _slept(hz: int, seconds: float) -> Any:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from hal.errors import DriverError, HalError, RobotFault, Stopped
 from hal.estop import EStop
+from hal.estop_input import Contact, EStopInput
 from hal.guard import Guard
 from hal.lease import Leases
-from hal.robot import Array, C, Clocked, Command, Health, Reading, Robot
+from hal.priority import CONTROL, ask_for_priority
+from hal.robot import Array, C, Clocked, Command, EStoppable, Health, Reading, Robot
 from hal.set_points import SetPoints
 from hal.wrapper import Wrapper
 
@@ -24,8 +27,9 @@ _BLOCKED_S = 0.5  # [s] of full torque of a joint that hardly moves
 _FULL, _SLOW = 0.98, 0.05  # of the largest torque and the largest speed
 _KEPT = 1 << 16  # ticks whose lateness is remembered
 _HANGS_S = 5.0  # without a tick
+_BRAKES_S = 2.0  # within which a stop is over
+_SWITCH_S = 0.0005  # for which another thread's Python may keep the interpreter from the loop, and by default 5 ms
 _SAG = 0.1  # [rad, m] within which an arm may hang below its last set-point
-_PRIORITY = 40  # of SCHED_FIFO, below the kernel's own interrupt threads at 50
 
 Activity = Literal["idle", "running", "stopped", "fault"]
 
@@ -55,15 +59,17 @@ class ControlLoop(Wrapper):
     A stop, for whatever reason, is what the spec's `on_stop` says, begun at the next tick. After one of the loop's own,
     `write` raises Stopped until `rest`: who commands must notice. The reasons:
 
-    * e-stop: `estop` is pressed. It stays so until it is cleared, and then until `rest`;
+    * e-stop: `estop` is pressed, be it by `button`, which counts as pressed too when it can't be looked at. It stays so
+      until it is cleared, and then until `rest`. A robot that has one itself, elsewhere, is told;
     * the lease, where there are `leases`, is over, or was never had. A `write` with an old token raises LeaseError;
-    * watchdog: no `write` for `spec.watchdog_s` after the last one;
+    * watchdog: no `write` for `spec.watchdog_s` after the last one, to the nearest tick;
     * blocked: a joint gives all its torque, where that is measured, for 0.5 s and doesn't move.
 
     When the driver fails, the loop stops the arm if it can and ends: `health` is `fault`, `read` and `write` raise
     RobotFault. Close it, and connect anew.
 
     beat: called at each tick. priority: ask for SCHED_FIFO; without the right to it the loop runs as other threads do.
+    While there is one, Python's threads take turns ten times as often (`sys.setswitchinterval`), here and afterwards.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class ControlLoop(Wrapper):
         robot: Robot,
         *,
         estop: EStop | None = None,
+        button: Contact | None = None,
         leases: Leases | None = None,
         beat: Callable[[], None] = lambda: None,
         priority: bool = True,
@@ -81,7 +88,12 @@ class ControlLoop(Wrapper):
         """Of the lease of this process's own commands: those that carry none."""
         self.realtime = False
         """Whether the loop has real-time priority."""
-        self._estop, self._beat, self._priority = estop, beat, priority
+        if button is not None and estop is None:
+            raise ValueError(f"{robot.spec.name}: a button needs an e-stop to latch")
+        self.estop, self._button = estop, button
+        self._input: EStopInput | None = None  # while connected
+        self._outer = robot.capability(EStoppable)  # type: ignore[type-abstract]
+        self._beat, self._priority = beat, priority
         self._inner = robot.capability(Clocked)  # type: ignore[type-abstract]
         guard = None if self.spec.guard is None else Guard(self.spec)
         self._set_points = SetPoints(self.spec, guard=guard)
@@ -98,9 +110,11 @@ class ControlLoop(Wrapper):
         self._token: int | None = None  # with which the last write came
         self._written: float | None = None  # monotonic time of the last write; None: none is due
         self._streaming = False  # each tick writes
+        self._limp = False  # since the last stop: nothing holds the arm where set-points ended
         self._wants: Literal["", "rest", "stop"] = ""
         self._rested = False  # since the last tick
         self._stopped = ""
+        self._told_outer = False  # of the e-stop
         self._fault = ""
         self._period = self._seen = 0  # control periods begun; the last that `wait` told of
         self._blocked_for: Array = np.zeros(self.spec.dim)
@@ -119,6 +133,8 @@ class ControlLoop(Wrapper):
             self._reading = self._robot.read()
             self._set_points.reset(self._reading.position)
             self._closing.clear()
+            if self._button is not None:
+                self._input = EStopInput(self._button, partial(self.press_estop, "the hardware e-stop"))
             self._beat()
             self._thread = threading.Thread(target=self._run, name=f"control loop {self.spec.name}", daemon=True)
             self._thread.start()
@@ -144,17 +160,25 @@ class ControlLoop(Wrapper):
             self._well()
             if self._stopped:
                 raise Stopped(f"{self.spec.name}: {self._stopped}")
-            self._goal, self._token, self._written, self._wants = target, token, time.monotonic(), ""
+            self._goal, self._token, self._written = target, token, time.monotonic()
+            if self._wants == "rest":
+                self._wants = ""
 
     def press_estop(self, by: str, why: str = "") -> None:
-        """Latches the e-stop; any thread. Where that fails, for want of disk, the arm is stopped and OSError raised."""
-        if self._estop is None:
+        """Latches the e-stop; any thread. Raises OSError where that fails, for want of disk; for this loop it holds."""
+        if self.estop is None:
             raise DriverError(f"{self.spec.name}: this loop has no e-stop")
-        try:
-            self._estop.press(by, why)
-        except OSError:
-            self.stop()
-            raise
+        self.estop.press(by, why)
+
+    def clear_estop(self) -> None:
+        """Releases it, on purpose, and that of a robot that has one itself; `rest` then ends the stop.
+
+        Raises DriverError where the other may not be released from here.
+        """
+        if self.estop is not None:
+            self.estop.clear()
+        if self._outer is not None:
+            self._outer.clear_estop(on_purpose=True)
 
     def stop(self) -> None:
         """At the next tick; the arm stays until the next `write`."""
@@ -165,8 +189,8 @@ class ControlLoop(Wrapper):
     def rest(self) -> None:
         with self._ticked:
             self._well()
-            if self._estop is not None and self.estopped:
-                raise Stopped(f"{self.spec.name}: {self._estop.reason()}")
+            if self.estop is not None and self.estopped:
+                raise Stopped(f"{self.spec.name}: {self.estop.reason()}")
             self._stopped = ""
             self._rested = True
             if self._written is not None:
@@ -200,24 +224,33 @@ class ControlLoop(Wrapper):
             self._streaming = False
 
     def close(self) -> None:
+        """After a stop as the spec has it."""
+        if self._thread is not None and not self._fault and (self._streaming or self._goal is not None):
+            self.stop()
+            with self._ticked:
+                self._ticked.wait_for(lambda: self._fault or not (self._wants or self._streaming), _BRAKES_S)
         thread, self._thread = self._thread, None
         self._closing.set()
         if thread is not None:
             thread.join()
+        if self._input is not None:
+            self._input.close()
+            self._input = None
         self._robot.close()
 
     def health(self) -> Health:
         if self._fault:
             return Health("fault", self._fault, self._robot.health().telemetry)
         health = self._robot.health()
-        if self._stopped and health.state != "disconnected":
-            return Health("degraded", self._stopped, health.telemetry)
+        why = self._stopped or self._set_points.blocked
+        if why and health.state != "disconnected":
+            return Health("degraded", why, health.telemetry)
         return health
 
     @property
     def estopped(self) -> bool:
         """An e-stop is latched."""
-        return self._estop is not None and self._estop.pressed
+        return self.estop is not None and self.estop.pressed
 
     @property
     def activity(self) -> Activity:
@@ -242,10 +275,8 @@ class ControlLoop(Wrapper):
         return Ticks(done, self._missed, late, work)
 
     def _run(self) -> None:
-        if self._priority:
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
-                self.realtime = True
+        self.realtime = self._priority and ask_for_priority(CONTROL)
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         period = self._set_points.dt
         due = time.monotonic()
         while not self._closing.is_set():
@@ -261,7 +292,7 @@ class ControlLoop(Wrapper):
                 due += dropped * period
             with self._ticking:
                 try:
-                    self._tick(time.monotonic())
+                    self._tick()
                     self._beat()
                 except HalError as error:
                     self._fail(str(error))
@@ -276,18 +307,19 @@ class ControlLoop(Wrapper):
             if self._fault:
                 return
 
-    def _tick(self, now: float) -> None:
+    def _tick(self) -> None:
         reading = self._robot.read()
-        estop = self._estop.reason() if self._estop is not None and self.estopped else ""
         blocked = self._blocked(reading)
         with self._ticked:
             self._reading = reading
+            estop = self._estop_reason()  # here: what was looked at before a `rest` must not stop what comes after it
             before, goal, wants = self._stopped, self._goal, self._wants
-            self._stopped = estop or before or self._reason_to_stop(now) or blocked * (self._written is not None)
+            self._stopped = estop or before or self._reason_to_stop() or blocked * (self._written is not None)
             if self._stopped:
                 goal = self._written = None
                 wants = "stop" if not before or wants == "stop" else ""
-            self._goal, self._wants = None, ""
+            # What was written since a stop comes after it.
+            self._goal, self._wants = goal if wants == "stop" else None, ""
             rested, self._rested = self._rested, False
             due = self._written is not None
         if rested and not self._streaming:
@@ -299,7 +331,7 @@ class ControlLoop(Wrapper):
         elif goal is not None:
             if not self._streaming:
                 self._set_points.reset(self._near(reading.position))
-                self._streaming = True
+                self._streaming, self._limp = True, False
             self._set_points.go(goal)
         if self._streaming:
             try:
@@ -314,16 +346,32 @@ class ControlLoop(Wrapper):
             if not self._streaming:
                 self._rest_inner()
 
+    def _estop_reason(self) -> str:
+        if self.estop is None:
+            return ""
+        if self._input is not None and not self._input.alive and not self.estop.pressed:
+            with contextlib.suppress(OSError):  # it holds all the same
+                self.estop.press("the hardware e-stop", "its input hangs")
+        if not self.estop.pressed:
+            self._told_outer = False
+            return ""
+        reason = self.estop.reason()
+        if self._outer is not None and not self._told_outer:
+            self._told_outer = True
+            self._outer.latch_estop(self.estop.name, reason)
+        return reason or "e-stop"  # cleared between the two looks: a stop all the same
+
     def _rest_inner(self) -> None:
         """Of a robot that has such a loop itself, elsewhere: no command is due there either."""
         if self._inner is not None:
             with contextlib.suppress(Stopped):
                 self._inner.rest()
 
-    def _reason_to_stop(self, now: float) -> str:
+    def _reason_to_stop(self) -> str:
         if self._written is None:
             return ""
-        if now - self._written > self.spec.watchdog_s:
+        silent = time.monotonic() - self._written
+        if silent > self.spec.watchdog_s - self._set_points.dt / 2:  # this tick is the one that is nearest to it
             return f"watchdog: no command for {self.spec.watchdog_s} s"
         if self.leases is not None and not self.leases.valid(self._token):
             return "the lease of who commanded is over"
@@ -336,7 +384,7 @@ class ControlLoop(Wrapper):
         slow = np.abs(reading.velocity) <= _SLOW * self.spec.velocity
         full[len(self.spec.joints) :] = False  # a gripper's work is to press
         self._blocked_for = np.where(full & slow, self._blocked_for + self._set_points.dt, 0.0)
-        if (worst := int(self._blocked_for.argmax())) >= 0 and self._blocked_for[worst] > _BLOCKED_S:
+        if self._blocked_for[worst := int(self._blocked_for.argmax())] > _BLOCKED_S:
             self._blocked_for[:] = 0.0
             effort = abs(reading.effort[worst])
             return f"{self.spec.names[worst]} is blocked: {effort:.2f} N m for {_BLOCKED_S} s without moving"
@@ -347,12 +395,22 @@ class ControlLoop(Wrapper):
         if self.spec.on_stop == "brake" and self._streaming:
             self._set_points.brake()
             return
+        if self.spec.on_stop != "limp" and not self._streaming and self._inner is None and self._stands(reading):
+            return  # it is held already; to hold where it is measured, a little below, would sink it at each stop
         self._robot.stop()
-        self._set_points.reset(reading.position)
-        self._streaming = False
+        # The gripper's set-point stays, here as in the driver: it goes on holding what it holds.
+        joints = len(self.spec.joints)
+        self._set_points.reset(np.append(reading.position[:joints], self._set_points.set_point[joints:]))
+        self._streaming, self._limp = False, self.spec.on_stop == "limp"
+
+    def _stands(self, reading: Reading) -> bool:
+        """The arm is where set-points ended, but for what it hangs below that."""
+        return bool((np.abs(self._set_points.set_point - reading.position) < _SAG).all())
 
     def _near(self, position: Array) -> Array:
-        """From where set-points begin: where they ended, unless the arm was moved since."""
+        """From where set-points begin: where they ended, unless the arm was moved since, or has fallen."""
+        if self._limp:
+            return position
         last = self._set_points.set_point
         return np.where(np.abs(last - position) < _SAG, last, position)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -13,10 +14,10 @@ from typing import Any, Literal
 from hal.data import data_path
 from hal.emulators.presence import present
 from hal.errors import DriverError
-from hal.joint_topics import JointTopics, fitting, joint_driver
+from hal.joint_topics import HEARD_S, LIBRARIES, JointTopics, fitting, joint_driver
 from hal.spec import RobotSpec, load_spec
 
-Kind = Literal["serial", "camera", "topics", "simulator", "emulator"]
+Kind = Literal["serial", "camera", "topics", "simulator", "emulator", "served"]
 
 SERIAL: Mapping[tuple[int, int], tuple[str, str]] = {
     (0x1A86, 0x55D3): ("so101", "servo board of an SO-101, follower or leader (CH343)"),
@@ -25,8 +26,6 @@ SERIAL: Mapping[tuple[int, int], tuple[str, str]] = {
     (0x2F5D, 0x2202): ("", "Robotis OpenRB-150: Dynamixel servos"),
 }
 """USB vendor and product of what robots are attached with: the spec that it is probably for, and what it is."""
-
-_TOPICS_S = 1.0  # [s] within which those who publish at 2 Hz or more have been found and heard
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class Found:
 
 
 def scan() -> tuple[list[Found], dict[str, str]]:
-    """All that is there now, and what can't be looked for here with the reason; takes a second, to hear topics."""
+    """All that is there now, and what can't be looked for here with the reason; takes some seconds, to hear topics."""
     with Watcher() as watcher:
-        end = time.monotonic() + _TOPICS_S
+        end = time.monotonic() + (HEARD_S if watcher.hears else 0.0)
         while time.monotonic() < end:  # a topic is heard only after it was seen
             watcher.look()
             time.sleep(0.1)
@@ -85,6 +84,11 @@ class Watcher:
             import serial.tools.list_ports  # noqa: F401
         except ImportError:
             self.lacking["serial arms"] = "pyserial is not here: pip install pyserial"
+
+    @property
+    def hears(self) -> bool:
+        """Whether it listens to topics: what is there already has all been heard `HEARD_S` after its making."""
+        return self._topics is not None
 
     def __enter__(self) -> Watcher:
         return self
@@ -182,10 +186,13 @@ def _link(links: Path, device: str) -> str:
 
 def _emulators() -> Iterator[Found]:
     for one in present():
-        options = one["options"]
+        options, driver = one["options"], one["driver"]
         where = options.get("port") or options.get("joint_states") or f"process {one['pid']}"
+        if driver in LIBRARIES:  # it may run where there is another library than here
+            with contextlib.suppress(DriverError):
+                driver = joint_driver(driver)
         yield Found("emulator", f"emulator:{one['name']}:{one['pid']}", where, one["name"],
-                    one["spec"], one["driver"], options)  # fmt: skip
+                    one["spec"], driver, options)  # fmt: skip
 
 
 def _simulators() -> Iterator[Found]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -16,9 +18,22 @@ from hal.drivers.ros_options import Qos
 from hal.errors import DriverError
 from hal.spec import RobotSpec
 
+LIBRARIES = {"ros2": "rclpy", "dds": "cyclonedds"}
+"""What the drivers need that reach topics; each reaches those of the other."""
 SILENT_S = 1.2
 """A topic without a message for so long is gone: DDS itself misses a publisher that was killed after 10 s or more."""
+HEARD_S = 3.5
+"""Within which all who publish at 2 Hz or more have been found and heard: Fast DDS tells of itself every 3 s, and its
+answer to a newcomer is lost as often as not."""
 _BEYOND = 0.05  # [rad] outside its spec's limits, where a well calibrated arm may still rest
+_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_PROFILE = """\
+<dds xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"><profiles>
+<participant profile_name="listener" is_default_profile="true"><rtps><builtin><discovery_config>
+<leaseAnnouncement><sec>0</sec><nanosec>300000000</nanosec></leaseAnnouncement>
+</discovery_config></builtin></rtps></participant>
+</profiles></dds>
+"""
 
 
 @dataclass
@@ -44,13 +59,13 @@ class Fit:
     doubt: str
 
 
-def joint_driver() -> str:
-    """The driver by which topics are reached here: `ros2` where there is rclpy, `dds` where there is only cyclonedds.
+def joint_driver(preferred: str = "ros2") -> str:
+    """The driver by which topics are reached here: the preferred one, else the other of `LIBRARIES`.
 
     Raises DriverError where there is neither.
     """
-    for module, driver in (("rclpy", "ros2"), ("cyclonedds", "dds")):
-        if find_spec(module) is not None:
+    for driver in (preferred, *LIBRARIES):
+        if find_spec(LIBRARIES[driver]) is not None:
             return driver
     raise DriverError("neither rclpy nor cyclonedds is here: pip install 'robotlearn[dds]'")
 
@@ -67,7 +82,8 @@ class JointTopics:
         if joint_driver() == "ros2":
             from hal.drivers.ros2 import RclpyTransport
 
-            self._transport = RclpyTransport(name)
+            with _announced_often():
+                self._transport = RclpyTransport(name)
         else:
             from hal.drivers.dds import DdsTransport
 
@@ -76,15 +92,16 @@ class JointTopics:
         self._topics: dict[str, JointTopic] = {}
 
     def heard(self) -> list[JointTopic]:
-        """The topics that speak now. One that has just come speaks within a few tenths of a second."""
-        for name in {one.topic for one in self._transport.graph() if one.writes and one.kind == JOINT_STATE}:
+        """The topics that speak now. One that comes is heard within a second or so, one that was there in `HEARD_S`."""
+        published = {one.topic for one in self._transport.graph() if one.writes and one.kind == JOINT_STATE}
+        for name in published:
             if name not in self._topics:
                 self._topics[name] = JointTopic(name)
                 self._transport.subscribe(name, JOINT_STATE, Qos(), partial(self._take, name))
         now = time.monotonic()
         with self._lock:
             for topic in self._topics.values():
-                if now - topic.heard > SILENT_S:
+                if now - topic.heard > SILENT_S or topic.name not in published:
                     topic.joints.clear()  # whoever speaks there next may be another one
             return [JointTopic(one.name, dict(one.joints), one.heard) for one in self._topics.values() if one.joints]
 
@@ -98,6 +115,27 @@ class JointTopics:
             topic = self._topics[name]
             topic.heard = time.monotonic()
             topic.joints.update(zip(message.name, map(float, message.position), strict=False))
+
+
+@contextmanager
+def _announced_often() -> Iterator[None]:
+    """A participant of Fast DDS that is made here tells of itself every 0.3 s, unless the user has profiles of his own.
+
+    An arm that has just come often misses the first answer to it, and would know of this listener only up to 3 s later.
+    Other DDS implementations don't look at it.
+    """
+    if any(name in os.environ for name in _PROFILES):
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+        file.write(_PROFILE)
+        file.flush()
+        os.environ.update(dict.fromkeys(_PROFILES, file.name))
+        try:
+            yield
+        finally:
+            for name in _PROFILES:
+                del os.environ[name]
 
 
 def fitting(joints: Mapping[str, float], specs: Iterable[RobotSpec]) -> Fit | None:

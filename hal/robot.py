@@ -94,7 +94,8 @@ class Robot(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Brings the arm to a standstill, as the spec's `on_stop` has it: `limp` takes the torque away, both others
-        hold the arm where it is measured, as fast as the driver can; a later `write` moves it again.
+        hold the arm where it is measured, as fast as the driver can; a later `write` moves it again. The gripper keeps
+        its set-point, and so what it holds.
 
         Allowed at any time, any number of times; when not connected it does nothing. (What must stay stopped is the
         latching e-stop of the safety layer.)
@@ -107,6 +108,13 @@ class Robot(ABC):
     @abstractmethod
     def health(self) -> Health:
         """How the robot is, without waiting for it; `disconnected` before `connect` and after `close`."""
+
+    def addresses(self) -> tuple[str, ...]:
+        """What moves it, each of which one process at a time may have: serial ports (as paths), topics of commands.
+
+        Known before `connect`. None where nothing is shared, as with a simulator.
+        """
+        return ()
 
     def capability(self, kind: type[C]) -> C | None:
         """This robot as a `kind` (one of the protocols below), or None where it can't do that.
@@ -146,6 +154,17 @@ class Clocked(Protocol):
 
         Raises Stopped while an e-stop is latched.
         """
+
+
+@runtime_checkable
+class EStoppable(Protocol):
+    """A robot with a latching e-stop of its own, beyond this process. Any thread may use it."""
+
+    def latch_estop(self, by: str, why: str) -> None:
+        """Presses it, without waiting until it is."""
+
+    def clear_estop(self, *, on_purpose: bool) -> None:
+        """Releases it. Raises DriverError where that may not be done from here."""
 
 
 @runtime_checkable

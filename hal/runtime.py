@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ from hal.errors import DriverError
 
 
 def runtime_folder(part: str) -> Path:
-    """The folder `part` of it; made if need be, for the user alone. It lies in ROBOTLEARN_RUNTIME_DIR, if that is set.
+    """The folder `part` of it; made if need be, for the user alone: /var/tmp/robotlearn-UID, a few kB.
 
-    Else in XDG_RUNTIME_DIR, else in the machine's folder for temporary files. It needs a few kB, and is gone after a
-    reboot in most of these places: with it go locks, and what a person latched.
+    The same for every process of the user, whatever its environment says of places for temporary files, since an e-stop
+    must reach them all; on the machine's own disk; and there after a log-out and a reboot. ROBOTLEARN_RUNTIME_DIR is
+    another place, for processes that shall know nothing of the others, and for containers that shall.
 
-    Raises DriverError when it belongs to another user: who could write there could take an arm, or clear its e-stop.
+    Raises DriverError when others could write there, and so take an arm or clear its e-stop.
     """
-    if own := os.environ.get("ROBOTLEARN_RUNTIME_DIR"):
-        folder = Path(own)
-    elif base := os.environ.get("XDG_RUNTIME_DIR"):
-        folder = Path(base) / "robotlearn"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"robotlearn-{os.getuid()}"
+    folder = Path(os.environ.get("ROBOTLEARN_RUNTIME_DIR") or f"/var/tmp/robotlearn-{os.getuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise DriverError(f"{folder} belongs to another user: set ROBOTLEARN_RUNTIME_DIR to a folder of your own")
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise DriverError(
+            f"{folder} must be a folder of this user's, no link, and writable by nobody else (chmod go-w): "
+            "set ROBOTLEARN_RUNTIME_DIR to one that is"
+        )
     inner = folder / part
     inner.mkdir(exist_ok=True)
     return inner

@@ -192,7 +192,8 @@ class RobotSpec(_Part):
     on_stop: Literal["hold", "brake", "limp"] = Field(
         "brake",
         description="what a stop does: hold = the servos hold the pose that was measured last, at once; brake = the "
-        "set-points slow down within the limits, then stay; limp = the servos give no torque",
+        "set-points slow down within the limits, then stay; limp = the servos give no torque. But with limp, an arm "
+        "that rests already is left as it is, and a gripper keeps its set-point",
     )
     guard: GuardSpec | None = Field(None, description="keeps the arm off itself and the table; needs the block mujoco")
     workspace: Box
@@ -373,7 +374,10 @@ def load_spec(name_or_path: str | Path) -> RobotSpec:
     if spec.mujoco is not None:
         mjcf = (path.parent / spec.mujoco.mjcf).resolve()
         if not mjcf.is_file():
-            raise SpecError(f"{path}: mujoco.mjcf = '{spec.mujoco.mjcf}': there is no file {mjcf}")
+            raise SpecError(
+                f"{path}: mujoco.mjcf = '{spec.mujoco.mjcf}': there is no file {mjcf}: the path counts from this YAML; "
+                "copy the model's folder beside it, or write an absolute path there"
+            )
         spec = spec.model_copy(update={"mujoco": spec.mujoco.model_copy(update={"mjcf": mjcf})})
     return spec
 

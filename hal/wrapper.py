@@ -22,6 +22,9 @@ class Wrapper(Robot):
         self._robot = robot
         self._lock = contextlib.nullcontext() if lock is None else lock
 
+    def addresses(self) -> tuple[str, ...]:
+        return self._robot.addresses()
+
     def capability(self, kind: type[C]) -> C | None:
         if self._robot.capability(kind) is None:
             return None

@@ -169,7 +169,7 @@ def edge(
     name: Annotated[str | None, typer.Option(help="Which of the config's edges; needed when it has several.")] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder of its log; by default ~/.local/state/robotlearn/edges/NAME.", show_default=False),
+        typer.Option(help="Folder of its log; by default edges/NAME in ~/.local/state/robotlearn.", show_default=False),
     ] = None,
 ) -> None:
     """One edge: arms, policy, and the uplink to a learner, which may start later."""
@@ -177,6 +177,8 @@ def edge(
     from robotlearn.config.load import load_config
     from robotlearn.errors import ConfigError
     from robotlearn.processes import freeze_heap, stop_on_signals
+    from robotlearn.robots.states import forget
+    from robotlearn.state_folder import state_folder
 
     stop = stop_on_signals()
     loaded = load_config(config, overrides or [])
@@ -185,7 +187,7 @@ def edge(
     if chosen is None:
         wrong = f"no edge {name!r} in the config" if name is not None else "the config has several edges"
         raise ConfigError(f"{wrong}; choose with --name one of {', '.join(names)}")
-    folder = state or Path.home() / ".local" / "state" / "robotlearn" / "edges" / chosen.name
+    folder = state or state_folder() / "edges" / chosen.name
     if isinstance(chosen, BatchEdgeConfig):
         from robotlearn.edge.batch import BatchEdge
 
@@ -193,6 +195,7 @@ def edge(
     else:
         from robotlearn.edge.station import Station
 
+        forget(chosen.name)
         common = [*(overrides or []), "--edge", chosen.name]
         running = Station(
             loaded,
@@ -293,7 +296,7 @@ def run_policy(
     from robotlearn.saved_policy import find_policy_for
 
     stop = stop_on_signals()
-    saved = find_policy_for(policy, robot, task, ahead, driver, driver_options(option or []))
+    saved = find_policy_for(policy, robot, task, ahead, driver, driver_options(option))
     driving = Drive(saved, episodes=episodes, dry_run=dry_run)
     try:
         if as_json:

@@ -11,8 +11,12 @@ from hal.registry import check_driver
 from robotlearn.cells import cells_of
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
+from robotlearn.demonstrations_check import check_demonstrations
+from robotlearn.edge.paced_arm import HAS_SAID_WHY
 from robotlearn.errors import RunFolderError
+from robotlearn.people.keyboard import keys_in_a_run
 from robotlearn.processes import REFUSED, Child, Keeper, Running, stop_all, stop_on_signals
+from robotlearn.robots.states import forget
 from robotlearn.run_folder import RunFolder
 
 LEARNER_PATIENCE = 3
@@ -34,7 +38,7 @@ class Training:
     ) -> None:
         """`source` and `overrides` are what `config` was loaded from; `rerun` is for the learner.
 
-        Raises RunFolderError, SpecError, DriverError.
+        Raises RunFolderError, SpecError, DriverError, ConfigError.
         """
         self._source, self._config, self._overrides = source, config, list(overrides)
         self._folder = RunFolder(path)
@@ -48,18 +52,31 @@ class Training:
             raise RunFolderError(f"{path} is not a folder; choose another --run")
         if not resume and self._folder.config.exists():
             raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --run")
+        if not resume:
+            check_demonstrations(config)
 
     def run(self) -> int:
-        """Block until the run ends or a signal comes; returns the exit status. Raises RunFolderError."""
+        """Block until the run ends or a signal comes; returns the exit status.
+
+        Raises RunFolderError; DeviceError where a person's keys have no terminal.
+        """
+        for index, edge in enumerate(self._config.edges):
+            if isinstance(edge, PacedEdgeConfig) and edge.person is not None:
+                for text in keys_in_a_run(f"edges.{index}.person", edge.person.device, edge.person.options):
+                    self._say(f"{edge.name}: {text}")
         return self._supervise(stop_on_signals())
 
     def _supervise(self, stop: Event) -> int:
         if self._resume:
             with self._folder:
                 pass  # not in use, and without the address of a learner that was killed
+        for edge in self._config.edges:
+            if isinstance(edge, PacedEdgeConfig):
+                forget(edge.name)
         learner = self._start_learner()
         edges: dict[str, Keeper] = {}
         address, failures, checkpoint = "", 0, self._newest()
+        closing = ""
         try:
             while not stop.wait(0.1):
                 status = learner.status
@@ -81,7 +98,7 @@ class Training:
                 for name, keeper in edges.items():
                     ended = keeper.tend()
                     if ended == REFUSED:
-                        self._say(f"edge {name} can't work: {self._last_words(name)}")
+                        closing = f"edge {name} can't work: {self._last_words(name)}"
                         return REFUSED
                     if ended is not None:
                         self._say(f"edge {name} ended with status {ended} and is started again; see {self._log(name)}")
@@ -91,6 +108,8 @@ class Training:
             # Edges first: they still get answers for what they recorded.
             stop_all([keeper.child for keeper in edges.values()], patience_s=5.0)
             stop_all([learner], patience_s=8.0)
+            if closing:  # the last line: what its user must mend isn't drawn over
+                self._say(closing)
 
     def _start_learner(self, address: str = "") -> Running:
         options = [*(["--resume"] if self._resume else []), *(["--bind", address] if address else [])]
@@ -108,8 +127,9 @@ class Training:
     def _last_words(self, name: str) -> str:
         """What it and its own children said at the end."""
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
-        said = [text.removeprefix("robotlearn: ") for text in lines[-3:] if text.startswith("robotlearn: ")]
-        return "; ".join(said) or "no reason given"
+        said = [text.removeprefix("robotlearn: ") for text in lines[-10:] if text.startswith("robotlearn: ")]
+        # The child that knows why comes first; that it said so is its parent's word.
+        return "; ".join([text for text in said if not text.endswith(HAS_SAID_WHY)] or said) or "no reason given"
 
     def _address(self) -> str:
         """Where the learner listens, "" before it does."""

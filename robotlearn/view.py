@@ -1,11 +1,8 @@
 """`robotlearn view`: MuJoCo's interactive viewer, with an arm in it that a policy, an expert or nobody moves."""
 
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +17,11 @@ from hal.errors import RobotFault
 from hal.spec import RobotSpec, load_spec
 from robotlearn.cells import env_options
 from robotlearn.display import busy
-from robotlearn.errors import CheckpointError, DisplayError
+from robotlearn.errors import CheckpointError
 from robotlearn.inputs import Inputs
 from robotlearn.saved_policy import find_policy_for
-from robotlearn.window import check, is_run, need_display
+from robotlearn.viewer import Viewer, bare_scene
+from robotlearn.window import check, is_run
 
 FRAME_S = 1 / 60
 LOST_S = 0.1
@@ -184,47 +182,6 @@ def idle(robot: WatchedRobot, window: Window) -> None:
             robot.set_state(robot.spec.home, {})
 
 
-class Viewer(AbstractContextManager["Viewer"]):
-    """MuJoCo's window; it counts as closed too when `stop` is set."""
-
-    def __init__(self, model: Any, data: Any, stop: threading.Event, *, sliders: bool) -> None:
-        """`sliders`: show the panel with the actuators' sliders. Raises DisplayError when it can't be opened."""
-        need_display()
-        self._stop = stop
-        try:
-            from mujoco import viewer
-        except (ImportError, RuntimeError) as error:
-            raise DisplayError(f"MuJoCo's viewer can't be used here: {' '.join(str(error).split())}") from error
-        # launch_passive would wait for ever for its thread, in which this fails; on macOS that is not ours to call.
-        if sys.platform != "darwin":
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                if not viewer.glfw.init():
-                    reasons = "; ".join(str(warning.message) for warning in said)
-                    raise DisplayError(f"no window can be opened: {reasons or 'GLFW does not say why'}")
-        before = threading.enumerate()
-        try:
-            self._handle = viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=sliders)
-        except RuntimeError as error:
-            if "mjpython" not in str(error):
-                raise
-            again = " ".join(sys.argv[1:])
-            raise DisplayError(f"on macOS a window needs MuJoCo's launcher: mjpython -m robotlearn {again}") from None
-        self._threads = [thread for thread in threading.enumerate() if thread not in before]
-
-    def is_running(self) -> bool:
-        return self._handle.is_running() and not self._stop.is_set()
-
-    def sync(self) -> None:
-        self._handle.sync()
-
-    def __exit__(self, *error: object) -> None:
-        self._handle.close()
-        # It only asks for the end: a process, or an MjData, that goes while the window is still drawn crashes.
-        for thread in self._threads:
-            thread.join(5.0)
-
-
 def view(
     what: str,
     *,
@@ -248,7 +205,10 @@ def view(
             actor = ExpertActor(env) if expert else run
         else:
             spec = load_spec(what)
-            env, shown = make_env(spec, make_task(task, spec)) if task is not None else (None, WatchedRobot(spec))
+            if task is not None:
+                env, shown = make_env(spec, make_task(task, spec))
+            else:
+                shown = WatchedRobot(spec, bare_scene(spec))
             actor = ExpertActor(env) if expert and env is not None else None
     try:
         with Viewer(*shown.scene, stop, sliders=actor is None) as window:

@@ -57,7 +57,8 @@ if [ ! -e $venv/bin/python ]; then
     run "making $venv" "$python" -m venv $venv
 fi
 [ -x $venv/bin/uv ] || run "installing uv with pip" $venv/bin/python -m pip install --quiet --constraint requirements.lock uv
-run "installing the packages" $venv/bin/uv pip install --python $venv/bin/python \
+# Compiled here and once: by itself every Python does it at its start, where it may not write what it compiled.
+run "installing the packages" $venv/bin/uv pip install --compile-bytecode --python $venv/bin/python \
     --constraints requirements.lock --build-constraints requirements.lock --editable '.[dev,ray,viz,bench,lerobot,dds]'
 touch $venv/.ready
 echo "setup: $venv is ready"

@@ -14,7 +14,7 @@ from tests.fakes import FakeRobot
 
 def fast_spec(**changes: Any) -> hal.RobotSpec:
     """An SO-101 at 50 Hz that stops by holding its pose, so that nothing is written after a stop."""
-    fast: dict[str, Any] = {"control_hz": 50.0, "watchdog_s": 0.3, "on_stop": "hold"}
+    fast: dict[str, Any] = {"control_hz": 50.0, "watchdog_s": 2.0, "on_stop": "hold"}
     # Not model_copy: it would keep what was derived from the old values.
     return hal.RobotSpec.model_validate(hal.load_spec("so101").model_dump() | fast | changes)
 
@@ -26,12 +26,16 @@ class RecordingArm(FakeRobot):
 
     def __init__(self, spec: hal.RobotSpec, *, port: str = "") -> None:
         super().__init__(spec)
+        self._port = port
         self.written: list[tuple[float, Array]] = []
         self.stops: list[float] = []
         self.effort: Array | None = None
         self.read_error: Exception | None = None
         self.write_error: Exception | None = None
         self.stuck = False
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self._port,) if self._port else ()
 
     def capability(self, kind: type[C]) -> C | None:
         return None if kind is Steppable else super().capability(kind)

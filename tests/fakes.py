@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 import hal
 from hal.robot import Array
@@ -34,6 +36,12 @@ def small_spec(**changes: object) -> hal.RobotSpec:
         "driver": "fake",
     }
     return hal.RobotSpec.model_validate(content | changes)
+
+
+def write_spec(path: Path, spec: hal.RobotSpec, **changes: object) -> Path:
+    """The file of a spec, whose top-level keys `changes` replace; whether it is valid then is the reader's business."""
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json") | changes))
+    return path
 
 
 class FakeRobot(hal.Robot):

@@ -33,7 +33,7 @@ def alive(pid: int) -> bool:
     """Runs: not gone, and not a zombie that its (dead) parent's heir has yet to reap."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ended between opening and reading
         return False
 
 

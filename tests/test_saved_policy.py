@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from hal import load_spec
 from robotlearn import checkpoint
@@ -23,11 +22,11 @@ from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 from robotlearn.saved_policy import find_policy, find_policy_for
+from tests.fakes import write_spec
 
 
-def write_spec(path: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | changes))
-    return path
+def write_panda(path: Path, **changes: Any) -> Path:
+    return write_spec(path, load_spec("panda"), **changes)
 
 
 def make_run(
@@ -53,7 +52,7 @@ def test_a_run_is_its_newest_checkpoint_and_a_checkpoint_is_itself(tmp_path: Pat
 
 def test_the_robot_may_be_another_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run(tmp_path / "run")
-    write_spec(tmp_path / "mine.yaml", maker="somebody", watchdog_s=0.3)
+    write_panda(tmp_path / "mine.yaml", maker="somebody", watchdog_s=0.3)
     monkeypatch.chdir(tmp_path)
     saved = find_policy_for(folder.path, "mine.yaml", None)
     assert saved.arm.spec.watchdog_s == 0.3 and saved.config.robot == (str(tmp_path / "mine.yaml"),)
@@ -79,20 +78,20 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_robot_that_does_not_fit_is_refused_by_name(tmp_path: Path, misfit: str) -> None:
     changes, expected = MISFITS[misfit]
     folder = make_run(tmp_path / "run")
-    path = write_spec(tmp_path / "robot.yaml", **changes)
+    path = write_panda(tmp_path / "robot.yaml", **changes)
     with pytest.raises(ConfigError) as error:
         find_policy_for(folder.path, str(path), None)
     assert f"robot {path} does not fit the policy" in str(error.value) and expected in str(error.value)
 
 
 def test_a_run_from_elsewhere_drives_a_robot_that_is_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = write_spec(tmp_path / "theirs.yaml")
+    theirs = write_panda(tmp_path / "theirs.yaml")
     folder = make_run(tmp_path / "run", robot=str(theirs))
     theirs.unlink()
     assert find_policy_for(folder.path, "panda", None).version == 12
     assert "theirs.yaml is not on this machine" in caplog.text
     with pytest.raises(ConfigError, match="it is for panda"):
-        find_policy_for(folder.path, str(write_spec(tmp_path / "robot.yaml", name="other")), None)
+        find_policy_for(folder.path, str(write_panda(tmp_path / "robot.yaml", name="other")), None)
 
 
 def test_it_is_found_without_torch(tmp_path: Path) -> None:

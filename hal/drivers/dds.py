@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -23,15 +24,14 @@ _LINGER = "<Internal><WriterLingerDuration>100ms</WriterLingerDuration></Interna
 _LOCAL = (
     '<General><Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces><AllowMulticast>false</AllowMulticast>'
     "</General><Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>"
-    '<Peers><Peer Address="127.0.0.1"/></Peers></Discovery>'
+    '<Peers><Peer Address="127.0.0.1"/></Peers><InitialLocatorPruneDelay>inf</InitialLocatorPruneDelay></Discovery>'
 )
-"""What ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST (or ROS_LOCALHOST_ONLY=1) asks for: nobody on another machine."""
+"""What ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST (or ROS_LOCALHOST_ONLY=1) asks for: nobody on another machine. Without
+multicast Cyclone calls to addresses, and by itself ceases to after 30 s: two who missed each other would never meet."""
 _WAIT_NS = 10**9
 _MANY = 100_000  # more endpoints than there are
 _PARTICIPANT_HASH = "RIHS01_91a0593bacdcc50ea9bdcf849a938b128412cc1ea821245c663bcd26f83c295e"
 _LATCHED = Qos(reliability="reliable")
-_domains: dict[int, Any] = {}
-_domains_lock = threading.Lock()
 
 
 def make(spec: RobotSpec, **options: Any) -> Robot:
@@ -44,7 +44,7 @@ def make(spec: RobotSpec, **options: Any) -> Robot:
 
 
 class DdsTransport:
-    """A participant that ROS 2 sees as a node, with a thread of its own for what comes.
+    """What ROS 2 sees as a node, with a thread of its own for what comes.
 
     Topics only: services and actions need rclpy.
 
@@ -56,26 +56,23 @@ class DdsTransport:
 
     def __init__(self, name: str, domain: int | None = None) -> None:
         _cyclonedds()
-        from cyclonedds.core import DDSException, GuardCondition, Policy, WaitSet
-        from cyclonedds.core import Qos as DdsQos
-        from cyclonedds.domain import DomainParticipant
+        from cyclonedds.core import DDSException, GuardCondition, WaitSet
 
         from hal.drivers import ros_types
 
         self._types: Any = ros_types
         self._error, self._closed = DDSException, False
         try:
-            number = int(os.environ.get("ROS_DOMAIN_ID") or 0) if domain is None else domain
-            _join(number)
-            self._participant = DomainParticipant(number, qos=DdsQos(Policy.Userdata(b"enclave=/;")))
+            self._domain = _join(int(os.environ.get("ROS_DOMAIN_ID") or 0) if domain is None else domain)
         except (ValueError, DDSException) as error:
             where = f"DDS domain {domain}" if domain is not None else f"ROS_DOMAIN_ID {os.environ.get('ROS_DOMAIN_ID')}"
             raise DriverError(f"{where}: {error}") from error
+        self._participant = self._domain.participant
         self._info: Any = ros_types.NodeEntitiesInfo("/", f"{name}_{os.getpid()}")
         self._readers: list[tuple[Any, Any, Callable[[Any], None]]] = []
         self._writers: list[Any] = []
-        self._graph = self._writer("ros_discovery_info", ros_types.ParticipantEntitiesInfo, _LATCHED, latched=True)
-        self._announce()
+        self._domain.nodes.append(self._info)
+        self._domain.announce()
         self._waitset, self._closing = WaitSet(self._participant), GuardCondition(self._participant)
         self._waitset.attach(self._closing)
         self._thread = threading.Thread(target=self._run, name=f"dds {name}", daemon=True)
@@ -90,14 +87,14 @@ class DdsTransport:
         reader = DataReader(self._participant, Topic(self._participant, _name(topic), wanted), qos=_policies(qos))
         self._readers.append((reader, wanted, take))
         self._waitset.attach(ReadCondition(reader, ViewState.Any | SampleState.NotRead | InstanceState.Any))
-        self._info.reader_gid_seq.append(self._gid(reader))
-        self._announce()
+        self._info.reader_gid_seq.append(_gid(reader))
+        self._domain.announce()
 
     def publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
-        writer = self._writer(_name(topic), self._types.TYPES[kind], qos)
+        writer = _writer(self._participant, _name(topic), self._types.TYPES[kind], _policies(qos))
         self._writers.append(writer)
-        self._info.writer_gid_seq.append(self._gid(writer))
-        self._announce()
+        self._info.writer_gid_seq.append(_gid(writer))
+        self._domain.announce()
         return _DdsPublisher(writer, topic, kind, self._types)
 
     def gripper(self, action: str, joint: str, parallel: bool, max_effort: float) -> Publisher:
@@ -127,9 +124,12 @@ class DdsTransport:
         self._closed = True
         self._closing.set(True)
         self._thread.join()
-        for writer in self._writers:
-            _delete(writer)  # waits for what is on its way
-        _delete(self._participant)
+        _delete(self._waitset)
+        _delete(self._closing)
+        for entity in (*self._writers, *(reader for reader, _, _ in self._readers)):
+            _delete(entity)  # a writer waits for what is on its way
+        self._domain.nodes.remove(self._info)
+        self._domain.announce()
 
     def _run(self) -> None:
         while not self._closed:
@@ -148,18 +148,43 @@ class DdsTransport:
                     if isinstance(messages[0], wanted):  # else that a writer is gone
                         take(messages[0])
 
-    def _writer(self, name: str, kind: Any, qos: Qos, latched: bool = False) -> Any:
-        from cyclonedds.pub import DataWriter
-        from cyclonedds.topic import Topic
 
-        return DataWriter(self._participant, Topic(self._participant, name, kind), qos=_policies(qos, latched))
+class _Membership:
+    """This process's participant in a domain, for all transports and for good; `nodes` is what ROS 2's graph shows.
 
-    def _announce(self) -> None:
-        """Tell ROS 2's graph which endpoints are this node's."""
-        self._graph.write(self._types.ParticipantEntitiesInfo(self._gid(self._participant), [self._info]))
+    Not one per transport: Cyclone 11 clears a participant away after its deletion has returned, and one that is made
+    meanwhile acknowledges, for both, what somebody who has just come sent to the first. Nobody says that twice, and so
+    whoever came would not be found before it comes anew.
+    """
 
-    def _gid(self, entity: Any) -> Any:
-        return self._types.Gid(list(entity.guid.bytes))
+    def __init__(self, domain: int) -> None:
+        from cyclonedds.core import Policy
+        from cyclonedds.core import Qos as DdsQos
+        from cyclonedds.domain import Domain, DomainParticipant
+
+        from hal.drivers import ros_types
+
+        self._message: Any = ros_types.ParticipantEntitiesInfo
+        self._configured = Domain(domain, _configuration())
+        self.participant: Any = DomainParticipant(domain, qos=DdsQos(Policy.Userdata(b"enclave=/;")))
+        self.nodes: list[Any] = []
+        self._announcing = threading.Lock()
+        self._graph = _writer(self.participant, "ros_discovery_info", self._message, _policies(_LATCHED, latched=True))
+        atexit.register(self._leave)
+
+    def announce(self) -> None:
+        """Tell ROS 2's graph which nodes there are, and which endpoints are whose."""
+        with self._announcing:
+            self._graph.write(self._message(_gid(self.participant), list(self.nodes)))
+
+    def _leave(self) -> None:
+        """At once and not when everybody misses it."""
+        if not self.nodes:
+            _delete(self.participant)
+
+
+_joined: dict[int, _Membership] = {}
+_joining = threading.Lock()
 
 
 class _DdsPublisher:
@@ -200,19 +225,35 @@ def _cyclonedds() -> None:
         raise DriverError(f"the driver 'dds' needs cyclonedds ({error}): pip install 'robotlearn[dds]'") from error
 
 
-def _join(domain: int) -> None:
-    """Configure the domain, which a process can do once."""
-    from cyclonedds.domain import Domain
+def _join(domain: int) -> _Membership:
+    with _joining:
+        if domain not in _joined:
+            _joined[domain] = _Membership(domain)
+        return _joined[domain]
 
+
+def _configuration() -> str:
     local = (
         os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST"
         or os.environ.get("ROS_LOCALHOST_ONLY") == "1"
     )
     ours = f'<CycloneDDS><Domain id="any">{_LOCAL if local else ""}{_BY_NAME}{_LINGER}</Domain></CycloneDDS>'
     users = os.environ.get("CYCLONEDDS_URI", "")
-    with _domains_lock:
-        if domain not in _domains:
-            _domains[domain] = Domain(domain, f"{users},{ours}" if users else ours)
+    return f"{users},{ours}" if users else ours
+
+
+def _writer(participant: Any, name: str, kind: Any, qos: Any) -> Any:
+    from cyclonedds.pub import DataWriter
+    from cyclonedds.topic import Topic
+
+    return DataWriter(participant, Topic(participant, name, kind), qos=qos)
+
+
+def _gid(entity: Any) -> Any:
+    from hal.drivers import ros_types
+
+    kind: Any = ros_types.Gid
+    return kind(list(entity.guid.bytes))
 
 
 def _delete(entity: Any) -> None:

@@ -9,7 +9,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 _VELOCITY_S = 0.04  # [s] over which positions are differentiated: one encoder step within 10 ms is 0.15 rad/s
 _TELEMETRY_S = 0.1  # [s] between two reads of a register besides the positions
 _TURNS = ("status", "current", "status", "temperature", "status", "current", "status", "voltage")
+_ASKS = 3  # times, for each answer
 _CONNECTS = 3  # times: LeRobot sends no packet of its many twice while it connects
 _OVERLOAD = 0x20  # the bit of a status that says so, in Feetech's servos and Dynamixel's
 
@@ -41,9 +43,9 @@ class LerobotRobot(Robot):
     It never asks on standard input: an arm without a calibration, or with another one in its motors than in the file,
     is a fault that names the command to run. `calibration="write"` puts the file's into the motors instead.
 
-    A read that fails is repeated once, at once, after LeRobot's own `num_read_retries` (SO-101: 2); then it is a fault
-    that names joint and port. So damaged packets cost time and no episode. A fault stays until `close` and `connect`,
-    which tries up to three times.
+    A read that fails is repeated twice, each time when the line is quiet (LeRobot's own `num_read_retries`, which don't
+    wait for that, are off); then it is a fault that names joint and port. So damaged packets cost time and no episode.
+    A fault stays until `close` and `connect`, which tries up to three times.
 
     Motors on a serial bus of LeRobot's are watched: one register of all of them is read each 0.1 s, every second time
     the status. A joint that reports an error, such as overload, is a fault. An overloaded gripper is `degraded`, since
@@ -71,15 +73,20 @@ class LerobotRobot(Robot):
         self._offset = np.broadcast_to(np.array(spec.lerobot.offset), spec.dim)
         # "left_gripper.pos" is the motor "gripper" of the part "left_".
         self._motors = {key.rpartition(".")[0]: name for key, name in zip(self._keys, spec.names, strict=True)}
-        self._cameras = self._checked(self._made())
+        made = self._made()
+        self._cameras, self._addresses = self._checked(made), parts.addresses(made)
         self._robot: Any = None
         self._lock = threading.RLock()
         self._fault = self._degraded = ""
         self._limp = False
+        self._grip: Array = np.empty(0)  # the gripper's last set-point, once there was one
         self._past: deque[tuple[float, Array]] = deque()
         self._telemetry: dict[str, Array] = {}
         self._turns: Iterator[str] = itertools.cycle(_TURNS)
         self._watched_at = -math.inf
+
+    def addresses(self) -> tuple[str, ...]:
+        return self._addresses
 
     def connect(self) -> None:
         with self._lock:
@@ -102,7 +109,7 @@ class LerobotRobot(Robot):
                 kind = arm.config.type if prefix else self._kind
                 parts.check_calibration(arm, kind, write=self._calibration == "write")
             robot.connect(calibrate=False)
-            parts.wait_for_bytes(robot)
+            parts.listen_well(robot)
             if not robot.is_calibrated:
                 raise RobotFault(f"it is not calibrated; run {parts.calibrate(robot, self._kind)}")
             if not parts.serial(robot):  # it would go on with the set-points of who had it before
@@ -111,6 +118,9 @@ class LerobotRobot(Robot):
         except BaseException as error:
             troubles = "" if isinstance(error, HalError) else parts.troubles(robot, self._motors)
             self._robot = None
+            if self.spec.on_stop != "limp":
+                with contextlib.suppress(Exception):  # LeRobot may have been in the midst of a setting, its torque off
+                    parts.stiffen(robot)
             parts.let_go(robot)
             if troubles:  # not one lost packet: it is still so
                 raise RobotFault(troubles) from error
@@ -139,12 +149,14 @@ class LerobotRobot(Robot):
                 if self._limp:
                     parts.stiffen(robot)
                     self._limp = False
+                self._grip = target[len(self.spec.joints) :].copy()
                 self._send(target)
 
     def stop(self) -> None:
         """As the spec's `on_stop` says: hold the present pose, or limp: no torque, where the bus can do that.
 
-        After a fault it does what can still be done: motors that don't answer keep their last set-points.
+        A gripper keeps its set-point, and so what it holds.
+        After a fault, or where the pose can't be believed, the motors keep their last set-points.
 
         Raises RobotFault when a robot that was well can't be stopped.
         """
@@ -155,8 +167,9 @@ class LerobotRobot(Robot):
                 if self.spec.on_stop == "limp":
                     self._limp = True
                     parts.slacken(self._robot)
-                else:
-                    self._send(self._position(self._observed(self._robot)))
+                elif not self._fault and not self._leaps(held := self._position(self._observed(self._robot))):
+                    held[len(held) - len(self._grip) :] = self._grip
+                    self._send(held)
 
     def close(self) -> None:
         with self._lock:
@@ -165,6 +178,7 @@ class LerobotRobot(Robot):
                     self.stop()
                 parts.let_go(self._robot)
             self._robot, self._fault, self._degraded, self._limp = None, "", "", False
+            self._grip = np.empty(0)
             self._past.clear()
             self._telemetry = {}
             self._turns, self._watched_at = itertools.cycle(_TURNS), -math.inf
@@ -202,13 +216,34 @@ class LerobotRobot(Robot):
         return {name: cameras[name] for name in found}
 
     def _observed(self, robot: Any) -> dict[str, Any]:
-        parts.drop_late_replies(robot)
-        try:
-            return robot.get_observation()  # type: ignore[no-any-return]
-        except ConnectionError as error:
-            logger.warning("%s: a read failed and is repeated: %s", self.spec.name, parts.line(error))
+        observed: dict[str, Any] = self._asked(robot, robot.get_observation)
+        if self._leaps(self._position(observed)):
+            observed = self._asked(robot, robot.get_observation)
+        return observed
+
+    def _asked(self, robot: Any, ask: Callable[[], Any]) -> Any:
+        """What `ask` reads; asked again when the line is quiet, so that no late answer is taken for another's."""
+        for left in range(_ASKS - 1, -1, -1):
             parts.drop_late_replies(robot)
-            return robot.get_observation()  # type: ignore[no-any-return]
+            try:
+                found = ask()
+            except (ConnectionError, IndexError) as error:  # the second is the servo library's, of a reply cut short
+                if not left:
+                    raise
+                logger.warning("%s: a read failed and is repeated: %s", self.spec.name, parts.line(error))
+                time.sleep(parts.QUIET_S)
+                continue
+            if left < _ASKS - 1:
+                time.sleep(parts.QUIET_S)
+            return found
+
+    def _leaps(self, position: Array) -> bool:
+        """No arm gets there in the time; a damaged answer may say so. A reading that says so twice is believed."""
+        if not self._past:
+            return False
+        then, before = self._past[-1]
+        reach = 2 * self.spec.velocity * (time.monotonic() - then) + 0.1 * (self.spec.upper - self.spec.lower)
+        return bool((np.abs(position - before) > reach).any())
 
     def _position(self, observed: Mapping[str, Any]) -> Array:
         position: Array = np.array([float(observed[key]) for key in self._keys]) * self._scale + self._offset
@@ -226,7 +261,10 @@ class LerobotRobot(Robot):
         return np.zeros(self.spec.dim) if then == now else (position - before) / (now - then)
 
     def _watch(self, robot: Any, what: str) -> None:
-        found = parts.registers(robot, what)
+        found = self._asked(robot, partial(parts.registers, robot, what))
+        if what == "status" and any(found.values()):  # told twice it is believed
+            again = self._asked(robot, partial(parts.registers, robot, what))
+            found = {motor: int(bits) & int(again[motor]) for motor, bits in found.items()}
         values = np.array([found.get(motor, math.nan) for motor in self._motors])
         if np.isnan(values).all():
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ _REGISTERS: Mapping[str, Mapping[str, tuple[str, float]]] = {
 Dynamixel's register of the current is another quantity in XL430, the load."""
 _STATUS = {0x01: "voltage", 0x02: "angle sensor", 0x04: "overheat", 0x08: "overcurrent", 0x20: "overload"}
 _POLL_S = 0.005
+QUIET_S = 0.02
+"""[s] after a lost answer, in which it may still come."""
+_CORRUPT = -7  # of the servo libraries' results
 
 
 def config(spec: RobotSpec, kind: str, options: Mapping[str, Any]) -> Any:
@@ -94,6 +98,13 @@ def serial(robot: Any) -> dict[str, Any]:
     return {prefix: arm for prefix, arm in every if isinstance(getattr(arm, "bus", None), SerialMotorsBus)}
 
 
+def addresses(robot: Any) -> tuple[str, ...]:
+    """The ports of its arms; of one on a network, where it is."""
+    keys = ("port", "remote_ip", "ip_address", "robot_ip")
+    found = (getattr(arm.config, key, None) for arm in arms(robot).values() for key in keys)
+    return tuple(str(one) for one in found if one)
+
+
 def calibrate(arm: Any, kind: str) -> str:
     """The command that calibrates an arm of that type."""
     command = f"lerobot-calibrate --robot.type={kind} --robot.id={arm.id} --robot.calibration_dir={arm.calibration_dir}"
@@ -105,10 +116,10 @@ def check_calibration(arm: Any, kind: str, *, write: bool) -> None:
     """Makes sure that the motors have the calibration of the file, and that none moves when LeRobot takes it.
 
     LeRobot's `connect` switches the torque off and on again, and a motor that comes back with an old goal jumps there:
-    so their goals become their present positions. Raises RobotFault.
+    so their goals become their present positions. Raises DriverError where there is no file, RobotFault.
     """
     if not arm.bus.calibration:
-        raise RobotFault(f"there is no calibration {arm.calibration_fpath}; run {calibrate(arm, kind)}")
+        raise DriverError(f"there is no calibration {arm.calibration_fpath}; run {calibrate(arm, kind)}")
     arm.bus.connect()
     if not arm.is_calibrated:
         if not write:
@@ -147,10 +158,15 @@ def stiffen(robot: Any) -> None:
         arm.bus.enable_torque(num_retry=2)
 
 
-def wait_for_bytes(robot: Any) -> None:
-    """Lets reads of the ports wait for the bytes; LeRobot's servo libraries ask for them in a loop without a pause."""
+def listen_well(robot: Any) -> None:
+    """Lets reads of the ports wait for the bytes, which LeRobot's servo libraries ask for in a loop without a pause.
+
+    Leaves repeats to this driver: LeRobot's come at once, before the late answer to the first question.
+    """
     for arm in serial(robot).values():
         arm.bus.port_handler.ser.timeout = _POLL_S
+        if hasattr(arm.config, "num_read_retries"):
+            arm.config.num_read_retries = 0
 
 
 def drop_late_replies(robot: Any) -> None:
@@ -166,7 +182,7 @@ def registers(robot: Any, what: str) -> dict[str, float]:
     for prefix, arm in serial(robot).items():
         register, unit = _REGISTERS.get(type(arm.bus).__name__, {}).get(what, ("", 0.0))
         if register:
-            read = arm.bus.sync_read(register, normalize=False, num_retry=2)
+            read = arm.bus.sync_read(register, normalize=False)
             found |= {f"{prefix}{motor}": value * unit for motor, value in read.items()}
     return found
 
@@ -188,19 +204,30 @@ def troubles(robot: Any, names: Mapping[str, str]) -> str:
         for motor, one in bus.motors.items():
             who = f"{names.get(prefix + motor, prefix + motor)} (motor {one.id} on {bus.port})"
             try:
-                for _ in range(3):
-                    drop_late_replies(arm)
-                    _, result, error = bus.packet_handler.ping(bus.port_handler, one.id)
-                    if result == 0:
-                        break
+                result, error = _pinged(arm, one.id)
             except OSError as gone:
                 found.append(f"the port {bus.port} is gone: {line(gone)}")
                 break
-            if result != 0:
+            if result:
                 found.append(f"{who} doesn't answer: {bus.packet_handler.getTxRxResult(result).partition('] ')[2]}")
             elif error != 0:
                 found.append(f"{who} reports an error: {status(error)}")
     return "; ".join(found)
+
+
+def _pinged(arm: Any, motor: int) -> tuple[int, int]:
+    """The servo library's code for how the answer came, 0 for well, and the motor's status. Raises OSError."""
+    result = error = 0
+    for _ in range(3):
+        drop_late_replies(arm)
+        try:
+            _, result, error = arm.bus.packet_handler.ping(arm.bus.port_handler, motor)
+        except IndexError:  # the library's own, of a reply cut short
+            result, error = _CORRUPT, 0
+        if result == 0:
+            break
+        time.sleep(QUIET_S)
+    return result, error
 
 
 def let_go(robot: Any) -> None:

@@ -4,6 +4,7 @@ rclpy's (`hal.drivers.ros2`) or plain DDS (`hal.drivers.dds`); what they mean is
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -119,6 +120,14 @@ class RosRobot(Robot):
         self._arrived = threading.Condition()  # of what follows
         self._fault = ""
         self._forget()
+
+    def addresses(self) -> tuple[str, ...]:
+        """The topics of its commands, as `ros:DOMAIN/TOPIC`."""
+        domain = self._options.domain
+        where = f"ros:{os.environ.get('ROS_DOMAIN_ID', '0') if domain is None else domain}"
+        gripper = self._options.gripper
+        topics = [self._options.command, *([gripper.command] if gripper is not None and gripper.command else [])]
+        return tuple(f"{where}/{topic.strip('/')}" for topic in topics)
 
     def connect(self) -> None:
         if self._transport is not None:

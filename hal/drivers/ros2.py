@@ -41,13 +41,17 @@ class RclpyTransport:
         from rclpy.executors import SingleThreadedExecutor
 
         self._context = self._rclpy.Context()
-        self._rclpy.init(context=self._context, args=[], domain_id=domain)
+        try:
+            self._rclpy.init(context=self._context, args=[], domain_id=domain)
+        except Exception as error:  # RCLError is no public name; such as a domain that is no number
+            raise DriverError(f"ROS 2 doesn't start: {error}") from error
         safe = "".join(c if c.isalnum() else "_" for c in name)
         self._node = self._rclpy.create_node(f"{safe}_{os.getpid()}", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._publishers: list[Any] = []
-        self._thread = threading.Thread(target=self._executor.spin, name=f"rclpy {name}", daemon=True)
+        self._closing = False
+        self._thread = threading.Thread(target=self._spin, name=f"rclpy {name}", daemon=True)
         self._thread.start()
 
     def subscribe(self, topic: str, kind: str, qos: Qos, take: Callable[[Any], None]) -> None:
@@ -80,10 +84,17 @@ class RclpyTransport:
 
         for publisher in self._publishers:
             publisher.wait_for_all_acked(Duration(seconds=_FLUSH_S))
-        self._executor.shutdown()
+        # The executor's own shutdown takes from a thread that still spins what it needs, and that thread dies of it.
+        self._closing = True
+        self._executor.create_task(lambda: None)  # spin_once returns from nothing else
         self._thread.join()
+        self._executor.shutdown()
         self._node.destroy_node()
         self._rclpy.shutdown(context=self._context)
+
+    def _spin(self) -> None:
+        while self._context.ok() and not self._closing:
+            self._executor.spin_once()
 
 
 class _RclpyPublisher:

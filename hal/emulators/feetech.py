@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from hal.errors import DriverError
+from hal.priority import EMULATOR, ask_for_priority
 
 _HEADER = b"\xff\xff"
 _BROADCAST = 0xFE
@@ -132,6 +133,7 @@ class FeetechBus:
     close = unplug
 
     def _serve(self, port: int, slave: int, ending: int) -> None:
+        ask_for_priority(EMULATOR)
         buffer = bytearray()
         try:
             while True:
@@ -159,7 +161,7 @@ class FeetechBus:
         if instruction == _PING:
             for each in asked:
                 yield self._reply(each)
-        elif instruction == _READ and servo != _BROADCAST and len(parameters) == 2:
+        elif instruction == _READ and servo != _BROADCAST and len(parameters) == 2 and parameters[1] <= MEMORY:
             self._servos.refresh()
             for each in asked:
                 yield self._reply(each, *parameters)
@@ -168,7 +170,7 @@ class FeetechBus:
                 self._write(each, parameters[0], parameters[1:])
                 if servo != _BROADCAST:
                     yield self._reply(each)
-        elif instruction == _SYNC_READ and len(parameters) > 2:
+        elif instruction == _SYNC_READ and len(parameters) > 2 and parameters[1] <= MEMORY:
             self._servos.refresh()
             for each in parameters[2:]:
                 if each in there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class EmulatedRosArm:
     `mute` stops all that is published, as a crashed broadcaster would; commands are followed on. `model`, `data` and
     `lock` are for a viewer. `options` are the driver's with which this arm can be used.
 
-    Raises DriverError for a camera that the spec doesn't have.
+    Raises DriverError for a camera that the spec doesn't have, and for a namespace that ROS doesn't allow.
     """
 
     def __init__(
@@ -71,6 +72,10 @@ class EmulatedRosArm:
 
         self._transport = transport
         at = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        if not re.fullmatch(r"(/[A-Za-z_][A-Za-z0-9_]*)*", at):
+            raise DriverError(
+                f"{namespace!r} can't be a ROS namespace: expected letters, digits, _ and /, no digit first"
+            )
         command = f"{at}/joint_trajectory_controller/joint_trajectory"
         self._states = transport.publisher(f"{at}/joint_states", JOINT_STATE, Qos(reliability="reliable", depth=10))
         self._cameras = [

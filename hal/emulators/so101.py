@@ -14,6 +14,7 @@ import numpy as np
 from hal.binding import Binding, load_model
 from hal.emulators import feetech
 from hal.emulators.feetech import FeetechBus
+from hal.priority import EMULATOR, ask_for_priority
 from hal.realtime import Pacer
 from hal.spec import RobotSpec, load_spec
 
@@ -148,6 +149,7 @@ class EmulatedSO101:
         return [int(value) for value in np.rint(angle / _RAD) + _MIDDLE]
 
     def _run(self) -> None:
+        ask_for_priority(EMULATOR)
         dt = self.model.opt.timestep
         pacer = Pacer(time.monotonic(), dt, 0.1)
         while not self._stop.wait(pacer.next(time.monotonic())):

@@ -40,6 +40,7 @@ def emulate(
     kind, _, robot = what.partition("-")
     if what != "so101" and not (kind in ("ros2", "dds") and robot):
         raise ConfigError(f"emulate {what!r}: {nearest(what, ['so101', 'ros2-ROBOT', 'dds-ROBOT'])}")
+    _refuse(what, {"--namespace": namespace, "--camera": camera} if what == "so101" else {"--port": port})
     if view:
         need_display()
     stop = stop_on_signals()
@@ -48,6 +49,15 @@ def emulate(
             _serial(presence, port, view, stop)
         else:
             _topics(presence, kind, robot, namespace, camera or [], view, stop)
+
+
+def _refuse(what: str, given: dict[str, object]) -> None:
+    from robotlearn.errors import ConfigError
+
+    for flag, value in given.items():
+        if value:
+            arms = "so101, a serial bus" if what != "so101" else "ros2-ROBOT and dds-ROBOT, whose robots are topics"
+            raise ConfigError(f"emulate {what}: {flag} is for {arms}")
 
 
 def _serial(presence: Any, port: Path | None, view: bool, stop: threading.Event) -> None:
@@ -102,7 +112,14 @@ def _until(stop: threading.Event, model: Any, data: Any, lock: threading.Lock, v
         return
     import mujoco.viewer
 
-    with mujoco.viewer.launch_passive(model, data) as viewer:
+    before = threading.enumerate()
+    viewer = mujoco.viewer.launch_passive(model, data)
+    drawing = [thread for thread in threading.enumerate() if thread not in before]
+    try:
         while viewer.is_running() and not stop.wait(1 / 30):
             with lock:
                 viewer.sync()
+    finally:
+        viewer.close()
+        for thread in drawing:  # a process that goes while the window is still drawn crashes
+            thread.join(5.0)

@@ -1,4 +1,4 @@
-"""`robotlearn estop`: the latching e-stop of robots on this machine, pressed and released."""
+"""`robotlearn estop`: the latching e-stop of robots on this machine, pressed, shown and released."""
 
 from typing import Annotated
 
@@ -11,41 +11,60 @@ def estop(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All robots of this machine, later ones too.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Release it; needs NAME or --all.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Press nothing; show what is latched (for NAME). Status 1: something is.")
+    ] = False,
     why: Annotated[str, typer.Option("--why", help="What others read as the reason.")] = "",
 ) -> None:
     """Stop a robot, or all, at its next tick, and keep it stopped, beyond every restart, until --clear.
 
-    Exit status 1: not (yet) as asked for, and the line says why.
+    Exit status 1: not (yet) as asked for, and the line says why: a robot that runs didn't stop within 2 s, none of that
+    name runs (it is latched all the same), another latch still holds.
     """
     import getpass
 
-    from hal.errors import nearest
-    from hal.estop import ALL, EStop
-    from hal.runtime import runtime_folder
     from robotlearn.errors import ConfigError
+    from robotlearn.robots.pressing import press
 
     if name is not None and every:
         raise ConfigError("estop: either a NAME or --all, not both")
+    if status and (clear or why):
+        raise ConfigError("estop --status presses and releases nothing: leave out --clear and --why")
     if clear and name is None and not every:
         raise ConfigError("estop --clear releases one robot, by its NAME, or --all: say which")
     if name is not None and (not name or "/" in name or name.startswith((".", "@"))):
         raise ConfigError(f"estop: {name!r} is no robot's name")
-    known = sorted(folder.name for folder in runtime_folder("robots").iterdir())
-    latch = EStop(ALL if name is None else name)
-    what = "all robots" if name is None else name
-    if not clear:
-        latch.press(f"{getpass.getuser()} at the keyboard", why)
-        typer.echo(f"e-stop pressed: {what}. Release it with: robotlearn estop --clear {name or '--all'}")
-        if name is not None and name not in known:
-            typer.echo(f"no robot {name!r} has run on this machine yet: {nearest(name, known)}", err=True)
+    if status:
+        _status(name)
+    elif clear:
+        _clear(name)
+    else:
+        lines, stopped = press(name, f"{getpass.getuser()} at the keyboard", why)
+        for line in lines:
+            typer.echo(line)
+        if not stopped:
             raise typer.Exit(1)
-        return
-    pressed = latch.clear()
+
+
+def _status(name: str | None) -> None:
+    from robotlearn.robots.latches import latches
+
+    found = latches(name)
+    for one in found:
+        typer.echo(one.line())
+    if found:
+        raise typer.Exit(1)
+    typer.echo("no e-stop is latched" if name is None else f"no e-stop is latched for {name}")
+
+
+def _clear(name: str | None) -> None:
+    from hal.estop import ALL, EStop
+    from robotlearn.robots.latches import latches
+
+    pressed, what = EStop(name or ALL).clear(), name or "all robots"
     typer.echo(f"e-stop released: {what}" if pressed else f"the e-stop of {what} was not pressed")
-    others = [EStop(ALL)] if name is not None else [EStop(one) for one in known]
+    others = latches(name)
     for one in others:
-        if one.pressed:
-            which, flag = ("all robots", "--all") if one.name == ALL else (one.name, one.name)
-            typer.echo(f"still pressed: that of {which}, {one.reason()}; robotlearn estop --clear {flag}", err=True)
-    if any(one.pressed for one in others):
+        typer.echo(f"still pressed: {one.line()}", err=True)
+    if others:
         raise typer.Exit(1)

@@ -5,18 +5,10 @@ from typing import Annotated
 
 import typer
 
-from robotlearn.commands.teleop import (
-    DeviceOption,
-    DeviceOptions,
-    DriverOption,
-    LeaderOption,
-    LeaderOptions,
-    NameOption,
-    OptionOption,
-    SpeedOption,
-)
+from robotlearn.people.options import Options, with_options
 
 
+@with_options
 def record(
     out: Annotated[Path, typer.Option(help="The folder of the demonstrations; one that has some already gets more.")],
     config: Annotated[
@@ -55,37 +47,23 @@ def record(
         ),
     ] = "pose",
     longest: Annotated[float, typer.Option(min=0.1, help="Seconds after which an episode has failed.")] = 60.0,
-    driver: DriverOption = None,
-    option: OptionOption = None,
-    device: DeviceOption = "keyboard",
-    device_option: DeviceOptions = None,
-    leader: LeaderOption = None,
-    leader_option: LeaderOptions = None,
-    speed: SpeedOption = 0.25,
-    name: NameOption = None,
-    view: Annotated[bool, typer.Option("--view", help="Show a simulated arm in MuJoCo's window.")] = False,
+    *,
+    options: Options,
 ) -> None:
     """A person demonstrates a task, into a log and a LeRobotDataset. Space is the e-stop.
 
     An episode begins with the first motion and ends with y (success), n (failure) or Backspace (discard, once more), or
-    when the task itself sees that it is done. A killed recording loses the running episode; started anew it goes on.
+    when the task itself sees that it is done. The status line tells how far the tool is from the task's objects, and
+    which way; --view shows them. A killed recording loses the running episode; started anew it goes on.
     """
-    from robotlearn.people.show import record as show
+    from robotlearn.people import record
 
-    show(
+    record.record(
         config,
         overrides or [],
+        options,
         robot=robot,
         task=task,
-        driver=driver,
-        options=option,
-        device=device,
-        device_options=device_option,
-        leader=leader,
-        leader_options=leader_option,
-        speed=speed,
-        name=name,
-        view=view,
         episodes=episodes,
         out=out,
         dataset=dataset,

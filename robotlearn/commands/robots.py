@@ -31,9 +31,12 @@ def robots(
         bool, typer.Option("--json", help="Print one JSON object instead; with --watch one per change.")
     ] = False,
 ) -> None:
-    """The robots: those that run here and the shipped models; one of its own; a config's; or what is attached."""
-    from robotlearn.robots import show_robots
-    from robotlearn.scan import show_scan, watch_scan, write_scan
+    """The robots: those that run here and the shipped models; one of its own; a config's; or what is attached.
+
+    Above them, each e-stop that is latched on this machine.
+    """
+    from robotlearn.robots.scan import show_scan, watch_scan, write_scan
+    from robotlearn.robots.table import show_robots
 
     looks = scan or watch or write is not None
     if what is not None and (looks or as_json):
@@ -51,7 +54,7 @@ def robots(
     elif scan:
         show_scan(as_json=as_json)
     elif as_json:
-        from robotlearn.robots import robots_json
+        from robotlearn.robots.table import robots_json
 
         typer.echo(robots_json())
     else:

@@ -17,6 +17,15 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What this one arm is called; by default the spec's name.")
     ] = None,
+    estop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--estop",
+            metavar="KEY=VALUE",
+            help="A button as e-stop, as in a station's file: evdev.device=PATH and evdev.key=KEY_SPACE, or "
+            "serial.port=PATH and serial.line=cts.",
+        ),
+    ] = None,
     bind: Annotated[
         str | None,
         typer.Option(
@@ -35,18 +44,27 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a robot to others as the driver `remote`, one holder of its lease at a time; prints its address first."""
+    from hal.errors import DriverError
+    from hal.spec import load_spec
+    from robotlearn.config.estop_button import estop_button
     from robotlearn.config.load import driver_options
     from robotlearn.edge.served_arm import serve_arm
     from robotlearn.processes import stop_on_signals
+    from robotlearn.robots.driver_hint import other_drivers
 
     stop = stop_on_signals()
-    serve_arm(
-        robot,
-        driver,
-        driver_options(option or []),
-        name=name,
-        bind=bind,
-        insecure_public=insecure_public,
-        stop=stop,
-        say=typer.echo,
-    )
+    options = driver_options(option)
+    try:
+        serve_arm(
+            robot,
+            driver,
+            options,
+            name=name,
+            button=estop_button(estop),
+            bind=bind,
+            insecure_public=insecure_public,
+            stop=stop,
+            say=typer.echo,
+        )
+    except DriverError as error:
+        raise DriverError(f"{error}{other_drivers(load_spec(robot), driver, options, '--driver {}')}") from None

@@ -43,7 +43,10 @@ def up(
     namespace: NamespaceOption = "",
     logs: Annotated[
         Path | None,
-        typer.Option(help="Folder of what they print; by default ~/.local/state/robotlearn/logs.", show_default=False),
+        typer.Option(
+            help="Folder of what they print; by default ~/.local/state/robotlearn/logs (XDG_STATE_HOME).",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Start an edge per robot (arm process, policy server, uplink), and again when it ends by itself, until Ctrl-C.
@@ -51,46 +54,48 @@ def up(
     The exit status is 2 when one could not work for a fault that its user must mend; the others went on.
     """
     from robotlearn.processes import stop_on_signals
-    from robotlearn.station_file import StationFile
-    from robotlearn.station_up import StationUp
+    from robotlearn.state_folder import state_folder
+    from robotlearn.station.file import StationFile
+    from robotlearn.station.up import StationUp
 
     stop = stop_on_signals()
     processes = StationFile(file).processes(learner=learner, config=config, only=only, namespace=namespace)
-    folder = logs or Path.home() / ".local" / "state" / "robotlearn" / "logs"
-    raise typer.Exit(StationUp(processes, folder).run(stop))
+    raise typer.Exit(StationUp(processes, logs or state_folder() / "logs").run(stop))
 
 
 @station.command()
-def check(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Whether the file is valid and its robots are attached. Connects to none: nothing moves.
+def check(file: FileArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Whether the file is valid, its robots and its e-stop are attached, and they can learn what the run's config says.
 
-    The exit status is 0 when all is well, 1 when something is not attached, 2 when something is wrong.
+    It opens no port and connects to none: nothing moves. The exit status is 0 when all is well, 1 when something is not
+    attached, 2 when something is wrong: an option, a calibration that is missing, a robot that the run has not.
     """
     from dataclasses import asdict
 
     from hal.discovery import scan
-    from robotlearn.robot_states import robot_states, wide_console
-    from robotlearn.station_check import check_robots, left_over, show_checked
-    from robotlearn.station_file import StationFile
+    from robotlearn.robots.states import robot_states, wide_console
+    from robotlearn.station.check import check_estop, check_robots, left_over, show_checked
+    from robotlearn.station.file import StationFile
 
     read = StationFile(file)
-    if read.config.learner is not None and read.config.config is not None:
-        read.processes()
+    if config is not None or read.config.config is not None:
+        read.check_learnable(config)
     robots = read.robots()
     found, lacking = scan()
     checked = check_robots(robots, found, robot_states())
+    estop = [] if read.config.estop is None else [check_estop(read.config.estop)]
     more = left_over(robots, found)
     if as_json:
-        content = {"robots": checked, "more": more}
+        content = {"robots": checked, "estop": estop, "more": more}
         lists = {key: [asdict(one) for one in value] for key, value in content.items()}  # type: ignore[call-overload]
         typer.echo(json.dumps({**lists, "lacking": lacking}))
     else:
-        show_checked(checked, wide_console())
+        show_checked([*checked, *estop], wide_console())
         for one in more:
             typer.echo(f"attached, and no robot of {file}: {one.where} ({one.what})")
         for what, why in lacking.items():
             typer.echo(f"{what} can't be looked for: {why}", err=True)
-    bad = {one.state for one in checked}
+    bad = {one.state for one in [*checked, *estop]}
     raise typer.Exit(2 if "wrong" in bad else 1 if "absent" in bad else 0)
 
 
@@ -103,10 +108,13 @@ def processes(
     namespace: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """What `station up` starts: a line per process, which may as well be started by hand or by another supervisor."""
+    """What `station up` starts: a command per process, which may as well be started by hand or by another supervisor.
+
+    Above each, as a comment, the name of its robot.
+    """
     import shlex
 
-    from robotlearn.station_file import StationFile
+    from robotlearn.station.file import StationFile
 
     listed = StationFile(file).processes(learner=learner, config=config, only=only, namespace=namespace)
     python = [sys.executable, "-m", "robotlearn"]
@@ -115,4 +123,4 @@ def processes(
         typer.echo(json.dumps(told))
     else:
         for one in listed:
-            typer.echo(f"{one.name}: {shlex.join([*python, *one.arguments])}")
+            typer.echo(f"# {one.name}\n{shlex.join([*python, *one.arguments])}")

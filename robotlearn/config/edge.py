@@ -89,6 +89,8 @@ class PacedEdgeConfig(_Edge):
     def _someone_asks(self) -> Self:
         if self.scene_reset == "key" and self.person is None:
             raise Misfit(("scene_reset",), "key is not valid without person, expected pose or time:SECONDS")
+        if self.scene_reset == "key" and self.person is not None and "enable" in self.person.options:
+            raise Misfit(("scene_reset",), "key is not valid with a pedal, which has no Enter: pose or time:SECONDS")
         return self
 
 

@@ -15,8 +15,11 @@ class EvdevStop(Section):
     """A key of an input device."""
 
     device: Text = Field(description="The device, such as /dev/input/by-id/usb-...-event-kbd.")
-    key: Annotated[str, Field(pattern=r"^(KEY|BTN)_[A-Z0-9_]+$")] = Field(
-        description="The key's name in the kernel, such as KEY_SPACE or BTN_TRIGGER."
+    key: Annotated[str, Field(pattern=r"^(KEY|BTN)_[A-Z0-9_]+$")] | Annotated[int, Field(gt=0, lt=0x300)] = Field(
+        description="The key's name in the kernel, such as KEY_SPACE or BTN_TRIGGER, or its number."
+    )
+    released: bool = Field(
+        False, description="Pressed is when the key is up, as a cut wire leaves it: for a button that opens a contact."
     )
 
 

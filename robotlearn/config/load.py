@@ -107,10 +107,16 @@ def _find(path_or_name: str | Path) -> Path:
     raise ConfigError(f"{path}: no such file and no shipped config{hint}")
 
 
-def driver_options(given: Sequence[str]) -> dict[str, Any]:
-    """What `--option key=value` says, each as an override of a config would. Raises ConfigError."""
+def driver_options(
+    given: Sequence[str] | None, flag: str = "--option", such_as: str = "port=/dev/ttyACM0"
+) -> dict[str, Any]:
+    """What `--option key=value` says, each as an override of a config would. Raises ConfigError, with the flag and an
+    example.
+    """
     options: dict[str, Any] = {}
-    for one in given:
+    for one in given or ():
+        if not one.partition("=")[0].strip() or "=" not in one:
+            raise ConfigError(f"{flag} {one!r}: expected key=value, such as {such_as}")
         _apply(options, one)
     return options
 

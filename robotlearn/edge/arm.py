@@ -3,16 +3,14 @@
 import os
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from threading import Event
 
 from envs import ArmEnv, EnvError, Randomization
 from envs.scene import build_scene
-from hal import ReadOnly, RealTime, Robot, Scene, Steppable, Tunable, make_robot
+from hal import ReadOnly, Robot, Scene, Steppable, Tunable, make_robot
 from hal.control_loop import ControlLoop
-from hal.estop import EStop
-from hal.estop_input import EStopInput, contact
-from hal.lease import Leases
+from hal.estop_input import contact
+from hal.owned_loop import owned_loop
 from hal.ownership import Ownership, owner_of
 from hal.virtual_scene import VirtualScene
 from robotlearn.cells import Cell, cells_of, env_options
@@ -25,6 +23,7 @@ from robotlearn.errors import ConfigError
 from robotlearn.people.hands import make_device
 from robotlearn.people.person import Person
 from robotlearn.people.resets import Reset
+from robotlearn.people.terminal import options_in_a_run
 from robotlearn.processes import freeze_heap
 
 
@@ -43,24 +42,20 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     simulated = robot.capability(Steppable) is not None
     if dry_run:
         robot = ReadOnly(robot)
-    elif simulated:
-        robot = RealTime(robot)
     varied = env_options(config)
     if robot.capability(Tunable) is None:
         varied = replace(varied, randomization=Randomization())  # a real arm's physics are what they are
     with ExitStack() as stack:
-        address = str(entry.options.get("port") or entry.options.get("command") or entry.options.get("address") or "")
-        owned = stack.enter_context(_own(edge, address, simulated))
+        owned = stack.enter_context(_own(edge, robot.addresses(), simulated))
         driver = entry.driver or cell.spec.driver
-        state = stack.enter_context(ArmStateFile(owned, robot=cell.spec.name, driver=driver, address=address))
-        control = ControlLoop(robot, estop=EStop(owned.name), leases=Leases(owned.folder / "token"), beat=owned.beat)
+        where = ", ".join(robot.addresses())
+        state = stack.enter_context(ArmStateFile(owned, robot=cell.spec.name, driver=driver, address=where))
+        button = None if entry.estop is None else contact(entry.estop.model_dump(exclude_none=True))
+        control = owned_loop(robot, owned, button=button)
         state.watch(control)
         scene = _virtual(control, cell) if control.capability(Scene) is None else None
         env = ArmEnv(scene or control, cell.task, varied)
         stack.callback(env.close)
-        if entry.estop is not None:
-            pressed = partial(control.press_estop, "the hardware e-stop")
-            stack.callback(EStopInput(contact(entry.estop.model_dump(exclude_none=True)), pressed).close)
         loop = (DryRun if dry_run else ArmLoop)(
             env,
             control,
@@ -69,7 +64,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
             station=station,
             horizon=config.policy.horizon,
             ahead=entry.ahead,
-            person=None if dry_run else _person(entry, cell, control),
+            person=None if dry_run else _person(f"edges.{config.edges.index(entry)}.person", entry, cell, control),
             scene_reset=Reset.parse(entry.scene_reset),
         )
         stack.callback(loop.close)
@@ -85,17 +80,20 @@ def _robot(cell: Cell, entry: PacedEdgeConfig) -> Robot:
     return make_robot(cell.spec, driver, **scene, **entry.options)
 
 
-def _own(name: str, address: str, simulated: bool) -> Ownership:
+def _own(name: str, addresses: tuple[str, ...], simulated: bool) -> Ownership:
     """Two runs may simulate arms of the same name; a real one is there once."""
     if simulated and owner_of(name) is not None:
         name = f"{name}@{os.getpid()}"
-    return Ownership(name, address)
+    return Ownership(name, *addresses)
 
 
-def _person(entry: PacedEdgeConfig, cell: Cell, control: ControlLoop) -> Person | None:
+def _person(where: str, entry: PacedEdgeConfig, cell: Cell, control: ControlLoop) -> Person | None:
     if (wanted := entry.person) is None:
         return None
-    device = make_device(wanted.device, cell.spec, control.press_estop, **wanted.options)
+    options = options_in_a_run(where, wanted.device, wanted.options)
+    device = make_device(wanted.device, cell.spec, control.press_estop, **options)
+    for text in device.help:
+        device.tell(text)
     return Person(cell.spec, device, speed=wanted.speed, blend_s=wanted.blend_s)
 
 

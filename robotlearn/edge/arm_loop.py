@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from threading import Event
 
 import numpy as np
@@ -13,7 +12,7 @@ import zmq
 
 from envs import ArmEnv
 from hal.control_loop import ControlLoop
-from hal.errors import LeaseError, Stopped
+from hal.errors import LeaseError, RobotFault, Stopped
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
 from robotlearn.errors import WireError
@@ -81,16 +80,22 @@ class ArmLoop:
         self._started = -1
         self._lease: int | None = None
         self._reported: local.ArmActivity | None = None
+        self._waits_for = ""
         self._step = self._asked_step = 0
         self._asked_at = self._reported_at = -math.inf
         self._steps = self._lost = self._clipped = 0
 
     def run(self, stop: Event) -> None:
-        """Run one episode per `Start` until `stop`."""
+        """Run one episode per `Start` until `stop`. Raises RobotFault when the arm is at fault, at rest too."""
         self._stop = stop
         while not stop.is_set():
             self._report("e-stopped" if self._control.estopped else "resting")
+            if self._control.activity == "fault":
+                raise RobotFault(f"{self._robot}: {self._control.health().detail}")
             start = self._hear_station(50)
+            if self._person is not None:
+                self._person.look()
+                self._person.take_events()
             if start is None:
                 continue
             self._started = start.episode
@@ -101,6 +106,7 @@ class ArmLoop:
                     self._env.hold()
                 except (Stopped, LeaseError) as error:
                     log.error("%s: %s", self._robot, error)
+                    self._let_go()
             self._report("e-stopped" if self._control.estopped else "resting", now=True)
         self._report("stopped", now=True)
 
@@ -156,9 +162,25 @@ class ArmLoop:
             self._person.take_events()
         if self._scene_reset is None or self._scene_reset.kind == "pose":
             return observations
-        if not self._scene_reset.wait(self._waits, self._asked_for, partial(log.warning, "%s: %s", self._robot)):
-            raise Stopped(f"{self._robot}: asked to end while the scene was set up")
+        how = "" if self._person is None else self._person.go_on
+        try:
+            if not self._scene_reset.wait(self._waits, self._asked_for, self._tell, how):
+                raise Stopped(f"{self._robot}: asked to end while the scene was set up")
+        finally:
+            self._waits_for = ""
         return self._env.observe()
+
+    def _tell(self, text: str) -> None:
+        """What a person is waited for: in the log, at their own terminal, and at the station."""
+        log.warning("%s: %s", self._robot, text)
+        if self._person is not None:
+            self._person.tell(text)
+        self._waits_for = text
+        self._report("waiting for its scene", now=True)
+
+    def _let_go(self) -> None:
+        if self._person is not None:
+            self._person.release()
 
     def _waits(self) -> bool:
         self._hear_station(0)
@@ -210,16 +232,15 @@ class ArmLoop:
                 terminated, info["success"] = True, mark is Said.SUCCESS
                 reward = float(info["success"])
             now = time.monotonic()
-            stopped = taken is None and own is None and now - acted_at > self._env.robot.spec.watchdog_s
+            stopped = info["stopped"]
             if taken is not None or own is not None:
                 acted_at = now
-            elif stopped:
-                log.error("%s: no action for %.2f s: arm stopped, episode ended", self._robot, now - acted_at)
+            elif (waited := now - acted_at) > self._env.robot.spec.watchdog_s - self._env.robot.spec.dt / 2:
                 self._control.stop()
-                truncated = True
-            if info["stopped"]:
-                log.error("%s: episode ended", info["stopped"])
-                stopped = True
+                stopped, truncated = stopped or f"{self._robot}: no action for {waited:.2f} s", True
+            if stopped:
+                log.error("%s: arm stopped, episode ended", stopped)
+                self._let_go()
             began = taken.began if taken is not None else None
             # A stop asked for in mid-episode leaves the episode unfinished: it is not recorded as one that ended.
             done = terminated or truncated or stop.is_set()
@@ -305,5 +326,6 @@ class ArmLoop:
                 clipped=self._clipped,
                 dropped_answers=self._executor.dropped,
                 lost_lines=self._lost,
+                waits_for=self._waits_for,
             )
         )

@@ -13,7 +13,6 @@ from msgspec import structs
 
 from hal.control_loop import ControlLoop
 from hal.errors import DriverError, HalError, LeaseError, Stopped
-from hal.estop import EStop
 from hal.robot import Command, Reading
 from robotlearn.edge import arm_messages as messages
 from robotlearn.edge.arm_messages import TO_ARM, Answer, Flat, FromArm, State, Verdict
@@ -59,16 +58,15 @@ class ArmServer:
     sender the connection (`disconnects`). Malformed ones are counted (`bad_frames`), logged once per client, dropped.
     """
 
-    def __init__(
-        self, loop: ControlLoop, estop: EStop, endpoint: str, *, name: str, insecure_public: bool = False
-    ) -> None:
+    def __init__(self, loop: ControlLoop, endpoint: str, *, name: str, insecure_public: bool = False) -> None:
         """Binds at once: ipc://PATH or tcp://HOST:PORT. Call `tick` in the loop's `beat`.
 
-        Raises AddressError (malformed, in use, public without `insecure_public`), ValueError for a loop without leases.
+        Raises AddressError (malformed, in use, public without `insecure_public`), ValueError for a loop that has no
+        leases or no e-stop.
         """
-        if loop.leases is None:
-            raise ValueError(f"{name}: a robot that anyone on the wire may command needs leases")
-        self._loop, self._leases, self._estop, self.name = loop, loop.leases, estop, name
+        if loop.leases is None or loop.estop is None:
+            raise ValueError(f"{name}: a robot that anyone on the wire may command needs leases and an e-stop")
+        self._loop, self._leases, self._estop, self.name = loop, loop.leases, loop.estop, name
         self._agreed: Flat = messages.agreed(loop.spec)
         self._arm = secrets.randbits(62)
         self._every = max(1, round(loop.spec.dt / loop.spec.dt_driver))
@@ -244,8 +242,7 @@ class ArmServer:
         try:
             self._estop.press(message.by, message.why)
         except OSError as error:
-            self._loop.stop()
-            return "fault", f"the e-stop can't be latched, use the switch: {error}"
+            return "fault", f"it holds in this process alone, use the switch: {error}"
         return "done", ""
 
     def _clear(self, message: messages.Clear) -> tuple[Verdict, str]:

@@ -47,8 +47,14 @@ class ArmStateFile:
 
     def _run(self) -> None:
         while not self._closing.wait(PERIOD_S):
-            if self._control is not None:
-                self._write(*_state(self._control), **self._measured(self._control))
+            if (control := self._control) is None:
+                continue
+            state, reason = _state(control)
+            try:
+                measured = self._measured(control)
+            except Exception as error:  # a driver's telemetry may be anything; its arm works all the same
+                measured, reason = {}, f"{reason}; its telemetry can't be told: {error!r}".removeprefix("; ")
+            self._write(state, reason, **measured)
 
     def _measured(self, control: ControlLoop) -> dict[str, Any]:
         (then, before), done = self._before, control.done

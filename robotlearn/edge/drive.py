@@ -21,6 +21,8 @@ from robotlearn.edge import local
 from robotlearn.edge.outcome import Episodes, Previews
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.errors import ProcessError
+from robotlearn.people.errors import DeviceError
+from robotlearn.people.keyboard import keys_in_a_run
 from robotlearn.processes import Tail
 from robotlearn.saved_policy import SavedPolicy
 
@@ -77,10 +79,17 @@ class Drive:
 
     def __init__(self, saved: SavedPolicy, *, episodes: int, dry_run: bool = False) -> None:
         """Start both processes; `saved` is of `find_policy_for`. Raises DriverError when there is no driver of the name
-        that the robot's spec gives.
+        that the robot's spec gives; DeviceError where a person's keys have no terminal.
         """
         self._spec = saved.arm.spec
         check_driver(saved.config.edges[0].driver or self._spec.driver)
+        self._keys: tuple[str, ...] = ()
+        person = getattr(saved.config.edges[0], "person", None)
+        if person is not None and not dry_run:
+            try:
+                self._keys = keys_in_a_run("edges.0.person", person.device, person.options)
+            except DeviceError as error:
+                raise DeviceError(f"{saved.file}: {error}") from None
         edge = saved.config.edges[0].name
         self._saved, self._episodes, self._dry_run = saved, episodes, dry_run
         self._unit: Literal["episode", "chunk"] = "chunk" if dry_run else "episode"
@@ -110,6 +119,8 @@ class Drive:
         """
         if say is not None:
             self._say = self._show = say
+        for text in self._keys:
+            self._say(text)
         while not stop.is_set() and self.done < self._episodes:
             try:
                 self._arm.turn()
@@ -169,7 +180,7 @@ class Drive:
             case local.Line():
                 self._step = message.step + 1
                 if message.stopped:
-                    self._say(f"episode {message.episode} broke: no action came in time, the arm stopped by itself")
+                    self._say(f"episode {message.episode} broke, the arm stopped: {message.stopped}")
             case local.Preview() if isinstance(self._account, Previews):
                 title = f"chunk {message.episode} of {self._episodes}, version {message.version}"
                 self._show(self._account.shown[-1].text(title, self._spec))
@@ -196,4 +207,6 @@ def _state(paced: PacedArm) -> str:
         return "waits for the arm process"
     # What it says of itself may be half a second old.
     state = "working" if paced.active is not None and paced.arm.state == "resting" else paced.arm.state
+    if paced.arm.waits_for:
+        return f"{state}: {paced.arm.waits_for}"
     return state if paced.server is not None else f"{state}, waits for the policy server"

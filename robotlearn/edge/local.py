@@ -103,7 +103,7 @@ class Line(Message):
     """Arm to station: one control step, the observations after it, and the chunk that began with it, if one did.
 
     `first` is the index of the action in that chunk, `lag` the steps since the observation that the chunk started from;
-    `stopped`: no action came in time, the watchdog stopped the arm and with it the episode.
+    `stopped`: why the arm was stopped and with it the episode; "" otherwise.
     """
 
     episode: int
@@ -123,7 +123,7 @@ class Line(Message):
     chunk: ChunkAnswer | None = None
     first: int = 0
     lag: int = 0
-    stopped: bool = False
+    stopped: str = ""
 
 
 class Preview(Message):
@@ -158,7 +158,8 @@ class ArmState(Message):
     """Arm to station, twice a second and when it comes to rest: what it does and what went wrong.
 
     `episode` is the last one that it was told to start, -1 before the first; all counts are since its start. `token` is
-    that of the station's lease, None while it has none; `holder` is who has the lease.
+    that of the station's lease, None while it has none; `holder` is who has the lease; `waits_for` is what a person is
+    to do before the episode begins, "" otherwise.
     """
 
     state: ArmActivity
@@ -172,6 +173,7 @@ class ArmState(Message):
     clipped: int
     dropped_answers: int
     lost_lines: int
+    waits_for: str = ""
 
 
 class ServerState(Message):

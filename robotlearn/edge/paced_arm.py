@@ -25,6 +25,9 @@ HUNG_S = 60.0
 """A process that says nothing for so long is killed and started again: it holds an episode."""
 
 
+HAS_SAID_WHY = "and has said why"
+"""How the error ends whose reason stands elsewhere: what the process printed."""
+
 LEASE_S = 2.0
 """[s] The arm stops when its station is silent for so long."""
 
@@ -127,7 +130,7 @@ class PacedArm:
                 keeper.child.kill()
             status = keeper.tend()
             if status == REFUSED:
-                raise ProcessError(f"edge {self.name}: its {name} process can't work, and has said why")
+                raise ProcessError(f"edge {self.name}: its {name} process can't work, {HAS_SAID_WHY}")
             if status is not None:
                 self._lost(name, status)
         if self.arm is not None and time.monotonic() > self._renew_at:

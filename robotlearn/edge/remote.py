@@ -196,8 +196,14 @@ class RemoteRobot(Robot):
         self._wakeup.close()
         self._thread = self._token = None
 
+    def latch_estop(self, by: str, why: str) -> None:
+        """As in `hal.robot.EStoppable`: the latching e-stop of that robot. Needs no lease."""
+        with self._news:
+            if self._thread is not None:
+                self._post(messages.Press(self._next(), by[:128], why[:1024]))
+
     def press_estop(self, why: str = "") -> None:
-        """The latching e-stop of that robot. Needs no lease. Returns when it is latched.
+        """As `latch_estop`, and returns when it is latched.
 
         Raises RobotFault when it isn't within a second: use the switch.
         """

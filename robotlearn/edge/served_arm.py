@@ -5,10 +5,9 @@ from contextlib import ExitStack
 from threading import Event
 from typing import Any
 
-from hal import RealTime, Robot, RobotFault, Steppable, load_spec, make_robot
-from hal.control_loop import ControlLoop
-from hal.estop import EStop
-from hal.lease import Leases
+from hal import RobotFault, load_spec, make_robot
+from hal.estop_input import Contact
+from hal.owned_loop import owned_loop
 from hal.ownership import Ownership
 from robotlearn.edge.arm_server import ArmServer
 from robotlearn.edge.arm_state import ArmStateFile
@@ -24,13 +23,14 @@ def serve_arm(
     options: Mapping[str, Any],
     *,
     name: str | None,
+    button: Contact | None = None,
     bind: str | None,
     insecure_public: bool,
     stop: Event,
     say: Callable[[str], object],
 ) -> None:
     """Own the robot and serve it at `bind`, by default at ipc in its runtime folder, until `stop`; a simulated one runs
-    by the wall clock. The first line said is the address.
+    by the wall clock. The first line said is the address. button: its hardware e-stop.
 
     Raises OwnershipError when name or port belong to another process, AddressError, DriverError; RobotFault when the
     robot isn't well, now or later: the process that starts this one may then start it again.
@@ -38,11 +38,10 @@ def serve_arm(
     spec = load_spec(robot)
     name = name or spec.name
     made = make_robot(spec, driver, **options)
-    # One port is one arm, whatever the driver calls it.
-    port = str(options.get("port") or options.get("command") or options.get("address") or "")
     with ExitStack() as stack:
-        owned = stack.enter_context(Ownership(name, port))
-        loop, server = _served(made, owned, bind, insecure_public)
+        owned = stack.enter_context(Ownership(name, *made.addresses()))
+        loop = owned_loop(made, owned, button=button, also=lambda: server.tick())  # which is made next
+        server = ArmServer(loop, bind or f"ipc://{owned.folder}/arm", name=owned.name, insecure_public=insecure_public)
         stack.callback(server.close)
         state = stack.enter_context(
             ArmStateFile(owned, robot=spec.name, driver=driver or spec.driver, address=server.address)
@@ -58,18 +57,3 @@ def serve_arm(
             if loop.activity == "fault":
                 stop.wait(_TOLD_S)
                 raise RobotFault(f"{name}: {loop.health().detail}")
-
-
-def _served(robot: Robot, owned: Ownership, bind: str | None, insecure_public: bool) -> tuple[ControlLoop, ArmServer]:
-    estop = EStop(owned.name)
-    if robot.capability(Steppable) is not None:  # type: ignore[type-abstract]
-        robot = RealTime(robot)
-
-    def beat() -> None:
-        owned.beat()
-        server.tick()
-
-    loop = ControlLoop(robot, estop=estop, leases=Leases(owned.folder / "token"), beat=beat)
-    endpoint = bind or f"ipc://{owned.folder}/arm"
-    server = ArmServer(loop, estop, endpoint, name=owned.name, insecure_public=insecure_public)
-    return loop, server

@@ -19,7 +19,7 @@ from robotlearn.edge import local
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
-from robotlearn.robot_states import robot_state
+from robotlearn.robots.states import robot_state
 from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,8 @@ class Station:
             state, waits_for = arm.state, "the policy server's first weights"
         else:
             state = f"{arm.state} ({arm.health}; starved {arm.starved}, missed {arm.missed})"
-            waits_for = "" if self._arm.active is not None else self._gate.waits_for(self.version)
+            person = f"a person: {arm.waits_for}" if arm.waits_for else ""
+            waits_for = person if self._arm.active is not None else self._gate.waits_for(self.version)
         self._uplink.report(
             version=self.version,
             state=state,

@@ -22,6 +22,7 @@ from robotlearn.cells import cells_of, env_options
 from robotlearn.checkpoint import Checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import Fit, contract
+from robotlearn.demonstrations_check import check_demonstrations
 from robotlearn.display import Display, PeerLine, View
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
@@ -86,6 +87,8 @@ class Learner:
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
         path = checkpoint.newest(folder.checkpoints) if resume and begun else None
         self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
+        if self._checkpoint is None:
+            check_demonstrations(config)
         settings = config.learner
         if self._checkpoint is not None and self._concluded(self._checkpoint):
             done = int(self._checkpoint.facts["updates"])
@@ -462,6 +465,7 @@ class Learner:
             # What a failed update left is no version: the checkpoint before it knows which episodes it took.
             if self._version >= 0 and self._saved != self._version and not self._torn:
                 self._save()
+            self._draw()
         finally:
             self._server.close()
             self._store.close()
@@ -470,18 +474,18 @@ class Learner:
                 self._live.close()
                 self._display.say(self._live.summary())
             self.folder.address.unlink(missing_ok=True)
-        try:
-            self._draw()
-        except Exception as error:  # the run is saved: a picture of it is not worth its exit status
-            log.warning("no picture of the run: %s: %s", type(error).__name__, " ".join(str(error).split()))
 
     def _draw(self) -> None:
-        if not read_metrics(self.folder.metrics):
-            return
-        curve = draw_curve(self.folder, f"{self._name}, seed {self.config.seed}")
-        if curve is not None:
-            self._display.say(f"curve: {curve}")
-        self._display.say(f"report: {write_report(Run.read(self.folder.path))}")
+        """While the server still answers: edges that wait for the gate rest until they are told to end."""
+        try:
+            if not read_metrics(self.folder.metrics):
+                return
+            curve = draw_curve(self.folder, f"{self._name}, seed {self.config.seed}")
+            if curve is not None:
+                self._display.say(f"curve: {curve}")
+            self._display.say(f"report: {write_report(Run.read(self.folder.path))}")
+        except Exception as error:  # the run is saved: a picture of it is not worth its exit status
+            log.warning("no picture of the run: %s: %s", type(error).__name__, " ".join(str(error).split()))
 
     # ---- what is shown
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
 from hal.spec import RobotSpec
 from robotlearn.errors import ExtraError
@@ -45,12 +47,10 @@ def export(
 
     Raises RecordingError when there is none, or the folder is something else than such a dataset.
     """
-    logging.disable(logging.WARNING)  # what LeRobot says of a decoder of videos, where there are none
-    try:
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
-        from lerobot.utils.constants import HF_LEROBOT_HOME
-    finally:
-        logging.disable(logging.NOTSET)
+    # Where torchcodec can't be loaded that logger shows its traceback, and does without: there are no videos here.
+    logging.getLogger("lerobot.utils.import_utils").setLevel(logging.ERROR)
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.utils.constants import HF_LEROBOT_HOME
 
     repo = where.removeprefix(_REPO) if where.startswith(_REPO) else Path(where).name
     folder = HF_LEROBOT_HOME / repo if where.startswith(_REPO) else Path(where)
@@ -83,6 +83,34 @@ def export(
     os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder, len(kept)
+
+
+def export_interruptibly(recording: Path, spec: RobotSpec, where: str, successes: int) -> None:
+    """As `export`, telling its user what it does. SIGINT and SIGTERM end it: typer.Exit with the shell's status; the
+    dataset is then as it was before.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise _Interrupted(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    typer.echo(f"writing the dataset: loading LeRobot takes up to a minute (Ctrl-C: later; {recording} is whole)")
+    try:
+        folder, count = export(recording, spec, where, say=typer.echo)
+    except _Interrupted as interrupted:
+        typer.echo(
+            f"the dataset isn't written; {recording} is whole. The same command with --episodes {successes} writes it, "
+            "and needs no robot"
+        )
+        raise typer.Exit(128 + interrupted.args[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    typer.echo(f"{folder}: a LeRobotDataset of {count} episodes")
+
+
+class _Interrupted(BaseException):
+    """Raised by a signal; not an Exception, which libraries catch while they are imported."""
 
 
 def _features(spec: RobotSpec, episode: RecordedEpisode) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import ArmEnv
-from hal.errors import LeaseError, Stopped
+from hal.errors import LeaseError, RobotFault, Stopped
+from hal.virtual_scene import VirtualScene
+from robotlearn.people.guidance import guidance
 from robotlearn.people.intent import Device, Event, Intent
 from robotlearn.people.mapping import Mapping
 from robotlearn.people.recording import Recording
@@ -22,6 +24,10 @@ _POLL_S = 0.02
 _NEAR = 0.2  # [rad] how far a leader may be from its follower when an episode begins
 
 
+class _Ended(Exception):
+    """Raised when the person quits, or a signal comes, on the way to a start."""
+
+
 class Demonstrator:
     """Records until `recording` holds `episodes` successes, the person quits, or `stop` is set.
 
@@ -29,7 +35,8 @@ class Demonstrator:
     enabled near the follower. It ends when the task says so, with the person's word (success, failure), or out of
     time, which is a failure. Both are kept. Discarded is not kept, nor is what an e-stop broke off: it is done again.
 
-    env: reset and stepped here alone. device: its e-stop presses `taken`'s.
+    env: reset and stepped here alone. device: its e-stop presses `taken`'s. seed: the starts follow from it; None: no
+    two sessions have the same. shown: the objects that `line` tells the way to.
     """
 
     def __init__(
@@ -43,22 +50,34 @@ class Demonstrator:
         speed: float,
         reset: Reset,
         say: Callable[[str], object],
+        seed: int | None = None,
+        shown: tuple[str, ...] = (),
     ) -> None:
         self._taken, self._env, self._device, self._recording = taken, env, device, recording
         self._episodes, self._reset, self._say = episodes, reset, say
         self._mapping = Mapping(taken.spec, speed)
         self._events: list[Event] = []
         self._state, self._step = "starts", 0
-        self._quit = False
+        self._quit, self._shown, self._placed = False, shown, False
+        self._stop, self._seed = Flag(), seed
 
     def run(self, stop: Flag) -> None:
         """Blocks. Raises DeviceError when the device is gone, RobotFault when the robot fails, LogError."""
+        self._stop = stop
+        if isinstance(self._env.robot, VirtualScene):
+            self._env.robot.between = self._on_the_way
         while self._recording.successes < self._episodes and self._goes_on(stop):
             try:
                 self._state = "goes to its start"
-                observations, _ = self._env.reset()
-                if self._reset.wait(lambda: self._goes_on(stop), self._asked, self._show) and self._ready(stop):
+                self._placed = False
+                observations, _ = self._env.reset(seed=self._seed)
+                self._seed = None
+                self._placed = True
+                how = self._device.go_on
+                if self._reset.wait(lambda: self._goes_on(stop), self._asked, self._show, how) and self._ready(stop):
                     self._episode(observations, stop)
+            except _Ended:
+                return
             except (Stopped, LeaseError) as error:
                 self._wait_after(str(error), stop)
 
@@ -66,9 +85,22 @@ class Demonstrator:
         """How it stands, in one line; may be called from any thread."""
         kept = self._recording
         return (
-            f"{kept.successes} of {self._episodes} | {self._state} | step {self._step} | failed {kept.failures}, "
-            f"discarded {kept.discarded} | missed {self._env.missed_ticks}"
+            f"{kept.successes} of {self._episodes} | {self._state} | {self._way()}step {self._step} | "
+            f"failed {kept.failures}, discarded {kept.discarded} | missed {self._env.missed_ticks}"
         )
+
+    def _way(self) -> str:
+        if not self._placed:  # the objects are still those of the episode before
+            return ""
+        try:
+            return guidance(self._env.scene_state(), self._shown) + " | "
+        except RobotFault as error:
+            return f"{error} | "
+
+    def _on_the_way(self) -> None:
+        self._read()
+        if not self._goes_on(self._stop):
+            raise _Ended
 
     def _show(self, state: str) -> None:
         self._state = state
@@ -159,17 +191,11 @@ class Demonstrator:
     def _wait_after(self, why: str, stop: Flag) -> None:
         """The arm was stopped: nothing goes on before the person says so."""
         self._device.release()
-        estop = self._taken.estop
-        how = "type CLEAR, in capitals, to clear it" if estop.pressed else "press Enter to go on"
-        self._say(f"{why}: {how}; the running episode is discarded")
+        self._say(f"{why}: {self._taken.remedy}; the running episode is discarded")
         while self._goes_on(stop):
-            self._state = "E-STOP" if estop.pressed else "stopped"
+            estopped = self._taken.estop.pressed
+            self._state = "E-STOP" if estopped else "stopped"
             events = self._read().events
-            if Event.CLEAR in events and estop.pressed:
-                estop.clear()
-                if not estop.pressed:
-                    return
-                self._say(f"still pressed: {estop.reason()}")
-            if Event.NEXT in events and not estop.pressed:
+            if (Event.CLEAR in events and self._taken.clear(self._say)) or (Event.NEXT in events and not estopped):
                 return
             time.sleep(_POLL_S)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import stat
 import struct
 import threading
 from collections import deque
 from pathlib import Path
-from typing import ClassVar
 
 from robotlearn.people.errors import DeviceError
 from robotlearn.people.intent import ANGULAR, LINEAR, Device, Event, Intent, OnEStop
+from robotlearn.people.reader import Reader
 
 _EVENT = struct.Struct("IhBB")  # js_event of linux/joystick.h: time [ms], value, type, number
 _BUTTON, _AXIS, _INIT = 0x01, 0x02, 0x80
@@ -34,8 +32,6 @@ class Gamepad(Device):
     Raises DeviceError when there is none, or it may not be read.
     """
 
-    name: ClassVar[str] = "gamepad"
-
     def __init__(
         self,
         on_estop: OnEStop,
@@ -50,6 +46,7 @@ class Gamepad(Device):
     ) -> None:
         self._on_estop = on_estop
         self._enable, self._estop = enable, estop
+        self._next = next
         self._marks = {success: Event.SUCCESS, failure: Event.FAILURE, discard: Event.DISCARD, next: Event.NEXT}
         if len({enable, estop, *self._marks}) < 6:
             raise DeviceError("gamepad: enable, estop, success, failure, discard, next must be six different buttons")
@@ -59,15 +56,12 @@ class Gamepad(Device):
         self._axes[_LEFT_TRIGGER] = self._axes[_RIGHT_TRIGGER] = -1.0
         self._held: set[int] = set()
         self._events: deque[Event] = deque(maxlen=64)
-        self._gone = self._closed = False
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             more = ": you need to be in the group input" if isinstance(error, PermissionError) else ""
             raise DeviceError(f"gamepad {self.path}: {error.strerror}{more}") from error
-        self._wake = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="gamepad", daemon=True)
-        self._thread.start()
+        self._reader = Reader(fd, 64 * _EVENT.size, self._hear)
 
     @property
     def help(self) -> tuple[str, ...]:
@@ -78,10 +72,14 @@ class Gamepad(Device):
             + "   ".join(f"{number}: {event.value}" for number, event in self._marks.items()),
         )
 
+    @property
+    def go_on(self) -> str:
+        return f"press button {self._next}"
+
     def read(self) -> Intent:
+        if self._reader.gone:
+            raise DeviceError(f"gamepad {self.path} is gone: {self._reader.gone}")
         with self._lock:
-            if self._gone:
-                raise DeviceError(f"gamepad {self.path} is gone")
             axes, enable = [_live(value) for value in self._axes], self._enable in self._held
             open_, close = ((self._axes[trigger] + 1) / 2 for trigger in (_LEFT_TRIGGER, _RIGHT_TRIGGER))
             events = tuple(self._events)
@@ -93,36 +91,16 @@ class Gamepad(Device):
         return Intent(linear, angular, _live(open_) - _live(close), None, True, events)
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        os.write(self._wake[1], b"x")
-        self._thread.join()
-        for descriptor in (self._fd, *self._wake):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        self._reader.close()
 
-    def _run(self) -> None:
-        try:
-            while True:
-                ready = select.select([self._fd, self._wake[0]], [], [])[0]
-                if self._wake[0] in ready:
-                    return
-                data = os.read(self._fd, 64 * _EVENT.size)
-                if not data:
-                    return
-                for _, value, kind, number in _EVENT.iter_unpack(data[: len(data) // _EVENT.size * _EVENT.size]):
-                    self._hear(value, kind, number)
-        except OSError:  # it was pulled out
-            return
-        finally:
-            with self._lock:
-                self._gone = True
+    def _hear(self, data: bytes) -> None:
+        for _, value, kind, number in _EVENT.iter_unpack(data[: len(data) // _EVENT.size * _EVENT.size]):
+            self._take(value, kind, number)
 
-    def _hear(self, value: int, kind: int, number: int) -> None:
+    def _take(self, value: int, kind: int, number: int) -> None:
         pressed = kind == _BUTTON and value == 1  # not what was held already when it was opened
         if pressed and number == self._estop:
-            self._on_estop(self.name)
+            self._on_estop("gamepad")
         with self._lock:
             if kind & ~_INIT == _AXIS and number < len(self._axes):
                 self._axes[number] = max(-1.0, value / _FULL)

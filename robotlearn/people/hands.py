@@ -25,8 +25,6 @@ class Hands(Device):
     Both belong to this object from now on.
     """
 
-    name = "hands"
-
     def __init__(self, motion: Device, switch: Device, *, switched: bool) -> None:
         """switched: the enable switch is `switch`'s, since `motion` has none."""
         self._motion, self._switch, self._switched = motion, switch, switched
@@ -34,6 +32,14 @@ class Hands(Device):
     @property
     def help(self) -> tuple[str, ...]:
         return (*self._motion.help, *self._switch.help)
+
+    @property
+    def go_on(self) -> str:
+        return self._switch.go_on if self._switched else f"{self._motion.go_on}, or Enter"
+
+    def tell(self, text: str) -> None:
+        self._motion.tell(text)
+        self._switch.tell(text)
 
     def read(self) -> Intent:
         motion, switch = self._motion.read(), self._switch.read()
@@ -49,34 +55,37 @@ class Hands(Device):
         self._switch.close()
 
 
-def make_device(name: str, spec: RobotSpec, on_estop: OnEStop, **options: Any) -> Device:
+def make_device(name: str, spec: RobotSpec, on_estop: OnEStop, /, **options: Any) -> Device:
     """A device of that name with its options, for a robot of that spec.
 
     A leader's options are those of `Leader`, and one more: `enable`, the options of the `Pedal` that is its enable
-    switch; without it the keyboard is.
+    switch; without it the keyboard is, of the terminal that the option `terminal` names.
 
     Raises DeviceError: no such device (the nearest name is suggested), or it doesn't take the options.
     """
     if name == "keyboard":
-        return _called(Keyboard, name, options)(on_estop)
+        return _made(Keyboard, name, on_estop, options)
     if name == "gamepad":
-        return _called(Gamepad, name, options)(on_estop)
+        return _made(Gamepad, name, on_estop, options)
     if name != "leader":
         raise DeviceError(f"unknown device {name!r}: {nearest(name, NAMES)}")
     own = dict(options)
-    pedal = own.pop("enable", None)
+    pedal, terminal = own.pop("enable", None), own.pop("terminal", None)
     if "type" not in own:
-        raise DeviceError("leader: which one? name its type, such as so101_leader, or emulated")
+        raise DeviceError("leader: which one? name its type (--leader TYPE), such as so101_leader, or emulated")
     leader = Leader(spec, **own)
     try:
-        switch = Keyboard(on_estop, motion=False) if pedal is None else _called(Pedal, "enable", pedal)(on_estop)
+        if pedal is None:
+            switch: Device = Keyboard(on_estop, terminal=terminal, motion=False)
+        else:
+            switch = _made(Pedal, "enable", on_estop, pedal)
     except BaseException:
         leader.close()
         raise
     return Hands(leader, switch, switched=True)
 
 
-def with_keyboard(name: str, spec: RobotSpec, on_estop: OnEStop, **options: Any) -> Device:
+def with_keyboard(name: str, spec: RobotSpec, on_estop: OnEStop, /, **options: Any) -> Device:
     """As `make_device`, and the terminal's keys with it: space, q and the marks work whatever moves the arm."""
     device = make_device(name, spec, on_estop, **options)
     if name == "keyboard" or (name == "leader" and "enable" not in options):
@@ -88,9 +97,9 @@ def with_keyboard(name: str, spec: RobotSpec, on_estop: OnEStop, **options: Any)
         raise
 
 
-def _called(kind: Callable[..., Device], name: str, options: Mapping[str, Any]) -> Callable[[OnEStop], Device]:
+def _made(kind: Callable[..., Device], name: str, on_estop: OnEStop, options: Mapping[str, Any]) -> Device:
     try:
-        inspect.signature(kind).bind(None, **options)
+        inspect.signature(kind).bind(on_estop, **options)
     except TypeError as error:
         raise DeviceError(f"{name}, called with the options {sorted(options)}: {error}") from None
-    return lambda on_estop: kind(on_estop, **options)
+    return kind(on_estop, **options)

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
-import numpy as np
-import numpy.typing as npt
+from hal.robot import Array
 
-Array = npt.NDArray[np.float64]
 OnEStop = Callable[[str], None]
 """Called with the device's name, at once, on the device's own thread."""
 
@@ -63,8 +61,6 @@ class Device(ABC):
     its e-stop is told at once, on that thread.
     """
 
-    name: ClassVar[str]
-
     @property
     @abstractmethod
     def help(self) -> tuple[str, ...]:
@@ -73,6 +69,14 @@ class Device(ABC):
     @abstractmethod
     def read(self) -> Intent:
         """The newest intent; never blocks. Raises DeviceError when the device is gone: then nothing is wanted."""
+
+    @property
+    def go_on(self) -> str:
+        """What `Event.NEXT` is, as an order."""
+        return "press Enter"
+
+    def tell(self, text: str) -> None:  # noqa: B027  most have nothing to show it on
+        """Shows its person that line, where nothing else does."""
 
     def release(self) -> None:  # noqa: B027  most have nothing to take back
         """Takes back a latched enable switch: a person must enable anew."""

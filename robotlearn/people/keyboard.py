@@ -6,11 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any
 
 from robotlearn.people.errors import DeviceError
 from robotlearn.people.intent import ANGULAR, LINEAR, Device, Event, Intent, OnEStop
-from robotlearn.people.terminal import Terminal
+from robotlearn.people.terminal import Terminal, is_ours, options_in_a_run
 
 HELD_S = 0.25
 """A terminal tells of presses only; one that is held repeats itself, as a rule 30 times a second."""
@@ -34,6 +34,10 @@ _MOTION_HELP = (
     "w s / up down: forth, back   a d / left right: left, right   r f: up, down   c v: close, open",
     "u o: roll   i k: pitch   j l: yaw",
 )
+_HELP = (
+    "e: enable on, off   y: success   n: failure   Backspace: discard   Enter: go on   q: quit",
+    "Space: E-STOP; the word CLEAR, in capitals, ends it",
+)
 
 
 class Keyboard(Device):
@@ -45,8 +49,6 @@ class Keyboard(Device):
     terminal: the path of another terminal than standard input. motion: whether there are motion keys. clock: seconds,
     for tests.
     """
-
-    name: ClassVar[str] = "keyboard"
 
     def __init__(
         self,
@@ -67,11 +69,7 @@ class Keyboard(Device):
 
     @property
     def help(self) -> tuple[str, ...]:
-        return (
-            *_MOTION_HELP * self._motion,
-            "e: enable on, off   y: success   n: failure   Backspace: discard   Enter: go on   q: quit",
-            "Space: E-STOP; the word CLEAR, in capitals, ends it",
-        )
+        return _help(self._motion)
 
     def release(self) -> None:
         with self._lock:
@@ -80,7 +78,7 @@ class Keyboard(Device):
 
     def read(self) -> Intent:
         if self._terminal.gone:
-            raise DeviceError("keyboard: the terminal is gone")
+            raise DeviceError(f"keyboard: the terminal is gone: {self._terminal.gone}")
         now = self._clock()
         axes = [0.0] * 7
         with self._lock:
@@ -96,12 +94,15 @@ class Keyboard(Device):
         roll, pitch, yaw = (max(-ANGULAR, min(ANGULAR, axis)) for axis in axes[3:6])
         return Intent((x, y, z), (roll, pitch, yaw), axes[6], None, enable, events)
 
+    def tell(self, text: str) -> None:
+        self._terminal.tell(text)
+
     def close(self) -> None:
         self._terminal.close()
 
     def _hear(self, key: str) -> None:
         if key == "space":
-            self._on_estop(self.name)
+            self._on_estop("keyboard")
         with self._lock:
             self._typed = (self._typed + key)[-len(_WORD) :] if len(key) == 1 and key.isupper() else ""
             if self._typed == _WORD:
@@ -116,3 +117,16 @@ class Keyboard(Device):
             elif key == "space":
                 self._latched = False
                 self._pressed.clear()
+
+
+def keys_in_a_run(where: str, device: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an edge's person can press on the terminal of this command, which is to say so; () where they have another.
+
+    Raises DeviceError as `options_in_a_run`.
+    """
+    terminal = options_in_a_run(where, device, options).get("terminal")
+    return _help(device == "keyboard") if terminal is not None and is_ours(terminal) else ()
+
+
+def _help(motion: bool) -> tuple[str, ...]:
+    return (*_MOTION_HELP * motion, *_HELP)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pkgutil
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from hal.drivers import lerobot_parts as parts
 from hal.emulators.presence import present
 from hal.errors import nearest
+from hal.robot import Array
 from hal.spec import RobotSpec
 from robotlearn.people.errors import DeviceError
-from robotlearn.people.intent import Array, Device, Intent
+from robotlearn.people.intent import Device, Intent
 
 PERIOD_S = 0.01
 STALE_S = 0.25
 """A leader that couldn't be read for so long is gone."""
 _EMULATED = "emulated"
+_CONNECTS = 3  # times: LeRobot sends no packet of its many twice while it connects
 
 
 class Leader(Device):
@@ -36,8 +38,6 @@ class Leader(Device):
     Raises DeviceError when LeRobot, the type or the arm is missing, or its keys aren't the follower's.
     """
 
-    name: ClassVar[str] = "leader"
-
     def __init__(self, spec: RobotSpec, type: str, **options: Any) -> None:
         if spec.lerobot is None:
             raise DeviceError(f"leader: {spec.name} can't follow one: its spec has no block 'lerobot'")
@@ -46,9 +46,9 @@ class Leader(Device):
         self._type, self._keys = type, spec.lerobot.keys
         self._scale = np.broadcast_to(np.array(spec.lerobot.scale), spec.dim)
         self._offset = np.broadcast_to(np.array(spec.lerobot.offset), spec.dim)
-        self._arm = _connected(type, options, self._keys)
+        self._arm, action = _connected(type, options, self._keys)
         self._lock = threading.Lock()
-        self._target, self._at = self._measured(), time.monotonic()
+        self._target, self._at = self._in_si(action), time.monotonic()
         self._fault = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leader", daemon=True)
@@ -68,20 +68,18 @@ class Leader(Device):
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
-        with contextlib.suppress(Exception):  # a dead bus raises; the port is given back all the same
-            self._arm.disconnect()
+        parts.let_go(self._arm)
 
-    def _measured(self) -> Array:
-        action = self._arm.get_action()
+    def _in_si(self, action: Mapping[str, Any]) -> Array:
         values: Array = np.array([float(action[key]) for key in self._keys])
         return values * self._scale + self._offset
 
     def _run(self) -> None:
         while not self._closing.wait(PERIOD_S):
             try:
-                target = self._measured()
+                target = self._in_si(self._arm.get_action())
             except Exception as error:  # LeRobot's and the system's: one packet may be lost, too many are not
-                self._fault = _line(error)
+                self._fault = parts.line(error)
                 continue
             with self._lock:
                 self._target, self._at = target, time.monotonic()
@@ -98,14 +96,15 @@ def _emulated(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return f"{entry['spec']}_leader", dict(entry["options"])
 
 
-def _connected(kind: str, options: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+def _connected(kind: str, options: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Any, Any]:
+    """LeRobot's teleoperator, and its first action."""
     try:
         import draccus
         import lerobot.teleoperators
         from lerobot.teleoperators import TeleoperatorConfig, make_teleoperator_from_config
     except ImportError as error:
         raise DeviceError(
-            f"leader: LeRobot can't be loaded ({_line(error)}): pip install 'robotlearn[lerobot]'"
+            f"leader: LeRobot can't be loaded ({parts.line(error)}): pip install 'robotlearn[lerobot]'"
         ) from error
     failed = ""
     for module in pkgutil.iter_modules(lerobot.teleoperators.__path__):
@@ -114,34 +113,36 @@ def _connected(kind: str, options: Mapping[str, Any], keys: tuple[str, ...]) -> 
         try:
             importlib.import_module(f"lerobot.teleoperators.{module.name}")
         except ImportError as error:  # one of another kind whose libraries aren't there
-            failed = f" (not everything of it could be loaded: {_line(error)})"
+            failed = f" (not everything of it could be loaded: {parts.line(error)})"
     known = TeleoperatorConfig.get_known_choices()
     if kind not in known:
         raise DeviceError(f"leader: LeRobot has no teleoperator {kind!r}: {nearest(kind, known)}{failed}")
     try:
-        arm = make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, {"type": kind, **options}))
+        config = draccus.decode(TeleoperatorConfig, {"type": kind, **options})
+        arm = make_teleoperator_from_config(config)
     except Exception as error:
-        raise DeviceError(f"leader: LeRobot's {kind} doesn't take these options: {_line(error)}") from error
+        raise DeviceError(f"leader: LeRobot's {kind} doesn't take these options: {parts.line(error)}") from error
     if missing := [key for key in keys if key not in arm.action_features]:
         raise DeviceError(f"leader: {kind} has no {missing[0]!r}: {nearest(missing[0], arm.action_features)}")
-    try:
-        arm.connect(calibrate=False)
-        if not arm.is_calibrated:
-            raise DeviceError(f"leader: {kind} isn't calibrated as its file says; run: {_calibrate(kind, arm)}")
-    except DeviceError:
-        with contextlib.suppress(Exception):
-            arm.disconnect()
-        raise
-    except Exception as error:
-        raise DeviceError(f"leader: {kind} can't be reached: {_line(error)}") from error
-    return arm
+    left = _CONNECTS
+    while True:
+        left -= 1
+        try:
+            arm.connect(calibrate=False)
+            parts.listen_well(arm)
+            if not arm.is_calibrated:
+                raise DeviceError(f"leader: {kind} isn't calibrated as its file says; run: {_calibrate(kind, arm)}")
+            return arm, arm.get_action()
+        except Exception as error:
+            parts.let_go(arm)
+            if isinstance(error, DeviceError):
+                raise
+            if not left or not isinstance(error, ConnectionError | RuntimeError):
+                raise DeviceError(f"leader: {kind} can't be reached: {parts.line(error)}") from error
+            arm = make_teleoperator_from_config(config)
 
 
 def _calibrate(kind: str, arm: Any) -> str:
     port = getattr(arm.config, "port", None)
     how = f"lerobot-calibrate --teleop.type={kind} --teleop.id={arm.id}"
     return how + f" --teleop.port={port}" * (port is not None)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hal.kinematics import Chain
+from hal.robot import Array
 from hal.spec import RobotSpec
-from robotlearn.people.intent import Array, Intent
+from robotlearn.people.intent import Intent
 
 SPEED = 0.25
 """Share of the spec's speeds that a person's actions have by default."""
@@ -30,11 +31,11 @@ class Mapping:
     speed: 0 to 1. Raises ValueError.
     """
 
-    def __init__(self, spec: RobotSpec, speed: float = SPEED, chain: Chain | None = None) -> None:
+    def __init__(self, spec: RobotSpec, speed: float = SPEED) -> None:
         if not 0 < speed <= 1:
             raise ValueError(f"speed is {speed}: it is a share of the robot's own, more than 0 and at most 1")
         self.spec, self.speed = spec, speed
-        self._chain = Chain(spec) if chain is None else chain
+        self.chain = Chain(spec)
         self._joints = len(spec.joints)
         self._lower, self._upper = spec.lower[: self._joints], spec.upper[: self._joints]
         self._step = speed * spec.velocity * spec.dt
@@ -71,7 +72,7 @@ class Mapping:
         way = self.speed * self.spec.dt
         linear, angular = np.array(intent.linear) * way, np.array(intent.angular) * way
         here = set_point[: self._joints]
-        jacobian = self._chain.jacobian(here[None])[0]
+        jacobian = self.chain.jacobian(here[None])[0]
         free = np.ones(self._joints)
         while free.any():
             delta = free * _prioritised(jacobian * free, linear, angular)

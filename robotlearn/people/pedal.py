@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from hal.errors import DriverError
 from hal.estop_input import KeyContact
 from robotlearn.people.errors import DeviceError
@@ -17,8 +15,6 @@ class Pedal(Device):
 
     Raises DeviceError when it can't be read.
     """
-
-    name: ClassVar[str] = "pedal"
 
     def __init__(self, on_estop: object = None, *, device: str, key: str | int | None = None) -> None:
         """`on_estop` is never called: a pedal has none."""

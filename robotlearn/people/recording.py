@@ -25,6 +25,7 @@ from robotlearn.wire.segment import Segment
 
 EDGE = "record"
 """What the log calls the edge that a recording is."""
+_ABOUT = "recording.json"
 _SEGMENT_STEPS = 64
 _ONE = np.zeros(1, np.int64)
 
@@ -60,16 +61,10 @@ class Recording:
     def __init__(self, path: Path, cell: Cell, options: EnvOptions, shape: Shape) -> None:
         self.path = path
         shapes = observation_shapes(cell, options)
-        about = {
-            "robot": cell.spec.name,
-            "task": cell.task.name,
-            "control_hz": cell.spec.control_hz,
-            "observations": {key: list(size) for key, size in shapes.items()},
-            "horizon": shape.horizon,
-            "path_steps": shape.path_steps,
-            "path_dim": shape.path_dim,
-        }
-        _agree(path, about)
+        check_folder(path, cell, options, shape)
+        if not (path / _ABOUT).exists():
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomic(path / _ABOUT, (json.dumps(_content(cell, options, shape), indent=2) + "\n").encode())
         self.successes = self.failures = self.discarded = 0
         """Whole episodes in the log; those of this process that were thrown away."""
         self._store = SegmentStore(path / "log")
@@ -162,30 +157,52 @@ class Recording:
         self.failures += not success
 
 
-def about(path: Path) -> dict[str, Any]:
-    """What a recording is of. Raises RecordingError."""
-    try:
-        found = json.loads((path / "recording.json").read_text())
-    except FileNotFoundError:
-        raise RecordingError(f"{path} is no folder of demonstrations: there is no recording.json in it") from None
-    except ValueError as error:
-        raise RecordingError(f"{path / 'recording.json'} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise RecordingError(f"{path / 'recording.json'} is damaged: it holds no mapping")
-    return found
-
-
-def _agree(path: Path, wanted: Mapping[str, Any]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / "recording.json").exists():
-        if any(path.iterdir()):
+def check_folder(path: Path, cell: Cell, options: EnvOptions, shape: Shape) -> None:
+    """Whether these demonstrations can be recorded there; makes nothing. Raises RecordingError."""
+    if path.exists() and not path.is_dir():
+        raise RecordingError(f"{path} is no folder: choose another --out")
+    if not (path / _ABOUT).exists():
+        if path.exists() and any(path.iterdir()):
             raise RecordingError(f"{path} isn't empty and holds no demonstrations: choose another --out")
-        write_atomic(path / "recording.json", (json.dumps(wanted, indent=2) + "\n").encode())
         return
     found = about(path)
-    for key, value in wanted.items():
+    for key, value in _content(cell, options, shape).items():
         if found.get(key) != value:
             raise RecordingError(
                 f"{path} holds demonstrations with {key} {found.get(key)!r}, these would have {value!r}: choose "
                 "another --out"
             )
+
+
+def successes(path: Path) -> int:
+    """How many successful episodes a folder holds; 0 where there is none yet. Raises LogError: it is recorded into."""
+    if not (path / _ABOUT).exists():
+        return 0
+    with SegmentStore(path / "log") as store:
+        return sum(header.last and header.success for _, header in store.scan_headers())
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a recording is of. Raises RecordingError."""
+    try:
+        found = json.loads((path / _ABOUT).read_text())
+    except FileNotFoundError:
+        raise RecordingError(f"{path} is no folder of demonstrations: there is no {_ABOUT} in it") from None
+    except ValueError as error:
+        raise RecordingError(f"{path / _ABOUT} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise RecordingError(f"{path / _ABOUT} is damaged: it holds no mapping")
+    return found
+
+
+def _content(cell: Cell, options: EnvOptions, shape: Shape) -> dict[str, Any]:
+    """What a folder says of its demonstrations."""
+    return {
+        "robot": cell.spec.name,
+        "task": cell.task.name,
+        "control_hz": cell.spec.control_hz,
+        "observations": {key: list(size) for key, size in observation_shapes(cell, options).items()},
+        "horizon": shape.horizon,
+        "path_steps": shape.path_steps,
+        "path_dim": shape.path_dim,
+    }

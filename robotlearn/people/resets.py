@@ -37,11 +37,17 @@ class Reset:
             pass
         raise ConfigError(f"reset {text!r}: expected pose, key or time:SECONDS, at most 3600")
 
-    def wait(self, go_on: Callable[[], bool], asked: Callable[[], bool], say: Callable[[str], object]) -> bool:
+    def wait(
+        self,
+        go_on: Callable[[], bool],
+        asked: Callable[[], bool],
+        say: Callable[[str], object],
+        how: str = "press Enter",
+    ) -> bool:
         """Waits as it says; False when `go_on` no longer holds. The arm rests meanwhile: no command is due.
 
         asked: whether the person has pressed the key since the last call; asked every 0.05 s in each kind, as `go_on`
-        is. say: told in words what is waited for.
+        is. say: told in words what is waited for. how: the key, as an order.
         """
         started = time.monotonic()
         shown = ""
@@ -50,7 +56,7 @@ class Reset:
             left = started + self.seconds - time.monotonic()
             if self.kind == "pose" or (self.kind == "key" and pressed) or (self.kind == "time" and left <= 0):
                 return True
-            text = "set the scene up, then press Enter" if self.kind == "key" else f"set the scene up: {left:.0f} s"
+            text = f"set the scene up, then {how}" if self.kind == "key" else f"set the scene up: {left:.0f} s"
             if text != shown:
                 say(text)
                 shown = text

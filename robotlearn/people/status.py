@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 PERIOD_S = 0.2
 
@@ -16,11 +16,13 @@ PERIOD_S = 0.2
 class StatusLine:
     """Draws `line()` five times a second, on a thread of its own: a terminal behind a slow link may block for seconds.
 
-    line: called on that thread. Where the stream is no terminal only what is said appears.
+    Where standard output is no terminal only what is said appears.
     """
 
-    def __init__(self, line: Callable[[], str], stream: TextIO | None = None) -> None:
-        self._line, self._stream = line, stream or sys.stdout
+    def __init__(self) -> None:
+        self.line: Callable[[], str] = lambda: ""
+        """Called on that thread."""
+        self._stream = sys.stdout
         self._said: deque[str] = deque(maxlen=1000)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
@@ -41,7 +43,7 @@ class StatusLine:
         live = self._stream.isatty()
         try:
             while not self._closing.wait(PERIOD_S):
-                self._draw(self._line() if live else "")
+                self._draw(self.line() if live else "")
             self._draw("")
         except OSError:  # nobody sees it any more; whether that is an end the device's reader says
             return

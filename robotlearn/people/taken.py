@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from hal.control_loop import ControlLoop
-from hal.errors import LeaseError
-from hal.estop import EStop
-from hal.lease import Leases
+from hal.errors import DriverError, LeaseError
+from hal.estop import ALL, EStop
+from hal.estop_input import Contact
+from hal.owned_loop import owned_loop
 from hal.ownership import Ownership
-from hal.realtime import RealTime
-from hal.registry import make_robot
-from hal.robot import Robot, Steppable
-from hal.spec import RobotSpec
+from hal.robot import Robot
 
 TTL_S = 2.0
 
@@ -24,44 +21,44 @@ TTL_S = 2.0
 class Taken:
     """From `with` to the end of it; the arm then stops and is given back.
 
-    A simulator runs by the wall clock. robot: one that isn't connected, made already; else `driver` makes it.
+    A simulator runs by the wall clock. robot: one that isn't connected. button: its hardware e-stop.
 
     Raises OwnershipError when another process has robot or port; what drivers raise.
     """
 
-    def __init__(
-        self,
-        spec: RobotSpec,
-        *,
-        holder: str,
-        name: str | None = None,
-        driver: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        robot: Robot | None = None,
-    ) -> None:
-        options = dict(options or {})
-        made = make_robot(spec, driver, **options) if robot is None else robot
-        if made.capability(Steppable) is not None:  # type: ignore[type-abstract]
-            made = RealTime(made)
-        self.spec, self.name = spec, name or spec.name
-        self.estop = EStop(self.name)
-        address = str(options.get("port") or options.get("command") or options.get("address") or "")
-        self._owned = Ownership(self.name, address)
-        self._leases = Leases(self._owned.folder / "token")
-        self.loop = ControlLoop(made, estop=self.estop, leases=self._leases, beat=self._owned.beat)
+    def __init__(self, robot: Robot, *, holder: str, name: str | None = None, button: Contact | None = None) -> None:
+        self.spec, self.name = robot.spec, name or robot.spec.name
+        self._owned = Ownership(self.name, *robot.addresses())
+        self.loop = owned_loop(robot, self._owned, button=button)
+        assert self.loop.estop is not None and self.loop.leases is not None
+        self.estop, self._leases = self.loop.estop, self.loop.leases
         self._holder = holder
         self._closing = threading.Event()
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
 
-    def press(self, by: str) -> None:
-        """The e-stop, from any thread, as `ControlLoop.press_estop`."""
-        self.loop.press_estop(by)
+    @property
+    def remedy(self) -> str:
+        """What a person at the keys does after a stop."""
+        return "type CLEAR, in capitals, to clear it" if self.estop.pressed else "press Enter to go on"
+
+    def clear(self, say: Callable[[str], object]) -> bool:
+        """Clears a latched e-stop; whether it was latched and isn't any more. Where it is so still, says why."""
+        if not self.estop.pressed:
+            return False
+        try:
+            self.loop.clear_estop()
+        except DriverError as error:
+            say(str(error))
+        if self.estop.pressed:
+            every = ", for all robots: robotlearn estop --clear --all" if EStop(ALL).pressed else ""
+            say(f"still pressed: {self.estop.reason()}{every}")
+        return not self.estop.pressed
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._owned)
+            stack.enter_context(self.loop)  # which may take longer than a lease lasts
             self.loop.token = self._leases.acquire(self._holder, TTL_S).token
-            stack.enter_context(self.loop)
             self._renewal.start()
             stack.callback(self._closing.set)
             self._stack = stack.pop_all()

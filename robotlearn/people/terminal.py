@@ -6,14 +6,16 @@ import contextlib
 import os
 import re
 import select
+import stat
 import subprocess
 import sys
 import termios
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from robotlearn.people.errors import DeviceError
+from robotlearn.people.reader import Reader
 
 _KEYS = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Za-z]|.", re.DOTALL)
 _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
@@ -51,55 +53,99 @@ class Terminal:
     """
 
     def __init__(self, heard: Callable[[str], None], path: str | None = None) -> None:
-        self.gone = False
-        """Whether it was hung up: nothing comes from it any more."""
-        self._heard = heard
-        self._closed = False
-        self._fd = _open(path)
-        self._wake = os.pipe()
+        fd = _open(path)
         try:
-            self._before = termios.tcgetattr(self._fd)
-            self._guardian, self._pipe = _guard(self._fd)
-            termios.tcsetattr(self._fd, termios.TCSANOW, _cbreak(self._before, self._fd))
+            self._before = termios.tcgetattr(fd)
+            self._guardian, self._pipe = _guard(fd)
+            termios.tcsetattr(fd, termios.TCSANOW, _cbreak(self._before, fd))
         except (OSError, termios.error) as error:
             raise DeviceError(f"keyboard: the terminal can't be used: {error}") from error
-        self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
-        self._thread.start()
+        self._fd, self._heard = fd, heard
+        # On the one that this process was started from, its parent shows what is to be seen.
+        self._tells = path is not None and not is_ours(path)
+        self._reader = Reader(fd, 1024, self._hear)
+
+    @property
+    def gone(self) -> str:
+        """Why nothing comes from it any more; "" while it is well."""
+        return self._reader.gone
+
+    def tell(self, text: str) -> None:
+        """A line for who sits at it, where nothing else shows it there; never waits for it."""
+        if self._tells and not self._reader.gone and select.select([], [self._fd], [], 0)[1]:
+            with contextlib.suppress(OSError):
+                os.write(self._fd, f"\r\x1b[K{text}\n".encode())
 
     def close(self) -> None:
-        if self._closed:
+        if self._reader.closed:
             return
-        self._closed = True
-        os.write(self._wake[1], b"x")
-        self._thread.join()
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
             termios.tcflush(self._fd, termios.TCIFLUSH)  # what was held down isn't typed into the shell
+        self._reader.close()
         with contextlib.suppress(OSError):
             os.write(self._pipe, b"x")
-        for descriptor in (self._pipe, self._fd, *self._wake):
-            os.close(descriptor)
+        os.close(self._pipe)
         self._guardian.wait()
 
-    def _run(self) -> None:
-        try:
-            self._listen()
-        finally:
-            self.gone = True
+    def _hear(self, data: bytes) -> None:
+        for key in _KEYS.findall(data.decode(errors="replace")):
+            self._heard(_NAMES.get(key, key))
 
-    def _listen(self) -> None:
-        while True:
-            ready = select.select([self._fd, self._wake[0]], [], [])[0]
-            if self._wake[0] in ready:
-                return
-            try:
-                data = os.read(self._fd, 1024)
-            except OSError:  # hung up
-                data = b""
-            if not data:
-                return
-            for key in _KEYS.findall(data.decode(errors="replace")):
-                self._heard(_NAMES.get(key, key))
+
+def controlling_terminal() -> str | None:
+    """Path of the terminal in whose foreground this process runs, or the nearest that started it and has one: children
+    are in sessions of their own. None: there is none, or it is in the background, where the keys are the shell's.
+    """
+    pid = os.getpid()
+    while pid > 0:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # no Linux
+            return None
+        parent, group, _, device, foreground = (int(field) for field in fields[1:6])
+        if device:
+            return _path_of(device) if group == foreground else None
+        pid = parent
+    return None
+
+
+def options_in_a_run(where: str, device: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an edge's person, with the terminal of the keys that go with the device, if any do.
+
+    where: of the person in the config, such as edges.0.person. Raises DeviceError: no terminal, or not that one.
+    """
+    if device == "gamepad" or (device == "leader" and "enable" in options):
+        return dict(options)
+    path = options.get("terminal") or controlling_terminal()
+    if path is None:
+        raise DeviceError(
+            f"{where}: the keys are those of a terminal, and this runs in the foreground of none: set "
+            f"{where}.options.terminal to the path of one, such as /dev/pts/3 (there, `tty` tells it)"
+        )
+    try:
+        os.close(_open(str(path)))
+    except DeviceError as error:
+        raise DeviceError(f"{where}.options.terminal: {error}") from None
+    return {**options, "terminal": str(path)}
+
+
+def is_ours(path: str) -> bool:
+    """Whether it is the terminal in whose foreground this process runs."""
+    ours = controlling_terminal()
+    with contextlib.suppress(OSError):
+        return ours is not None and os.path.samefile(path, ours)
+    return False
+
+
+def _path_of(device: int) -> str | None:
+    numbers = os.major(device), os.minor(device)
+    for path in (*Path("/dev/pts").glob("[0-9]*"), *Path("/dev").glob("tty?*")):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if stat.S_ISCHR(found.st_mode) and (os.major(found.st_rdev), os.minor(found.st_rdev)) == numbers:
+                return str(path)
+    return None
 
 
 def _open(path: str | None) -> int:
@@ -108,9 +154,14 @@ def _open(path: str | None) -> int:
             raise DeviceError("keyboard: standard input is no terminal: run it in one (ssh -t), or name another device")
         return os.dup(0)
     try:
-        return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)  # a serial line waits for a carrier
     except OSError as error:
         raise DeviceError(f"keyboard: terminal {path}: {error.strerror}") from error
+    os.set_blocking(fd, True)
+    if os.isatty(fd):
+        return fd
+    os.close(fd)
+    raise DeviceError(f"keyboard: {path} is no terminal")
 
 
 def _cbreak(before: list[Any], fd: int) -> list[Any]:

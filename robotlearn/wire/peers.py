@@ -80,6 +80,13 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tupl
         if here != there or (key in ours) != (key in theirs):
             on_learner = repr(here) if key in ours else "nothing"
             on_edge = repr(there) if key in theirs else "nothing"
+            cell = key.partition(".")[0]  # TASK/ROBOT, of what its arms observe and do
+            task, slash, robot = cell.rpartition("/")
+            if slash and key in theirs and not any(one.startswith(f"{cell}.") for one in ours):
+                return key, (
+                    f"the learner's run has no robot {robot} for the task {task}: name it in the run's config, "
+                    f"robot: [..., {robot}], and start the learner with that"
+                )
             return key, f"the learner has {on_learner}, the edge has {on_edge}"
     return None
 

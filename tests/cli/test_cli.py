@@ -356,12 +356,15 @@ def test_robots_shows_the_shipped_ones(run: Run) -> None:
     assert all(part in panda for part in ("mujoco", "7 + gripper", "10 Hz", "ok"))
 
 
-def test_robots_of_a_config(run: Run) -> None:
+def test_robots_of_a_config(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(tmp_path))
     said = run("robots", "smoke")
     station, batch = said.out.splitlines()[1:]
     assert station.startswith("station") and batch.startswith("batch")
     assert f" {load_config('smoke').edges[1].arms} " in batch
     assert_one_line(run("robots", "smokey"), "no shipped config, nearest is 'smoke'")
+    told = run("robots", "three-arms").out
+    assert "dds" in told and "lerobot" in told and told.count("offline: nothing") == 2
 
 
 def test_robots_checks_a_spec(run: Run, tmp_path: Path) -> None:
@@ -389,7 +392,7 @@ def test_what_is_not_the_users_to_mend_keeps_its_traceback(run: Run, monkeypatch
     def broken(config: str | None) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("robotlearn.robots.show_robots", broken)
+    monkeypatch.setattr("robotlearn.robots.table.show_robots", broken)
     with pytest.raises(ZeroDivisionError):
         run("robots")
 

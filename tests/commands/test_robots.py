@@ -21,11 +21,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from hal.emulators.presence import Presence
+from hal.errors import OwnershipError
+from hal.ownership import Ownership
 from hal.runtime import runtime_folder, write_json
 from robotlearn.commands.robots import robots
 from robotlearn.errors import ConfigError
-from robotlearn.scan import watch_scan
-from robotlearn.station_file import StationFile
+from robotlearn.robots.scan import served, watch_scan
+from robotlearn.robots.states import robot_states
+from robotlearn.station.file import StationFile
 from tests.waiting import until
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("program.py"))]
@@ -151,3 +154,24 @@ def test_without_an_option_the_robots_that_run_stand_above_the_shipped_ones() ->
 def test_what_makes_no_sense_together(arguments: list[str], word: str) -> None:
     done = said(*arguments)
     assert done.exit_code == 2 and word in " ".join(done.output.split())
+
+
+def test_a_served_arm_is_found_and_written_with_its_address(tmp_path: Path) -> None:
+    tell("fault", address="ipc:///gone")  # what a process told that is gone
+    command = [sys.executable, "-m", "robotlearn", "serve", "panda", "--name", "bench"]
+    file = tmp_path / "station.yaml"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            until(lambda: any(one.state == "idle" for one in robot_states()), "the arm")
+            with pytest.raises(OwnershipError, match=rf"process {process.pid} \(robot bench, robotlearn serve\)"):
+                Ownership("bench").__enter__()
+            (one,) = (one for one in json.loads(said("--scan", "--json").stdout)["found"] if one["kind"] == "served")
+            assert (one["where"], one["spec"], one["driver"]) == (address, "panda", "remote")
+            assert said("--write", str(file)).exit_code == 0
+        finally:
+            process.kill()
+    (robot,) = StationFile(file).config.robots
+    assert (robot.name, robot.robot, robot.driver, robot.options) == ("bench", "panda", "remote", {"address": address})
+    assert served() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +23,18 @@ from typer.testing import CliRunner
 
 from hal import load_spec
 from hal.emulators.presence import Presence
+from hal.ownership import Ownership
+from hal.runtime import runtime_folder
 from robotlearn.commands.station import station
-from robotlearn.errors import ConfigError
-from robotlearn.station_file import StationFile, StationProcess
-from robotlearn.station_up import StationUp
+from robotlearn.config.estop import EstopConfig
+from robotlearn.config.station import StationRobot
+from robotlearn.errors import ConfigError, ProcessError
+from robotlearn.robots.states import forget, robot_state, robot_states
+from robotlearn.state_folder import state_folder
+from robotlearn.station.check import check_estop, check_robots
+from robotlearn.station.file import StationFile, StationProcess
+from robotlearn.station.lock import station_lock
+from robotlearn.station.up import StationUp
 from tests.waiting import until
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("program.py"))]
@@ -42,7 +53,6 @@ def file(tmp_path: Path) -> Path:
     """Two arms, of which the model of `right` does not fit its spec: its edge finds that out."""
     content = load_spec("panda").model_dump(mode="json")
     content["mujoco"]["joints"][0] = "jiont1"
-    content["name"] = "mine"
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     robots = [{"name": "left", "robot": "panda"}, {"name": "right", "robot": "mine.yaml"}]
     path = tmp_path / "station.yaml"
@@ -60,16 +70,11 @@ def running(name: str) -> list[int]:
     """The processes of the edge of that name."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):  # it ended meanwhile
             words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if (
-            b"robotlearn" in words
-            and name.encode() in words
-            and str(os.environ["HOME"]).encode() in (folder / "environ").read_bytes()
-        ):
-            found.append(int(folder.name))
+            ours = str(os.environ["HOME"]).encode() in (folder / "environ").read_bytes()
+            if ours and b"robotlearn" in words and name.encode() in words:
+                found.append(int(folder.name))
     return found
 
 
@@ -102,12 +107,13 @@ def test_what_ends_by_itself_is_started_again(tmp_path: Path) -> None:
             until(
                 lambda: lines.read_text().count("left: ended with status 0 and is started again") == 2, "two restarts"
             )
-            until(lambda: "right: offline (refused: no key" in lines.read_text(), "the refusal in the line of states")
+            until(lambda: "right: can't work and is not started again" in lines.read_text(), "the refusal")
         finally:
             stop.set()
             thread.join()
     assert lines.read_text().count("[left] robotlearn ") >= 2 and up.refused == ["right"]
     assert "right: can't work and is not started again: no key of a config has anything to do with" in lines.read_text()
+    assert lines.read_text().count("left: offline (starting)") == 1, "what hasn't changed is not told again"
 
 
 def test_a_station_that_is_refused_whole_ends(tmp_path: Path) -> None:
@@ -119,16 +125,24 @@ def test_processes_are_those_that_up_starts(file: Path) -> None:
     (process,) = StationFile(file).processes(only="left", namespace="cell")
     command = [sys.executable, "-m", "robotlearn", *process.arguments]
     assert told == {"cell-left": {"robot": "left", "command": command}}
-    assert said("processes", str(file), "--only", "left").stdout.startswith("left: ")
+    shown = said("processes", str(file)).stdout
+    pasted = subprocess.run(
+        ["sh", "-ec", shown.replace(sys.executable, "printf '%s|'")], capture_output=True, text=True
+    )
+    commands = [process.arguments for process in StationFile(file).processes()]
+    assert pasted.stdout == "".join(f"{word}|" for one in commands for word in ("-m", "robotlearn", *one))
+    assert [line for line in shown.splitlines() if line.startswith("#")] == ["# left", "# right"]
     assert isinstance(said("processes", str(file), "--only", "x").exception, ConfigError)
 
 
 def test_check_says_what_is_attached(tmp_path: Path) -> None:
     port = tmp_path / "port"
     port.touch()
+    (tmp_path / "arm.json").write_text("{}")
+    arm = {"id": "arm", "calibration_dir": str(tmp_path)}
     robots = [
-        {"name": "bench", "robot": "so101", "driver": "lerobot", "options": {"port": str(port), "id": "bench"}},
-        {"name": "gone", "robot": "so101", "driver": "lerobot", "options": {"port": "/dev/no-such-port"}},
+        {"name": "bench", "robot": "so101", "driver": "lerobot", "options": {"port": str(port), **arm}},
+        {"name": "gone", "robot": "so101", "driver": "lerobot", "options": {"port": "/dev/no-such-port", **arm}},
         {"name": "sim", "robot": "panda"},
         {"name": "slip", "robot": "ur5e", "options": {"prot": 3}},
     ]
@@ -153,3 +167,91 @@ def test_check_says_what_is_attached(tmp_path: Path) -> None:
         done = said("check", str(path))
         assert done.exit_code == 2 and "wrong: " in done.stdout and "prot" in done.stdout
         assert "absent: /dev/no-such-port" in done.stdout and f"attached, and no robot of {path}" in done.stdout
+
+
+def test_a_second_station_of_a_robot_is_told_of_the_first(tmp_path: Path) -> None:
+    with station_lock(["other", "right"]):
+        up = StationUp([StationProcess("right", "right", ("--version",))], tmp_path / "logs")
+        with pytest.raises(ProcessError, match=rf"a station with robot right runs already \(process {os.getpid()}\)"):
+            up.run(threading.Event())
+    assert not (tmp_path / "logs" / "right.log").exists()
+    with station_lock(["right"]):
+        pass
+
+
+def test_a_fault_of_a_former_process_is_not_shown(tmp_path: Path) -> None:
+    folder = runtime_folder("robots") / "left"
+    folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    told = {"name": "left", "pid": gone.pid, "state": "fault", "reason": "unplugged", "seen": time.time()}
+    (folder / "state.json").write_text(json.dumps(told))
+    assert robot_state("left").line() == "left: fault (unplugged)"  # type: ignore[union-attr]
+    left = StationRobot(name="left", robot="panda")
+    assert check_robots([left], [], robot_states())[0].said == ""
+    with Ownership("left"):
+        assert check_robots([left], [], robot_states())[0].said == "fault (unplugged)"
+        forget("left")  # one that runs keeps it
+    assert (folder / "state.json").exists()
+    stop, said = threading.Event(), io.StringIO()
+    up = StationUp([StationProcess("left", "left", ("config", "xyzzy"))], tmp_path / "logs")
+    assert up.run(stop, Console(file=said)) == 2
+    assert "left: offline (starting)" in said.getvalue() and "unplugged" not in said.getvalue()
+
+
+def test_logs_lie_where_the_user_keeps_states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert state_folder() == tmp_path / "home" / ".local" / "state" / "robotlearn"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert state_folder() == tmp_path / "home" / ".local" / "state" / "robotlearn"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert state_folder() == tmp_path / "state" / "robotlearn"
+
+
+def test_check_says_what_only_its_user_can_mend(tmp_path: Path) -> None:
+    (tmp_path / "port").touch()
+    (tmp_path / "calibration").mkdir()
+
+    def checked(folder: str) -> tuple[str, str]:
+        options = {"port": str(tmp_path / "port"), "id": "bench", "calibration_dir": str(tmp_path / folder)}
+        robot = StationRobot(name="bench", robot="so101", driver="lerobot", options=options)
+        (one,) = check_robots([robot], [], [])
+        return one.state, one.said
+
+    assert checked("nowhere") == ("wrong", f"calibration_dir: there is no folder {tmp_path / 'nowhere'}")
+    assert not (tmp_path / "nowhere").exists()
+    state, why = checked("calibration")
+    assert state == "wrong"
+    assert f"there is no calibration {tmp_path / 'calibration' / 'bench.json'}; run lerobot-calibrate " in why
+    (tmp_path / "calibration" / "bench.json").write_text("{}")
+    assert checked("calibration") == ("attached", "")
+
+
+def test_check_looks_for_the_e_stop(tmp_path: Path) -> None:
+    (tmp_path / "button").touch()
+    path, nowhere = tmp_path / "station.yaml", str(tmp_path / "nowhere")
+
+    def checked(**estop: dict[str, str]) -> tuple[str, str]:
+        one = check_estop(EstopConfig.model_validate(estop))
+        return one.state, one.said
+
+    button = {"device": str(tmp_path / "button"), "key": "KEY_SPACE"}
+    assert checked(evdev=button) == ("attached", "")
+    state, why = checked(evdev=button | {"key": "KEY_SPCAE"})
+    assert state == "wrong" and "unknown key 'KEY_SPCAE': did you mean 'KEY_SPACE'?" in why
+    gone = ("absent", f"{nowhere}: without it no robot here moves")
+    assert checked(evdev=button | {"device": nowhere}) == checked(serial={"port": nowhere}) == gone
+    robots = [{"name": "left", "robot": "panda"}]
+    path.write_text(yaml.safe_dump({"robots": robots, "estop": {"serial": {"port": nowhere}}}))
+    done = said("check", str(path), "--json")
+    assert done.exit_code == 1 and json.loads(done.stdout)["estop"][0]["state"] == "absent"
+
+
+def test_check_asks_whether_the_robots_can_learn(tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(yaml.safe_dump({"robots": [{"name": "left", "robot": "ur5e"}]}))
+    assert said("check", str(path)).exit_code == 0
+    error = said("check", str(path), "--config", "smoke").exception
+    assert isinstance(error, ConfigError) and "needs robot: [panda, ur5e]" in str(error)
+    path.write_text(yaml.safe_dump({"config": "smoke", "robots": [{"name": "left", "robot": "ur5e"}]}))
+    assert "needs robot: [panda, ur5e]" in str(said("check", str(path)).exception)

@@ -156,6 +156,12 @@ MISTAKES = [
         ":12: edges.1.ahead: 4 is not valid, expected less than policy.horizon",
     ),
     ("seed: 3", "seed: 3\nseed: 4", ":2: seed: stands twice, first on line 1"),
+    ("kind: paced", "kind: paced\n    scene_reset: key", ":12: edges.1.scene_reset: key is not valid without person"),
+    (
+        "kind: paced",
+        "kind: paced\n    person: {device: leader, options: {enable: {device: /dev/x}}}\n    scene_reset: key",
+        ":13: edges.1.scene_reset: key is not valid with a pedal, which has no Enter",
+    ),
     ("arms: 8", "arms: 8\n    arms: 9", ":10: edges.0.arms: stands twice, first on line 9"),
     ("seed: 3", "seed: [3", ": not YAML: "),
     ("seed: 3", "3: seed", ":1: a key must be text, not 3"),

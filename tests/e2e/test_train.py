@@ -70,3 +70,19 @@ def test_train_starts_again_what_dies(site: Site) -> None:
     site.gone()
     accounts(site, "left", "right")
     check_metrics(site, max_staleness=1)
+
+
+def test_what_an_edges_user_must_mend_is_the_last_line(site: Site) -> None:
+    person = {"device": "gamepad", "options": {"path": "/dev/none"}}
+    train = _train(site, site.config(tiny(paced("station", person=person))))
+    assert train.ended() == 2, train.tail()
+    assert "edge station can't work: gamepad /dev/none: No such file or directory" in train.lines[-1]
+    site.gone()
+
+
+def test_keys_without_a_terminal_are_refused_before_anything_starts(site: Site) -> None:
+    person = {"device": "keyboard", "options": {"terminal": "/dev/none"}}
+    train = _train(site, site.config(tiny(paced("station", person=person))))
+    assert train.ended() == 2, train.tail()
+    assert train.lines[-1].startswith("robotlearn: edges.0.person.options.terminal: keyboard: terminal /dev/none")
+    assert not site.run.exists()

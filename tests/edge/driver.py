@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from envs import make_task
 from envs.scene import build_scene
 from hal import Command, RobotSpec, Scene, load_spec
 from hal.drivers.mujoco import MujocoRobot
 from hal.robot import Array, C, Reading
+from tests import fakes
 
 NOTES = "ROBOTLEARN_TEST_NOTES"
 HZ = 50.0
@@ -84,6 +84,4 @@ def notes(folder: Path) -> list[str]:
 
 def write_spec(path: Path, **changes: Any) -> Path:
     """The Panda, faster, so that tests are."""
-    fast = {"control_hz": HZ, "watchdog_s": 0.5}
-    path.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | fast | changes))
-    return path
+    return fakes.write_spec(path, load_spec("panda"), **{"control_hz": HZ, "watchdog_s": 2.0} | changes)

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 import hal
 from hal.control_loop import ControlLoop
-from hal.estop import EStop
-from hal.lease import Leases
+from hal.owned_loop import owned_loop
 from hal.ownership import Ownership
 from hal.robot import Array
 from robotlearn.commands.estop import estop as estop_command
@@ -37,10 +36,10 @@ class Rig:
 
     def __init__(self, robot: hal.Robot, bind: str | None = None) -> None:
         self.owned = Ownership("bench").__enter__()
-        self.estop = EStop("bench")
-        self.leases = Leases(self.owned.folder / "token")
-        self.loop = ControlLoop(robot, estop=self.estop, leases=self.leases, beat=lambda: self.server.tick())
-        self.server = ArmServer(self.loop, self.estop, bind or f"ipc://{self.owned.folder}/arm", name="bench")
+        self.loop = owned_loop(robot, self.owned, also=lambda: self.server.tick())
+        assert self.loop.estop is not None and self.loop.leases is not None
+        self.estop, self.leases = self.loop.estop, self.loop.leases
+        self.server = ArmServer(self.loop, bind or f"ipc://{self.owned.folder}/arm", name="bench")
         self.loop.connect()
         self.server.start()
         self.address = self.server.address

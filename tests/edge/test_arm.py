@@ -16,7 +16,7 @@ import zmq
 
 from envs import ArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
-from hal import RealTime, RobotSpec, load_spec, make_robot
+from hal import RealTime, RobotFault, RobotSpec, load_spec, make_robot
 from hal.control_loop import ControlLoop
 from hal.estop import EStop
 from hal.lease import Leases
@@ -148,7 +148,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def fast() -> RobotSpec:
-    return RobotSpec.model_validate(load_spec("panda").model_dump() | {"control_hz": 50.0, "watchdog_s": 0.5})
+    return RobotSpec.model_validate(load_spec("panda").model_dump() | {"control_hz": 50.0, "watchdog_s": 2.0})
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_server_that_falls_silent_ends_the_episode_truncated_and_the_arm_stops
     _, lines = bench.run_episode()
     assert stopped.is_set()
     assert lines[-1].truncated and not lines[-1].terminated
-    assert [line.stopped for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert not any(line.stopped for line in lines[:-1]) and "no action for 2." in lines[-1].stopped
     last = max(line.step for line in lines if line.from_chunk)
     silent = lines[last + 1 :]
     assert silent and all(line.held and not line.from_chunk for line in silent)
@@ -376,3 +376,16 @@ def test_an_estop_ends_the_episode_and_only_when_it_is_cleared_another_begins(
     bench.env._referee.episode_steps = EPISODE_STEPS
     bench.episodes = itertools.count(100)
     assert len(bench.run_episode()[1]) == EPISODE_STEPS
+
+
+def test_a_fault_at_rest_ends_it(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, ended = make_bench(), []
+    monkeypatch.setattr(threading, "excepthook", lambda what: ended.append(what.exc_value))
+    until(lambda: bench.receive() or bench.states, "the arm to rest")
+
+    def silent() -> None:
+        raise RobotFault("/joint_states is silent")
+
+    monkeypatch.setattr(bench.robot, "read", silent)
+    until(lambda: ended, "its end: whoever started it starts it again")
+    assert isinstance(ended[0], RobotFault) and "/joint_states is silent" in str(ended[0])

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from robotlearn.edge.drive import Drive, DriveView
 from robotlearn.edge.outcome import Episodes, Previews
 from robotlearn.errors import ProcessError
 from robotlearn.inputs import Inputs
+from robotlearn.people.errors import DeviceError
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
 from robotlearn.saved_policy import find_policy_for
@@ -42,8 +44,10 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """A run folder whose only checkpoint holds random weights, for an arm that notes what reaches it."""
     driver.install(tmp_path, monkeypatch)
 
-    def make(episode_steps: int, kind: str = "noting", task: str = "reach") -> Path:
-        spec_file = driver.write_spec(tmp_path / "robot.yaml", driver=kind)
+    def make(
+        episode_steps: int, kind: str = "noting", task: str = "reach", more: tuple[str, ...] = (), **spec: Any
+    ) -> Path:
+        spec_file = driver.write_spec(tmp_path / "robot.yaml", driver=kind, **spec)
         config = load_config(
             "smoke",
             [
@@ -52,6 +56,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
                 f"episode_steps={episode_steps}",
                 "policy.hidden=[8]",
                 f"policy.horizon={HORIZON}",
+                *more,
             ],
         )
         folder = RunFolder.create(tmp_path / "run", dump(config), "id")
@@ -199,17 +204,45 @@ def test_a_killed_arm_process_is_said_and_started_again_and_its_episode_counts_a
 def test_without_a_policy_server_the_arm_stops_by_itself_and_both_go_on(
     make_run: MakeRun, driving: Callable[..., Driving]
 ) -> None:
-    one = driving(make_run(100), 2)
+    one = driving(make_run(100, watchdog_s=0.5), 2)  # less than a policy server needs to start
     one.in_mid_episode()
     arm = one.process("arm")
     os.kill(one.process("policy-server"), signal.SIGKILL)
     found = one.end()
     assert "station: the policy-server process ended with status -9; it is started again" in one.said
-    assert "episode 1 broke: no action came in time, the arm stopped by itself" in one.said
+    assert any("episode 1 broke, the arm stopped: " in text and "no action for 0.5" in text for text in one.said)
     assert any("no action for 0.5" in text and "arm stopped, episode ended" in text for text in one.said)
     assert (found["episodes"], found["broken"]) == (1, 1)
     assert found["starved"] >= 0.5 * driver.HZ and found["held"] >= found["starved"]
     assert one.drive._arm._keepers["arm"].restarts == 0 and one.process("arm") == arm
+
+
+def test_a_person_at_a_terminal_sets_the_scene_up_and_says_how_it_ended(
+    make_run: MakeRun, driving: Callable[..., Driving]
+) -> None:
+    master, slave = os.openpty()
+    person = f"{{device: keyboard, options: {{terminal: {os.ttyname(slave)}}}}}"
+    run = make_run(10**6, more=(f"edges=[{{name: left, kind: paced, person: {person}, scene_reset: key}}]",))
+    one = driving(run, 1)
+    asked = "set the scene up, then press Enter"
+    until(lambda: asked in one.drive.view().line(), "the display to say what is waited for", 60)
+    shown = b""
+    while asked.encode() not in shown:
+        shown += os.read(master, 1000)
+    assert b"w s / up down: forth, back" in shown
+    os.write(master, b"\r")
+    one.in_mid_episode()
+    os.write(master, b"y")
+    assert one.end()["successes"] == 1
+    for descriptor in (master, slave):
+        os.close(descriptor)
+
+
+def test_a_person_without_a_terminal_is_one_line(make_run: MakeRun) -> None:
+    person = "{device: keyboard, options: {terminal: /dev/none}}"
+    run = make_run(10, more=(f"edges=[{{name: left, kind: paced, person: {person}}}]",))
+    with pytest.raises(DeviceError, match=r"edges\.0\.person\.options\.terminal: keyboard: terminal /dev/none"):
+        Drive(find_policy_for(run, None, None), episodes=1)
 
 
 @pytest.mark.slow
@@ -260,7 +293,7 @@ def test_only_whole_episodes_tell_of_the_policy() -> None:
     for step in range(3):
         account.hear(line(1, step, last=step == 2))
     account.hear(line(2, 0, held=True))
-    account.hear(line(2, 1, held=True, truncated=True, stopped=True))
+    account.hear(line(2, 1, held=True, truncated=True, stopped="arm: no action"))
     account.hear(line(3, 0))
     account.hear(line(3, 1, truncated=True))
     found = account.as_json({"starved": 2, "missed": 1, "clipped": 4})

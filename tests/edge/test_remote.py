@@ -20,6 +20,7 @@ from hal.lease import Leases
 from hal.robot import Clocked
 from robotlearn.edge import arm_messages as messages
 from robotlearn.edge.arm_server import ArmServer
+from robotlearn.edge.arm_state import ArmStateFile
 from robotlearn.edge.local import Tensor
 from robotlearn.edge.remote import RemoteRobot
 from robotlearn.errors import AddressError, ConfigError, WireError
@@ -77,7 +78,7 @@ def test_it_is_a_driver_like_any_other(rig: Rig, arm: RecordingArm) -> None:
 
 
 def test_a_simulated_arm_keeps_the_rules_and_goes_where_it_is_told() -> None:
-    spec = hal.load_spec("panda")
+    spec = hal.load_spec("panda").model_copy(update={"watchdog_s": 2.0})
     made = Rig(hal.RealTime(hal.make_robot(spec)), "tcp://127.0.0.1:*")
     try:
         hal.check_robot(hal.make_robot(spec, "remote", address=made.address))
@@ -131,7 +132,7 @@ def test_readings_effort_and_images_arrive_as_they_are(rig: Rig, arm: RecordingA
 
 def test_another_spec_is_refused_by_what_differs(rig: Rig, arm: RecordingArm) -> None:
     other = fast_spec(watchdog_s=0.4)
-    with pytest.raises(hal.RobotFault, match=r"another spec: watchdog_s is 0\.3 at the arm and 0\.4 at the client"):
+    with pytest.raises(hal.RobotFault, match=r"another spec: watchdog_s is 2\.0 at the arm and 0\.4 at the client"):
         RemoteRobot(other, address=rig.address).connect()
     joints = [joint.model_dump() for joint in arm.spec.joints]
     joints[2]["velocity"] = 3.0
@@ -150,13 +151,13 @@ def test_nobody_there_is_one_clear_line(arm: RecordingArm, runtime: Path, monkey
 
 
 def test_a_public_address_is_refused_without_leave(arm: RecordingArm) -> None:
-    loop = ControlLoop(arm, leases=Leases(Path(os.environ["ROBOTLEARN_RUNTIME_DIR"]) / "token"))
+    loop = ControlLoop(arm, leases=Leases(Path(os.environ["ROBOTLEARN_RUNTIME_DIR"]) / "token"), estop=EStop("bench"))
     with pytest.raises(AddressError, match=r"no keys yet.*insecure_public"):
-        ArmServer(loop, EStop("bench"), "tcp://0.0.0.0:*", name="bench")
-    server = ArmServer(loop, EStop("bench"), "tcp://0.0.0.0:*", name="bench", insecure_public=True)
+        ArmServer(loop, "tcp://0.0.0.0:*", name="bench")
+    server = ArmServer(loop, "tcp://0.0.0.0:*", name="bench", insecure_public=True)
     server.close()
     with pytest.raises(ValueError, match="needs leases"):
-        ArmServer(ControlLoop(arm), EStop("bench"), "tcp://127.0.0.1:*", name="bench")
+        ArmServer(ControlLoop(arm), "tcp://127.0.0.1:*", name="bench")
 
 
 # ---- commands
@@ -298,9 +299,9 @@ def test_a_caller_that_hangs_loses_its_lease(rig: Rig, arm: RecordingArm) -> Non
         until(lambda: rig.leases.holder is None, "the end of the lease")  # its thread of the link lives
         assert robot.link.silent_s < 5
         until(lambda: rig.loop.activity == "stopped", "the stop")
+        until(lambda: robot.health().detail != "", "the loss to be known")
         with pytest.raises((LeaseError, Stopped)):
             robot.write(hal.Command(near(robot)))
-        until(lambda: robot.health().detail != "", "the loss to be known")
     with RemoteRobot(arm.spec, address=rig.address) as robot:
         drive(robot, near(robot))
 
@@ -310,7 +311,7 @@ def test_a_stop_there_is_a_stop_here_until_rest(rig: Rig, arm: RecordingArm) -> 
         robot.write(hal.Command(near(robot)))
         until(lambda: robot.health().state == "degraded", "the watchdog")
         assert "watchdog" in robot.health().detail
-        with pytest.raises(Stopped, match=r"watchdog: no command for 0\.3 s"):
+        with pytest.raises(Stopped, match=r"watchdog: no command for 2\.0 s"):
             robot.write(hal.Command(near(robot)))
         robot.rest()
         drive(robot, near(robot))  # at once
@@ -373,7 +374,7 @@ def test_a_lost_link_is_a_watchdog_stop_there_and_a_fault_here(public: Rig, arm:
         robot.write(hal.Command(goal))
         until(lambda: arm.written, "a motion")
         proxy.paused = True  # nothing comes through, and nobody is told
-        with pytest.raises(hal.RobotFault, match=r"link lost: nothing from tcp://.* for 0\.\d s"):
+        with pytest.raises(hal.RobotFault, match=r"link lost: nothing from tcp://.* for \d\.\d s"):
             while True:
                 robot.write(hal.Command(goal))
                 robot.wait()
@@ -435,6 +436,23 @@ def test_the_estop_over_the_wire_and_who_may_clear_it(rig: Rig, public_client: C
         drive(robot, near(robot))
 
 
+def test_an_estop_here_is_latched_there_and_a_release_here_releases_it(
+    rig: Rig, public_client: Callable[[], RemoteRobot], runtime: Path
+) -> None:
+    here = EStop("desk")
+    with ControlLoop(public_client(), estop=here) as loop:
+        loop.write(hal.Command(near(loop)))
+        here.press("Ada", "smoke")  # as another process of this machine would
+        until(lambda: rig.estop.pressed, "it to be latched there")
+        assert "Ada: smoke" in rig.estop.reason()
+        loop.clear_estop()
+        assert not rig.estop.pressed and not here.pressed
+        ticks(rig.loop, 5)
+        assert not rig.estop.pressed
+        loop.press_estop("Bob")
+        until(lambda: rig.estop.pressed, "it to be latched again")
+
+
 @pytest.fixture
 def public_client(rig: Rig, arm: RecordingArm) -> Callable[[], RemoteRobot]:
     return lambda: RemoteRobot(arm.spec, address=rig.address)
@@ -493,15 +511,17 @@ def test_no_set_point_after_the_tick_whatever_a_hostile_client_sends(rig: Rig, r
 
 def test_the_command_presses_and_releases_one_or_all(rig: Rig, arm: RecordingArm) -> None:
     rig.loop.write(hal.Command(near(rig.loop), rig.leases.acquire("me", 60.0).token))
-    done = estop("bench", "--why", "smoke")
-    assert done.exit_code == 0
+    with ArmStateFile(rig.owned, robot="so101", driver="recording") as told:
+        told.watch(rig.loop)
+        done = estop("bench", "--why", "smoke")
+    assert done.exit_code == 0 and done.output.startswith("stopped: bench\n")
     assert "e-stop pressed: bench. Release it with: robotlearn estop --clear bench" in done.output
     until(lambda: rig.loop.activity == "stopped", "the stop")
     assert "at the keyboard: smoke" in rig.loop.health().detail
-    assert estop().exit_code == 0  # all
+    assert estop().exit_code == 1  # all; this arm process tells its state to nobody any more
     one = estop("bench", "--clear")
     assert one.exit_code == 1
-    assert "still pressed: that of all robots" in one.output
+    assert "still pressed: e-stop latched for all robots" in one.output
     assert rig.loop.estopped
     every = estop("--all", "--clear")
     assert (every.exit_code, rig.loop.estopped) == (0, False)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,8 @@ def test_an_arm_process_that_hangs_is_killed_by_the_next(start: Start, runtime: 
     port = runtime / "ttyACM0"
     port.touch()
     hung = start("one", str(port))
+    lock = runtime / "robots/one/lock"
+    until(lambda: lock.stat().st_mtime <= time.time(), "its first beat")  # until then it counts as connecting
     hung.signal(signal.SIGSTOP)
     early = start("two", str(port))  # it may just be slow
     assert early.end()[0] == 2
@@ -273,7 +276,8 @@ def test_the_command_serves_a_simulated_arm_until_it_is_told_to_end(runtime: Pat
         _, errors = second.communicate(timeout=30)
         assert second.returncode == 2
         assert errors.strip() == (
-            f"robotlearn: robot 'left' belongs to process {served.pid}: end that one first, or use another robot"
+            f"robotlearn: robot 'left' belongs to process {served.pid} (robot left, -c serve): "
+            "end that one first, or use another robot"
         )
         for arguments, why in (
             (("panda", "--name", "right", "--bind", "tcp://0.0.0.0:*"), "no keys yet"),

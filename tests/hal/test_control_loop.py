@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import hal
 from hal.control_loop import ControlLoop
 from hal.errors import LeaseError, Stopped
 from hal.estop import EStop
+from hal.estop_input import Contact
 from hal.lease import Leases
 from hal.robot import Array, Clocked, Scene, Steppable
 from tests.arms import RecordingArm, fast_spec
@@ -100,7 +102,7 @@ def test_watchdog_stops_it_until_rest(make: Make) -> None:
     assert arm.stops
     count = len(arm.written)
     assert loop.health().state == "degraded"
-    assert "watchdog: no command for 0.3 s" in loop.health().detail
+    assert "watchdog: no command for 2.0 s" in loop.health().detail
     with pytest.raises(Stopped, match="watchdog"):
         loop.write(hal.Command(near(loop)))
     loop.wait()
@@ -151,6 +153,38 @@ def test_a_stop_is_what_the_spec_says(make: Make, on_stop: str) -> None:
     until(lambda: len(arm.written) > count + 1, "the next motion")
 
 
+@pytest.mark.parametrize("on_stop", ["hold", "brake"])
+def test_stops_at_rest_do_not_sink_an_arm_that_hangs_below_its_set_points(make: Make, on_stop: str) -> None:
+    loop, arm = make(fast_spec(on_stop=on_stop))
+    drive(loop, near(loop))
+    loop.rest()
+    until(lambda: loop.activity == "idle", "rest")
+    ended = loop.done
+    until(lambda: loop.done > ended + 2, "the end of the set-points")
+    count = len(arm.written)
+    for hangs, stopped in ((0.05, False), (0.2, True)):
+        arm.position = arm.target - hangs
+        loop.stop()
+        done = loop.done
+        until(lambda done=done: loop.done > done + 2, "the tick of the stop")
+        assert bool(arm.stops) == stopped  # far from there it is held up by something, and told to stay
+    assert len(arm.written) == count
+
+
+def test_set_points_begin_where_a_limp_arm_has_fallen_to(make: Make) -> None:
+    spec = fast_spec(on_stop="limp")
+    loop, arm = make(spec)
+    drive(loop, near(loop))
+    loop.stop()
+    until(lambda: arm.stops, "the stop")
+    fallen, count = arm.position + 0.05, len(arm.written)
+    arm.position = fallen
+    until(lambda: np.array_equal(loop.read().position, fallen), "the fall to be seen")
+    loop.write(hal.Command(spec.home))
+    until(lambda: len(arm.written) > count, "the motion")
+    assert (np.abs(arm.written[count][1] - fallen) <= spec.acceleration * spec.dt_driver**2 + 1e-12).all()
+
+
 def test_estop_stops_at_the_next_tick_and_stays(make: Make) -> None:
     estop = EStop("bench")
     loop, arm = make(estop=estop)
@@ -174,6 +208,36 @@ def test_estop_stops_at_the_next_tick_and_stays(make: Make) -> None:
         loop.write(hal.Command(near(loop)))
     assert len(arm.written) == count
     loop.rest()
+    drive(loop, near(loop))
+
+
+def test_other_threads_of_python_make_room_at_once(make: Make) -> None:
+    sys.setswitchinterval(0.005)
+    loop, _ = make()
+    until(lambda: loop.done, "a tick")
+    assert sys.getswitchinterval() <= 0.0005
+
+
+def test_what_a_tick_saw_before_a_rest_stops_nothing_after_it(make: Make) -> None:
+    rested = threading.Event()
+
+    class SlowlyRead(EStop):
+        def reason(self) -> str:
+            told = super().reason()
+            ticks = threading.current_thread() is not threading.main_thread()
+            if told and ticks:
+                self.clear()
+                resting.start()
+                rested.wait(0.3)
+            return told
+
+    estop = SlowlyRead("bench")
+    loop, _ = make(estop=estop)
+    resting = threading.Thread(target=lambda: (loop.rest(), rested.set()))
+    estop.press("a test")
+    until(rested.is_set, "the rest")
+    done = loop.done
+    until(lambda: loop.done > done + 2, "some ticks")
     drive(loop, near(loop))
 
 
@@ -329,3 +393,89 @@ def test_it_runs_a_simulation_by_the_clock_and_sets_its_state() -> None:
             loop.wait()
         assert loop.read().position[0] < goal[0] - 0.1
         assert loop.capability(Scene) is loop  # type: ignore[type-abstract]
+
+
+def test_a_stop_comes_before_what_is_written_after_it(make: Make) -> None:
+    loop, arm = make(fast_spec(on_stop="hold"))
+    for _ in range(20):
+        loop.write(hal.Command(near(loop)))
+        loop.wait()
+        stops = len(arm.stops)
+        loop.stop()
+        loop.write(hal.Command(near(loop)))  # at once: before a tick
+        until(lambda: loop._goal is None and not loop._wants, "both to be taken")
+        assert len(arm.stops) == stops + 1
+        assert loop.activity == "running"
+
+
+def test_it_brakes_before_it_is_given_back() -> None:
+    spec = fast_spec(driver_hz=200.0, on_stop="brake")
+    arm = RecordingArm(spec)
+    with ControlLoop(arm) as loop:
+        goal = spec.home.copy()
+        goal[0] += 0.5
+        while loop.read().position[0] < spec.home[0] + 0.1:
+            loop.write(hal.Command(goal))
+            loop.wait()
+    way = np.array([spec.home, *(target for _, target in arm.written)])
+    speed = np.diff(way, axis=0) * 200
+    assert abs(speed[-1]).max() < 1e-6  # it stood at last
+    assert (np.abs(np.diff(speed, axis=0)) * 200 <= spec.acceleration + 1e-6).all()
+
+
+class Wire(Contact):
+    """A button whose wire a test holds."""
+
+    down = False
+    stuck = threading.Event()
+
+    def open(self) -> None:
+        pass
+
+    def pressed(self) -> bool:
+        while self.stuck.is_set():
+            time.sleep(0.01)
+        return self.down
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_button_stops_it_even_where_nothing_can_be_written_down(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(tmp_path))
+    wire = Wire()
+    loop, _ = make(estop=EStop("bench"), button=wire)
+    drive(loop, near(loop))
+    if full:
+        monkeypatch.setattr("hal.estop.write_json", refuse)
+    wire.down = True
+    until(lambda: loop.activity == "stopped", "the stop")
+    assert "the hardware e-stop: button" in loop.health().detail
+    loop.clear_estop()
+    until(lambda: loop.estopped, "it to be pressed anew, since the button is down")
+    wire.down = False
+    until(lambda: loop.clear_estop() or not loop.estopped, "the release")
+    ticked = loop.done
+    until(lambda: loop.done > ticked + 1, "a tick")
+    loop.rest()
+    drive(loop, near(loop))
+
+
+def refuse(file: Path, content: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_button_that_hangs_is_pressed(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("hal.estop_input._HANGS_S", 0.2)
+    wire = Wire()
+    loop, _ = make(estop=EStop("bench"), button=wire)
+    wire.stuck.set()
+    try:
+        until(lambda: loop.activity == "stopped", "the stop")
+        assert "its input hangs" in loop.health().detail
+    finally:
+        wire.stuck.clear()

@@ -129,7 +129,8 @@ def test_the_arm_goes_where_it_is_told(arm: EmulatedRosArm, kind: str) -> None:
         assert np.allclose(reading.position[:7], arm.data.qpos[:7], atol=1e-3)
         assert np.allclose(reading.position[7], arm.data.qpos[7:9].sum(), atol=1e-3)
         assert reading.effort is not None
-        assert np.allclose(reading.effort[:7], arm.data.qfrc_actuator[:7], atol=0.05)
+        torque = arm.data.qfrc_actuator
+        until(lambda: np.allclose(panda.read().effort[:7], torque[:7], atol=0.05), "its torques, as it settles")
         assert abs(reading.effort[1]) > 0.5  # gravity
 
 
@@ -280,7 +281,7 @@ def test_compressed_rubbish_is_a_fault(node: Node) -> None:
 
 
 def test_silence_is_a_fault_until_reconnected(node: Node) -> None:
-    arm = robot(timeout_s=0.3)
+    arm = robot()
     with arm:
         message = node.sent.pop(("/joint_states", JOINT_STATE))
         until(lambda: arm.health().state == "fault", "the silence to be noticed")
@@ -321,11 +322,21 @@ def test_misnamed_joint(node: Node) -> None:
     )
 
 
+def test_a_process_is_one_participant_however_often_it_connects(node: Node) -> None:
+    """Of those that are made and deleted in a row, some find nobody that came meanwhile."""
+    seen = []
+    for _ in range(2):
+        transport = DdsTransport("once")
+        seen.append(transport._participant.guid)
+        transport.close()
+    assert seen[0] == seen[1]
+
+
 def test_joint_that_vanishes(node: Node) -> None:
-    with robot(timeout_s=0.3) as arm:
+    with robot() as arm:
         node.say(name=["gripper", "shoulder"], position=[0.04, 0.1])
         until(lambda: arm.health().state == "fault", "the joint to be missed")
-        with pytest.raises(RobotFault, match=r"/joint_states has had no joint 'elbow' for 0.\d+ s"):
+        with pytest.raises(RobotFault, match=r"/joint_states has had no joint 'elbow' for 2.\d+ s"):
             arm.read()
 
 
@@ -386,7 +397,7 @@ def test_message_that_cannot_be_decoded_is_a_fault_and_not_the_end(node: Node, m
     monkeypatch.setattr(ros_types.JointState, "deserialize", broken)
     assert "/joint_states: 'utf-8' codec can't decode byte 0xff" in refused()
     monkeypatch.undo()
-    with robot(timeout_s=0.3) as arm:
+    with robot() as arm:
         monkeypatch.setattr(ros_types.JointState, "deserialize", broken)
         until(lambda: arm.health().state == "fault", "the rubbish to be noticed")
         with pytest.raises(RobotFault, match=r"/joint_states has had no joint 'shoulder' for .* 'utf-8' codec"):

@@ -15,6 +15,7 @@ import pytest
 from hal import DriverError
 from hal import estop as module
 from hal.estop import ALL, EStop
+from hal.runtime import runtime_folder
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,47 @@ def test_pressing_where_nothing_can_be_written_says_so(monkeypatch: pytest.Monke
 def test_a_name_is_no_path(name: str) -> None:
     with pytest.raises(DriverError, match="a robot can't be called"):
         EStop(name)
+
+
+def test_one_that_can_not_be_written_down_holds_here_until_it_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    estop = EStop("bench")
+
+    def full(file: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        estop.press("Ada", "smoke")
+    assert estop.pressed and estop.reason() == "e-stop by Ada: smoke"
+    assert not EStop("bench").pressed
+    assert estop.clear()
+    assert not estop.pressed
+
+
+def test_whose_folder_is_taken_away_is_pressed(runtime: Path) -> None:
+    estop = EStop("bench")
+    (runtime / "estop").rename(runtime / "away")
+    assert estop.pressed and "was taken away" in estop.reason()
+    EStop("bench")  # somebody makes a folder of that name: it isn't the one that others press in
+    assert estop.pressed
+
+
+def test_its_place_is_the_same_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ROBOTLEARN_RUNTIME_DIR")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    assert runtime_folder("estop") == Path(f"/var/tmp/robotlearn-{os.getuid()}/estop")
+
+
+@pytest.mark.parametrize("how", ["link", "writable by others"])
+def test_a_place_that_others_may_change_is_refused(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    if how == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    monkeypatch.setenv("ROBOTLEARN_RUNTIME_DIR", str(place))
+    with pytest.raises(DriverError, match="must be a folder of this user's"):
+        EStop("bench")

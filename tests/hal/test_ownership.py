@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hal import ownership
+from hal import RobotSpec, load_spec, make_robot, ownership
 from hal.errors import OwnershipError
 from hal.ownership import Ownership, owner_of
 from tests.waiting import until
@@ -22,7 +22,7 @@ from tests.waiting import until
 OWNER = """
 import sys, time
 from hal.ownership import Ownership
-with Ownership(sys.argv[1], sys.argv[2]) as owned:
+with Ownership(sys.argv[1], *filter(None, sys.argv[2:])) as owned:
     print("owns", flush=True)
     while True:
         owned.beat()
@@ -66,7 +66,7 @@ def test_another_process_owns_it_until_it_is_killed(own: Own, runtime: Path) -> 
     alias.symlink_to(port)
     child = own("bench", str(port))
     assert owner_of("bench") == child.pid
-    with pytest.raises(OwnershipError, match=f"robot 'bench' belongs to process {child.pid}: end that one first"):
+    with pytest.raises(OwnershipError, match=f"robot 'bench' belongs to process {child.pid} .robot bench, .*: end"):
         Ownership("bench").__enter__()
     with pytest.raises(OwnershipError, match=f"{alias} belongs to process {child.pid}"):
         Ownership("other", str(alias)).__enter__()
@@ -92,6 +92,14 @@ def test_one_that_hangs_is_killed_and_one_that_goes_on_is_not(own: Own, monkeypa
     with Ownership("bench"):
         assert child.wait(10) == -signal.SIGKILL
         assert owner_of("bench") == os.getpid()
+
+
+def test_one_that_still_connects_has_a_minute(runtime: Path) -> None:
+    with Ownership("bench") as owned:
+        lock = runtime / "robots/bench/lock"
+        assert lock.stat().st_mtime + ownership.HUNG_S > time.time() + 50
+        owned.beat()
+        until(lambda: lock.stat().st_mtime <= time.time(), "the beat to be passed on")
 
 
 def test_a_process_that_took_the_number_of_a_dead_owner_is_let_live(
@@ -123,3 +131,18 @@ def test_it_is_given_back_at_the_end_and_within_one_process(runtime: Path) -> No
             pass
     with Ownership("left"), Ownership("right"):
         pass
+
+
+def test_each_driver_tells_what_moves_its_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    assert make_robot(load_spec("panda")).addresses() == ()
+    so101 = load_spec("so101")
+    assert make_robot(so101, "lerobot", port="/dev/ttyACM0").addresses() == ("/dev/ttyACM0",)
+    assert so101.lerobot is not None
+    in_spec = so101.model_dump() | {"lerobot": so101.lerobot.model_dump() | {"options": {"port": "/dev/ttyACM1"}}}
+    assert make_robot(RobotSpec.model_validate(in_spec), "lerobot").addresses() == ("/dev/ttyACM1",)
+    topic = "joint_trajectory_controller/joint_trajectory"
+    assert make_robot(load_spec("ur5e"), "dds").addresses() == (f"ros:7/{topic}",)
+    gripper = {"command": "/gripper/command", "type": "joint_trajectory"}
+    named = make_robot(load_spec("ur5e"), "dds", command=f"/{topic}", domain=3, gripper=gripper)
+    assert named.addresses() == (f"ros:3/{topic}", "ros:3/gripper/command")

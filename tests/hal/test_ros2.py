@@ -30,7 +30,7 @@ def test_only_this_driver_imports_rclpy() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not PYTHON.exists(), reason=f"no {PYTHON}: scripts/setup_ros.sh makes it")
 def test_with_rclpy() -> None:
     env = {key: value for key, value in os.environ.items() if key not in SET_BY_ROS}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def recorded() -> tuple[list[Segment], Callable[[Segment], np.ndarray]]:
         while rollout.running:
             rollout.advance(version)
     rollout.close()
+    # Even times: where a busy machine's are not, one chunk's plan reaches into the next one's.
+    first = np.cumsum([0, *(segment.steps for segment in segments)])
+    segments = [
+        replace(segment, wall=1.8e9 + 0.1 * (start + np.arange(segment.steps)))
+        for start, segment in zip(first, segments, strict=False)
+    ]
     statistics = policy.statistics()["action"]
     return segments, lambda segment: segment.chunk_path[:, -1] * statistics.std + statistics.mean
 

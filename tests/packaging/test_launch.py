@@ -1,7 +1,7 @@
 """The launch files of ROS 2, without ROS: what they declare, what they would start, where a wheel puts them.
 
-`launch` itself is in no package registry, so it is left out of their text here; the command lines that they make of
-their arguments are started as processes.
+`launch` comes with a ROS installation alone, so it is left out of their text here; the command lines that they make of
+their arguments are started as processes. Where `launch` is, tests/ros/test_launch.py starts the files themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 
 from hal import load_spec
 from robotlearn.config.station import StationConfig
-from robotlearn.station_file import in_namespace
+from robotlearn.station.file import in_namespace
 from robotlearn.version import __version__
 from tests.packaging.test_wheel import wheel
 from tests.waiting import until
@@ -91,7 +91,8 @@ def defaults(name: str, **changes: str) -> dict[str, str]:
 def file(tmp_path: Path) -> str:
     path = tmp_path / "station.yaml"
     path.write_text(
-        "{learner: 'h:1', config: smoke, robots: [{name: left, robot: panda}, {name: right, robot: so101}]}"
+        "{learner: 'h:1', config: arms, robots: "
+        "[{name: left, robot: panda, task: reach}, {name: right, robot: so101, task: reach}]}"
     )
     return str(path)
 

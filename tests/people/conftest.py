@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hal import load_spec
+from tests.fakes import write_spec
 from tests.people.scripted import Scripted
 from tests.people.typing_person import Typist
 
@@ -26,10 +28,13 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def typist(runtime: Path) -> Iterator[Callable[..., Typist]]:
+    """Its `so101` is one whose watchdog waits for a machine that hangs: nobody is there to say that it goes on."""
     made: list[Typist] = []
+    patient = write_spec(runtime / "so101.yaml", load_spec("so101"), watchdog_s=5.0)
+    instead = {"so101": str(patient), "robot=so101": f"robot={patient}"}
 
-    def make(*arguments: str) -> Typist:
-        made.append(Typist(arguments, runtime))
+    def make(*arguments: str, display: str = "") -> Typist:
+        made.append(Typist([instead.get(word, word) for word in arguments], runtime, display))
         return made[-1]
 
     yield make

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from robotlearn.people.errors import DeviceError
 from robotlearn.people.intent import ANGULAR, LINEAR, Event, Intent
 from robotlearn.people.keyboard import HELD_S, Keyboard
+from robotlearn.people.terminal import options_in_a_run
+from tests.people.typing_person import Typist
 from tests.waiting import until
 
 HOLDER = """
@@ -24,6 +28,20 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 terminal = Terminal(lambda key: None, sys.argv[1])
 print("ready", flush=True)
 time.sleep(60)
+"""
+
+
+# A child in a session of its own, as `Child` starts them, of one that is in the foreground of a terminal, or not.
+CHILD = """
+import subprocess, sys
+from robotlearn.people.terminal import controlling_terminal
+if sys.argv[1] == "child":
+    print(f"[{controlling_terminal()}]", flush=True)
+else:
+    background = sys.argv[1] == "background"
+    next = ["foreground", sys.argv[2]] if background else ["child"]
+    group = {"process_group": 0} if background else {"start_new_session": True}
+    subprocess.run([sys.executable, "-c", sys.argv[2], *next], stdin=subprocess.DEVNULL, **group)
 """
 
 
@@ -178,3 +196,48 @@ def test_the_terminal_is_as_before_however_its_process_ends(how: signal.Signals)
 def test_without_a_terminal_it_says_what_to_do(tmp_path: object) -> None:
     with pytest.raises(DeviceError, match=r"/dev/none: No such file"):
         Keyboard(print, terminal="/dev/none")
+
+
+@pytest.mark.parametrize("place", ["foreground", "background"])
+def test_a_child_finds_the_terminal_that_its_parent_is_in_the_foreground_of(place: str) -> None:
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, place, CHILD],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    assert done.stdout.strip() == (f"[{os.ttyname(slave)}]" if place == "foreground" else "[None]")
+    os.close(master)
+    os.close(slave)
+
+
+def test_what_an_edge_lacks_is_said_by_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = "edges.1.person"
+    monkeypatch.setattr("robotlearn.people.terminal.controlling_terminal", lambda: None)
+    with pytest.raises(DeviceError, match=r"set edges\.1\.person\.options\.terminal"):
+        options_in_a_run(where, "keyboard", {})
+    with pytest.raises(DeviceError, match=r"edges\.1\.person\.options\.terminal: .* terminal /dev/none: No such"):
+        options_in_a_run(where, "leader", {"terminal": "/dev/none"})
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="is no terminal"):
+        options_in_a_run(where, "keyboard", {"terminal": str(tmp_path / "file")})
+    for device, options in (("gamepad", {}), ("leader", {"enable": {"device": "/dev/input/event3"}})):
+        assert options_in_a_run(where, device, options) == options
+
+
+def test_a_line_is_shown_at_a_terminal_of_its_own(desk: Desk) -> None:
+    desk.keyboard.tell("set the scene up")
+    assert b"set the scene up\r\n" in os.read(desk.master, 1000)
+
+
+def test_a_run_says_what_its_terminal_has_keys_for(typist: Callable[..., Typist], tmp_path: Path) -> None:
+    edges = "edges=[{name: left, kind: paced, person: {device: keyboard}}]"
+    at = typist("train", "smoke", edges, "--run", str(tmp_path / "run"))
+    for text in ("left: w s / up down: forth, back", "left: Space: E-STOP", "starting"):
+        at.sees(text)
+    at.press("\x03")
+    assert at.ends() in (0, 130) and "Traceback" not in at.screen

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 
 from hal import load_spec
 from hal.emulators.presence import Presence
-from hal.emulators.so101 import EmulatedSO101
 from robotlearn.people.errors import DeviceError
 from robotlearn.people.hands import Hands, make_device
 from robotlearn.people.leader import Leader
+from tests.people.emulated import HandledArm
 from tests.waiting import until
 
 pytest.importorskip("lerobot")
@@ -22,34 +21,22 @@ SPEC = load_spec("so101")
 
 
 @pytest.fixture
-def arm(tmp_path: Path) -> Iterator[EmulatedSO101]:
-    emulated = EmulatedSO101(tmp_path / "port")
-    emulated.write_calibration(tmp_path / "calibration" / "hand.json")
-    emulated.start()
+def arm(tmp_path: Path) -> Iterator[HandledArm]:
+    emulated = HandledArm(tmp_path, "hand")
     yield emulated
     emulated.close()
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> dict[str, str]:
-    return {"port": str(tmp_path / "port"), "id": "hand", "calibration_dir": str(tmp_path / "calibration")}
+def options(arm: HandledArm) -> dict[str, str]:
+    return arm.options
 
 
-def put(arm: EmulatedSO101, pose: np.ndarray) -> None:
-    """As a person's hand does, from whose grip it doesn't fall."""
-    with arm.lock:
-        arm.model.opt.gravity[:] = 0
-        arm.data.qpos[:5] = pose[:5]
-        arm.data.qpos[5] = pose[5] / 0.0786
-        arm.data.qvel[:] = 0
-        mujoco.mj_forward(arm.model, arm.data)
-
-
-def test_a_leader_that_a_hand_moves_is_read_in_si_units(arm: EmulatedSO101, options: dict[str, str]) -> None:
+def test_a_leader_that_a_hand_moves_is_read_in_si_units(arm: HandledArm, options: dict[str, str]) -> None:
     with Leader(SPEC, "so101_leader", **options) as leader:
         for shift in (0.3, -0.2):
             pose = SPEC.home + np.array([shift, 0.1, -0.1, -0.2, shift, -0.02])
-            put(arm, pose)
+            arm.put(pose)
 
             def there(pose: np.ndarray = pose) -> bool:
                 target = leader.read().target
@@ -59,7 +46,7 @@ def test_a_leader_that_a_hand_moves_is_read_in_si_units(arm: EmulatedSO101, opti
         assert not leader.read().enable  # it has no switch of its own
 
 
-def test_one_that_is_unplugged_is_gone(arm: EmulatedSO101, options: dict[str, str]) -> None:
+def test_one_that_is_unplugged_is_gone(arm: HandledArm, options: dict[str, str]) -> None:
     with Leader(SPEC, "so101_leader", **options) as leader:
         assert leader.read().moves
         arm.bus.close()
@@ -75,7 +62,7 @@ def test_one_that_is_unplugged_is_gone(arm: EmulatedSO101, options: dict[str, st
 
 
 def test_an_emulated_arm_leads_by_its_name(
-    arm: EmulatedSO101, options: dict[str, str], runtime: Path, monkeypatch: pytest.MonkeyPatch
+    arm: HandledArm, options: dict[str, str], runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Presence("leader") as presence:
         presence.announce("so101", "lerobot", dict(options))
@@ -87,7 +74,7 @@ def test_an_emulated_arm_leads_by_its_name(
         Leader(SPEC, "emulated", name="leader")
 
 
-def test_its_enable_switch_can_be_a_pedal(arm: EmulatedSO101, options: dict[str, str], tmp_path: Path) -> None:
+def test_its_enable_switch_can_be_a_pedal(arm: HandledArm, options: dict[str, str], tmp_path: Path) -> None:
     import os
     import struct
 
@@ -113,7 +100,7 @@ def test_its_enable_switch_can_be_a_pedal(arm: EmulatedSO101, options: dict[str,
     ],
 )
 def test_what_is_wrong_is_said(
-    arm: EmulatedSO101, options: dict[str, str], kind: str, change: dict[str, object], why: str
+    arm: HandledArm, options: dict[str, str], kind: str, change: dict[str, object], why: str
 ) -> None:
     merged = {key: value for key, value in {**options, **change}.items() if value is not None}
     with pytest.raises(DeviceError, match=why):

@@ -59,6 +59,7 @@ def test_a_person_takes_over_from_where_the_arm_is(device: Scripted) -> None:
 
 def test_a_leader_that_stands_elsewhere_is_crept_to(device: Scripted) -> None:
     arm = Arm(Person(SPEC, device, speed=1.0), 0.0)
+    arm.tick()
     device.intent = Intent(target=SPEC.home + 0.5, enable=True)
     for _ in range(10):
         action = arm.tick()
@@ -72,6 +73,7 @@ def test_a_leader_that_stands_elsewhere_is_crept_to(device: Scripted) -> None:
 
 def test_the_policy_gets_the_arm_back_bit_by_bit(device: Scripted) -> None:
     arm = Arm(Person(SPEC, device, blend_s=0.5), 0.06)
+    arm.tick()
     device.intent = Intent(enable=True)
     arm.tick()
     device.intent = Intent()
@@ -102,6 +104,7 @@ def test_both_hand_overs_keep_the_arms_limits_and_nothing_jumps(device: Scripted
 
 def test_a_device_that_is_gone_lets_go(device: Scripted) -> None:
     arm = Arm(Person(SPEC, device, blend_s=0.1), 0.02)
+    arm.tick()
     device.intent = Intent(linear=(LINEAR, 0, 0), enable=True)
     arm.tick()
     device.error = "leader: nothing for 0.3 s"
@@ -114,12 +117,32 @@ def test_a_device_that_is_gone_lets_go(device: Scripted) -> None:
 
 def test_a_new_episode_begins_with_the_whole_policy(device: Scripted) -> None:
     arm = Arm(Person(SPEC, device), 0.02)
+    arm.tick()
     device.intent = Intent(enable=True)
     arm.tick()
     device.intent = Intent()
-    arm.tick()
+    assert arm.tick() is not None
     arm.person.restart()
     assert arm.tick() is None
+
+
+def test_a_switch_held_at_the_start_or_since_a_stop_must_be_let_go_of(device: Scripted) -> None:
+    arm = Arm(Person(SPEC, device, blend_s=0), 0.02)
+    device.intent = Intent(linear=(LINEAR, 0, 0), enable=True)
+    assert arm.tick() is None and arm.tick() is None
+    device.intent = Intent()
+    arm.tick()
+    device.intent = Intent(linear=(LINEAR, 0, 0), enable=True)
+    assert arm.tick() is not None
+    arm.person.restart()
+    assert arm.tick() is not None, "a new episode leaves a held switch held"
+    arm.person.release()
+    assert device.released == 1 and arm.tick() is None and not arm.person.enabled
+    device.intent = Intent()
+    arm.person.look()  # between two episodes
+    device.intent = Intent(enable=True)
+    assert arm.tick() is not None
+    assert arm.person.interventions == 2
 
 
 def test_events_are_handed_on_once(device: Scripted) -> None:

@@ -19,6 +19,8 @@ from tests.people.typing_person import Typist
 from tests.waiting import until
 
 Start = Callable[..., Typist]
+# Of a seed whose balls are nowhere near the tool: an episode ends when its person says so.
+RECORD = ["record", "reach", "robot=so101", "reward=sparse", "seed=5"]
 
 
 def begin(at: Typist, key: str) -> None:
@@ -28,17 +30,22 @@ def begin(at: Typist, key: str) -> None:
     at.hold(key, lambda: "records" in at.screen[mark:] and at.number("step ") >= 3, "three steps")
 
 
-def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    arguments = ["record", "--robot", "so101", "--task", "reach", "--episodes", "2", "--out", str(out)]
-    at = typist(*arguments, "--name", "left")
-    at.sees("at reach")
+def fails_once(at: Typist) -> None:
+    """The first episode is discarded, its second try a failure."""
+    at.sees("left at reach")
     begin(at, "s")
     at.press("\x7f")
     at.sees("discarded: once more")
     begin(at, "s")
     at.press("n")
     at.sees("steps: failure")
+
+
+def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    arguments = [*RECORD, "--episodes", "2", "--out", str(out)]
+    at = typist(*arguments, "--name", "left")
+    fails_once(at)
     begin(at, "w")
     at.press("y")
     at.sees("steps: success")
@@ -60,7 +67,7 @@ def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, 
     again.press("\r")
     begin(again, "w")
     again.press("y")
-    again.sees(f"{out}: 2 successes, 1 failures; 0 discarded")
+    again.sees(f"{out}: successes 2, failures 1, discarded 0")
     assert again.ends() == 0
     assert again.mode == again.before
 
@@ -68,6 +75,8 @@ def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, 
     assert not failure.success and first.success and second.success
     forth, back = (episode.observations["observation.environment_state"][:, 0] for episode in (first, failure))
     assert forth[-1] > forth[0] and back[-1] < back[0]  # the tool's x: what the keys wanted
+    away = [episode.observations["observation.environment_state"][0, 3:] for episode in (failure, first, second)]
+    assert np.linalg.norm(away, axis=1) == pytest.approx([0.12, 0.07, 0.15], abs=0.01)  # what the seed draws
     for episode in (failure, first, second):
         assert len(episode) >= 3 and episode.embodiment == "so101"
         assert np.abs(episode.proposed[0, :5]).max() > 0  # nobody learns to wait
@@ -77,10 +86,37 @@ def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, 
 def test_ctrl_c_keeps_what_was_kept(typist: Start, tmp_path: Path) -> None:
     at = typist("record", "--robot", "so101", "--task", "reach", "--out", str(tmp_path / "demo"), "--reset", "time:0.2")
     begin(at, "w")
+    assert 0 < at.number("target ") < 60 and "cm: " in at.screen  # the ball is nowhere to be seen
     at.press("\x03")
     assert at.ends() == 0
     assert at.mode == at.before
-    assert "0 successes, 0 failures" in at.screen and list(episodes(tmp_path / "demo")) == []
+    assert "successes 0, failures 0" in at.screen and list(episodes(tmp_path / "demo")) == []
+
+
+def test_a_mistake_leaves_no_folder_behind(typist: Start, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    at = typist("record", "--robot", "so101", "--task", "reach", "--out", str(out), "--option", "color=red")
+    assert at.ends() == 2
+    at.sees("color")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_dataset_that_was_interrupted_is_written_later(typist: Start, tmp_path: Path) -> None:
+    pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    out, folder = tmp_path / "demo", tmp_path / "dataset"
+    arguments = [*RECORD, "--episodes", "1", "--out", str(out)]
+    at = typist(*arguments, "--dataset", str(folder))
+    begin(at, "w")
+    at.press("y")
+    at.sees("writing the dataset")
+    at.press("\x03")
+    at.sees("the dataset isn't written")
+    assert at.ends() == 130 and not folder.exists() and "Traceback" not in at.screen
+    again = typist(*arguments, "--dataset", str(folder))
+    again.sees("1 successes, --episodes asks for 1: nothing is left to record")
+    again.sees(f"{folder}: a LeRobotDataset of 1 episodes")
+    assert again.ends() == 0 and "torchcodec" not in again.screen and "Traceback" not in again.screen
 
 
 @pytest.mark.slow

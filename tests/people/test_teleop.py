@@ -12,12 +12,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hal import Command
 from hal.errors import HalError, OwnershipError
 from hal.estop import EStop
+from hal.lease import Leases
 from hal.ownership import Ownership, owner_of
 from robotlearn.commands.teleop import teleop
 from robotlearn.errors import RobotlearnError
-from tests.people.typing_person import PROGRAM, ROOT, Typist
+from robotlearn.people.taken import Taken
+from tests.arms import RecordingArm, fast_spec
+from tests.people.typing_person import ROOT, Typist
 from tests.waiting import until
 
 Start = Callable[..., Typist]
@@ -91,8 +95,12 @@ def handlers() -> Iterator[None]:
         (["so101", "--device", "joystick"], "unknown device 'joystick'"),
         (["so101", "--device", "leader"], "--leader TYPE"),
         (["so101", "--leader", "so101_leader"], "not for keyboard"),
-        (["so101", "--option", "port"], "expected key=value"),
+        (["so101", "--option", "port"], "--option 'port': expected key=value, such as port=/dev/ttyACM0"),
+        (["so101", "--device-option", "=x"], "such as path=/dev/input/js1"),
+        (["so101", "--estop", "evdev=3"], "--estop: evdev: 3 is not valid"),
+        (["so101", "--estop", "serial.port=/dev/x", "--estop", "serial.line=rts"], "--estop: serial.line"),
         (["so101", "--device-option", "color=red"], "keyboard, called with the options"),
+        (["so101", "--option", "port=/dev/ttyACM0"], "; such options are for lerobot: --driver lerobot"),
         (["so102"], "did you mean 'so101'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -110,7 +118,20 @@ def test_what_cannot_work_is_said(
 
 
 def test_for_its_user_that_is_one_line(runtime: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "teleop", "so101"]
+    command = [sys.executable, "-m", "robotlearn", "teleop", "so101"]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("robotlearn: keyboard: standard input is no terminal")
+
+
+def test_an_arm_that_takes_longer_to_connect_than_a_lease_lasts_can_be_moved(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(RecordingArm):
+        def connect(self) -> None:
+            held = Leases(runtime / "robots/so101/token").holder
+            assert held is None, "the lease would run out meanwhile"
+            super().connect()
+
+    with Taken(Slow(fast_spec()), holder="teleop") as taken:
+        taken.loop.write(Command(taken.loop.read().position))

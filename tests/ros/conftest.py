@@ -12,8 +12,6 @@ else:
     # Before rclpy is first used, and for child processes: a domain of this run's own, on this machine only.
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    # Whoever is killed, as nodes are here, leaves Fast DDS's shared memory behind, which delays those that come after.
-    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from robotlearn import gl
 

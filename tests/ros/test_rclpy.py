@@ -20,7 +20,9 @@ import rclpy
 import hal
 from hal import Command, DriverError, RobotFault
 from hal.drivers.dds import DdsTransport
+from hal.drivers.ros import JOINT_STATE
 from hal.drivers.ros2 import RclpyTransport
+from hal.drivers.ros_options import Qos
 from hal.joint_topics import JointTopics, joint_driver
 from tests.fakes import small_spec
 from tests.waiting import until
@@ -86,10 +88,19 @@ def robot(driver: str, **options: Any) -> hal.Robot:
     return hal.make_robot(small_spec(), driver, **{"timeout_s": 2.0, "connect_timeout_s": 20.0, **options})
 
 
-def refused(driver: str, **options: Any) -> str:
-    with pytest.raises(RobotFault) as caught:
-        robot(driver, **{"connect_timeout_s": 4.0, **options}).connect()
-    return str(caught.value)
+def refused(driver: str, *words: str, **options: Any) -> str:
+    """Why it can't be connected to, as it is said once everybody is known who is there: with all those words."""
+    said: list[str] = []
+
+    def all_known() -> bool:
+        with pytest.raises(RobotFault) as caught:
+            robot(driver, **{"connect_timeout_s": 2.0, **options}).connect()
+        said.append(str(caught.value))
+        print(said[-1])  # pytest shows it
+        return all(word in said[-1] for word in words)
+
+    until(all_known, f"a refusal with {words}")
+    return said[-1]
 
 
 def eventually_read(arm: hal.Robot, wanted: Callable[[hal.Reading], bool], what: str) -> hal.Reading:
@@ -104,6 +115,7 @@ def test_reads_and_writes(node: Somebody, driver: str) -> None:
         assert np.allclose(reading.velocity, [0.01, 0.02, 0.4])
         assert reading.effort is not None and np.allclose(reading.effort, [1.0, 2.0, 40.0])
         assert reading.position.dtype == reading.velocity.dtype == reading.effort.dtype == np.float64
+        until(lambda: node.got, "the pose at connect, which a command would replace on its way")
         arm.write(Command(np.array([0.5, -0.5, 0.02])))
         until(lambda: len(node.got) >= 2, "the pose at connect and the command")
         assert node.got[0]["positions"] == pytest.approx([0.1, 0.2, 0.04])
@@ -120,6 +132,7 @@ def test_reads_and_writes(node: Somebody, driver: str) -> None:
 @DRIVERS
 def test_numbers(node: Somebody, driver: str) -> None:
     with robot(driver, command=FORWARD, command_type="float64_multi_array") as arm:
+        until(lambda: node.got, "the pose at connect, which a command would replace on its way")
         arm.write(Command(np.array([0.5, -0.5, 0.02])))
         until(lambda: len(node.got) >= 2, "the command")
     assert node.got[1] == {"kind": "numbers", "data": [0.5, -0.5, 0.02]}
@@ -158,27 +171,30 @@ def test_stamps_of_simulated_time_are_not_taken_for_the_wall(node: Somebody, dri
 
 @DRIVERS
 def test_what_is_missing_is_named(node: Somebody, driver: str) -> None:
-    said = refused(driver, joint_states="/joint_state", command_qos={"reliability": "best_effort"})
-    assert (
-        "nobody publishes /joint_state (sensor_msgs/msg/JointState): did you mean '/joint_states'? valid: /joint_"
-        in said
-    )
-    assert (
-        f"{COMMAND}: its subscribers are reliable, this side asks for best_effort: set qos.reliability to reliable"
-        in said
+    refused(
+        driver,
+        "nobody publishes /joint_state (sensor_msgs/msg/JointState): did you mean '/joint_states'? valid: /joint_",
+        f"{COMMAND}: its subscribers are reliable, this side asks for best_effort: set qos.reliability to reliable",
+        joint_states="/joint_state",
+        command_qos={"reliability": "best_effort"},
     )
     wrong = {"joints": {"elbow": {"joint": "elbo"}}, "cameras": {"eye": {"topic": "/png"}}}
     node.say(compressed={"/png": {"format": "png", "data": []}})
-    said = refused(driver, command="/arm_controller/joint_trajectory", **wrong)
-    assert "/joint_states: it has no joint 'elbo': did you mean 'elbow'? valid: elbow, gripper, shoulder, wheel" in said
-    assert "/png is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in said
-    assert "nobody subscribes to /arm_controller/joint_trajectory (trajectory_msgs/msg/JointTrajectory): " in said
+    said = refused(
+        driver,
+        "/joint_states: it has no joint 'elbo': did you mean 'elbow'? valid: elbow, gripper, shoulder, wheel",
+        "/png is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image",
+        "nobody subscribes to /arm_controller/joint_trajectory (trajectory_msgs/msg/JointTrajectory): ",
+        f"valid: {COMMAND}",
+        command="/arm_controller/joint_trajectory",
+        **wrong,
+    )
     assert said.endswith(f"valid: {COMMAND}")
 
 
 @DRIVERS
 def test_silence_and_a_joint_that_vanishes(node: Somebody, driver: str) -> None:
-    arm = robot(driver, timeout_s=0.4)
+    arm = robot(driver)
     with arm:
         node.say(states=None)
         until(lambda: arm.health().state == "fault", "the silence to be noticed")
@@ -202,10 +218,8 @@ def test_node_that_is_killed_and_comes_back() -> None:
     try:
         for arm in arms:
             arm.connect()
-        said = refused("ros2", joint_states_qos={"reliability": "reliable"}, domain=domain)
-        assert (
-            "/joint_states: its publishers are best_effort, this side asks for reliable: set qos.reliability to" in said
-        )
+        why = "/joint_states: its publishers are best_effort, this side asks for reliable: set qos.reliability to"
+        refused("ros2", why, joint_states_qos={"reliability": "reliable"}, domain=domain)
         process.kill()
         for arm in arms:
             until(lambda arm=arm: arm.health().state == "fault", "its death to be noticed")
@@ -251,7 +265,7 @@ def test_gripper_action(node: Somebody, kind: str) -> None:
 
     node.say(states={"name": ["shoulder", "elbow", "finger"], "position": [0.1, 0.2, 0.02]})
     hand = {"joint": "finger", "scale": 2.0, "type": kind, "command": "/hand/gripper_cmd", "max_effort": 12.0}
-    assert f"there is no server of the action /hand/gripper_cmd ({kind})" in refused("ros2", gripper=hand)
+    refused("ros2", f"there is no server of the action /hand/gripper_cmd ({kind})", gripper=hand)
     transport = RclpyTransport("hand")  # for its node and thread
     server = ActionServer(transport._node, action, "/hand/gripper_cmd", follow, goal_callback=decide)
     try:
@@ -276,15 +290,48 @@ def test_gripper_action(node: Somebody, kind: str) -> None:
 
 
 def test_plain_dds_is_a_node_to_rclpy() -> None:
-    transport, ours = DdsTransport("seen_by_ros"), rclpy.Context()
+    first, second, ours = DdsTransport("first_seen"), DdsTransport("second_seen"), rclpy.Context()
     rclpy.init(context=ours)
     watcher = rclpy.create_node("watcher", context=ours)
+
+    def seen(name: str) -> bool:
+        return any(node.startswith(name) for node in watcher.get_node_names())
+
     try:
-        until(lambda: any(n.startswith("seen_by_ros") for n in watcher.get_node_names()), "the node to be seen")
+        until(lambda: seen("first_seen") and seen("second_seen"), "the nodes to be seen")
+        first.close()
+        until(lambda: not seen("first_seen"), "the first to be gone")
+        assert seen("second_seen")
     finally:
-        transport.close()
+        first.close()
+        second.close()
         watcher.destroy_node()
         rclpy.shutdown(context=ours)
+
+
+def test_closes_while_messages_come() -> None:
+    qos, interval = Qos(reliability="reliable"), sys.getswitchinterval()
+    ended, source = threading.Event(), RclpyTransport("talker")
+    talker = source.publisher("/talk", JOINT_STATE, qos)
+
+    def talk() -> None:
+        while not ended.is_set():
+            talker.publish(name=["a"], position=[0.0], velocity=[], effort=[])
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    sys.setswitchinterval(2e-6)  # threads take turns within every line
+    try:
+        for _ in range(25):
+            transport, heard = RclpyTransport("hasty"), threading.Event()
+            transport.subscribe("/talk", JOINT_STATE, qos, lambda _, it=heard: it.set())
+            assert heard.wait(20)
+            transport.close()  # pytest fails a test one of whose threads dies
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        thread.join()
+        source.close()
 
 
 def test_joint_states_are_found_through_rclpy(node: Somebody) -> None:
@@ -319,6 +366,7 @@ def arms() -> Iterator[dict[str, dict[str, Any]]]:
             "joint_states": f"/{kind}_arm/joint_states",
             "command": f"/{kind}_arm{COMMAND}",
             "cameras": {name: {"topic": f"/{kind}_arm/{name}/image_raw"} for name in cameras},
+            "timeout_s": 3.0,
             "connect_timeout_s": 20.0,
         }
         for kind in kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from hal.document import write
 from hal.spec import load_spec
 from robotlearn.errors import ConfigError
 
+_ARMS = ("serial", "topics", "emulator", "served")
 _HEAD = """\
 # What stands at this workstation: written by `robotlearn robots --scan --write`, yours to edit and keep.
 #   robotlearn station check {file}    what is valid, and what is attached
@@ -39,10 +41,10 @@ def draft(found: Sequence[Found], file: str) -> str:
     Where there is no arm, a simulated one. What can't be told (which servo board is the leader's, which camera looks
     where) is left to the person, in a comment beside it.
     """
-    arms = [one for one in found if one.spec and one.kind in ("serial", "topics", "emulator")]
+    arms = [one for one in found if one.spec and one.kind in _ARMS]
     simulators = [one for one in found if one.kind == "simulator"]
     cameras = [one for one in found if one.kind == "camera"]
-    unknown = [one for one in found if not one.spec and one.kind in ("serial", "topics")]
+    unknown = [one for one in found if not one.spec and one.kind in ("serial", "topics", "served")]
     chosen = arms or simulators[:1]
     parts = [_HEAD.format(file=file)]
     taken: set[str] = set()
@@ -61,9 +63,19 @@ def draft(found: Sequence[Found], file: str) -> str:
 
 def write_draft(found: Sequence[Found], path: Path, *, force: bool) -> None:
     """Write it. Raises ConfigError when the file is there, unless `force`: a person may have edited it."""
+    text = draft(found, str(path))
+    if force:  # what a fault of the draft or the disk leaves is the old file
+        path = path.resolve()
+        new = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+        return
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(draft(found, str(path)))
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
     except FileExistsError:
         raise ConfigError(f"{path} is there already: choose another name, or --force to replace it") from None
 
@@ -80,7 +92,8 @@ def _robot(one: Found, name: str, cameras: Sequence[Found]) -> str:
         told = f"    # whose calibration file: lerobot-calibrate --robot.id={name}"
         lines = [line + told if line.strip().startswith("id: ") else line for line in lines]
         lines += _camera_lines(one.spec, cameras)
-    return f"\n  # {one.kind}: {_plain(one.what)}\n" + "".join(f"  {line}\n" for line in lines)
+    more = "; its own port or topics, if they stand below too, are taken by it" if one.kind == "served" else ""
+    return f"\n  # {one.kind}: {_plain(one.what)}{more}\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def _camera_lines(spec: str, cameras: Sequence[Found]) -> list[str]:
@@ -105,7 +118,8 @@ def _commented(text: str) -> str:
 
 def _name(one: Found, taken: set[str]) -> str:
     """A name of its own: the emulator's, the topic's namespace, the spec's; with a number where it is taken."""
-    given = {"emulator": one.what, "topics": one.where.rpartition("/")[0].strip("/")}.get(one.kind, "") or one.spec
+    namespace = one.where.rpartition("/")[0].strip("/")
+    given = {"emulator": one.what, "served": one.what, "topics": namespace}.get(one.kind, "") or one.spec
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", given).strip("-._")[:48] or one.spec
     name = next(name for name in (safe, *(f"{safe}-{i}" for i in range(2, 1000))) if name not in taken)
     taken.add(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import yaml
 from hal import load_spec
 from hal.discovery import Found
 from hal.document import parse
+from hal.errors import HalError
 from robotlearn.config import load_config
 from robotlearn.config.station import StationRobot
 from robotlearn.errors import ConfigError, RobotlearnError
-from robotlearn.station_draft import draft, write_draft
-from robotlearn.station_file import StationFile, _overrides, in_namespace
+from robotlearn.station.draft import draft, write_draft
+from robotlearn.station.file import StationFile, _overrides, in_namespace
 
 GOOD = """\
 learner: tcp://10.0.0.5:5555
@@ -84,7 +86,7 @@ def test_no_file_names_what_makes_one(tmp_path: Path) -> None:
 
 def only_mujoco(tmp_path: Path, **keys: str) -> StationFile:
     lines = [f"{key}: {value}" for key, value in ({"learner": "10.0.0.5:5555", "config": "smoke"} | keys).items()]
-    return station(tmp_path, "\n".join([*lines, "robots: [{name: left, robot: panda}, {name: right, robot: so101}]"]))
+    return station(tmp_path, "\n".join([*lines, "robots: [{name: left, robot: panda}, {name: right, robot: panda}]"]))
 
 
 def test_one_edge_per_robot_whatever_edges_the_config_has(tmp_path: Path) -> None:
@@ -94,8 +96,20 @@ def test_one_edge_per_robot_whatever_edges_the_config_has(tmp_path: Path) -> Non
     run = load_config("smoke", left.arguments[6:])
     (edge,) = run.edges
     assert (edge.name, edge.kind, edge.robot, edge.segment_steps) == ("left", "paced", ("panda",), 16)
-    run = load_config("smoke", right.arguments[6:])
-    assert run.robot == ("panda", "so101") and run.edges[0].robot == ("so101",)  # the run itself has no so101
+    assert load_config("smoke", right.arguments[6:]).edges[0].name == "right"
+
+
+def test_a_robot_that_the_run_has_not_is_refused_with_what_the_run_needs(tmp_path: Path) -> None:
+    """Its learner would refuse the edge: a policy is made for the robots of its run."""
+    file = station(tmp_path, GOOD)
+    said = r"robot right can't learn what smoke says: the run has no robot so101: .* needs robot: \[panda, so101\]$"
+    for check in (file.processes, file.check_learnable):
+        with pytest.raises(ConfigError, match=said):
+            check()
+    both = {"seed": 0, "robot": ["panda", "so101"], "task": "reach", "edges": [{"name": "sim", "kind": "batch"}]}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(both))
+    right = file.processes(config=str(tmp_path / "both.yaml"), only="right")[0]
+    assert load_config(right.arguments[1], right.arguments[6:]).edges[0].robot == ("so101",)
 
 
 def test_a_spec_of_the_station_stands_for_the_run_s_own_of_that_model(tmp_path: Path) -> None:
@@ -225,6 +239,9 @@ def test_a_file_is_not_replaced_unasked(tmp_path: Path) -> None:
     file.write_text("mine")
     with pytest.raises(ConfigError, match=r"station.yaml is there already: .*--force"):
         write_draft(SIMULATED, file, force=False)
+    with pytest.raises(HalError, match="unknown robot model"):
+        write_draft([replace(BOARD, spec="no-such"), CAMERA], file, force=True)
     assert file.read_text() == "mine"
-    write_draft(SIMULATED, file, force=True)
-    assert "robots:" in file.read_text()
+    (tmp_path / "link.yaml").symlink_to(file)
+    write_draft(SIMULATED, tmp_path / "link.yaml", force=True)
+    assert "robots:" in file.read_text() and {one.name for one in tmp_path.iterdir()} == {file.name, "link.yaml"}

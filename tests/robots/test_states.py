@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hal.runtime import runtime_folder, write_json
-from robotlearn.robot_states import robot_states, states_table
+from robotlearn.robots.states import robot_states, states_table
 
 
 @pytest.fixture(autouse=True)

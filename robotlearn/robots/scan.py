@@ -12,9 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hal.discovery import Found, Watcher, scan
+from hal.errors import HalError
+from hal.ownership import owner_of
+from hal.spec import load_spec
 from robotlearn.display import Display
-from robotlearn.robot_states import RobotState, robot_states, states_table, wide_console
-from robotlearn.station_draft import write_draft
+from robotlearn.robots.latches import Latch, latches
+from robotlearn.robots.states import RobotState, robot_states, states_table, wide_console
+from robotlearn.station.draft import write_draft
 
 PERIOD_S = 0.5
 """Between two looks: what comes is seen at the next one, a publisher that falls silent 1.2 s later."""
@@ -26,18 +30,51 @@ class ScanView:
 
     found: Sequence[Found]
     running: Sequence[RobotState]
+    latched: Sequence[Latch] = ()
     version: int = -1
 
     def line(self) -> str:
         return f"{len(self.found)} attached, {len(self.running)} running"
 
     def page(self) -> Group:
-        return Group(*([states_table(self.running), ""] if self.running else []), found_table(self.found))
+        above = [Text(latch.line(), style="bold red") for latch in self.latched]
+        return Group(*above, *([states_table(self.running), ""] if self.running else []), found_table(self.found))
+
+
+def _look() -> tuple[list[Found], dict[str, str]]:
+    found, lacking = scan()
+    return [*served(), *found], lacking
+
+
+def served() -> list[Found]:
+    """The arms that `robotlearn serve` has on this machine now: whoever gets its lease reaches one by its address."""
+    return [
+        Found(
+            "served",
+            f"served:{one.name}:{one.pid}",
+            one.address,
+            one.name,
+            _loadable(one.robot),
+            "remote",
+            {"address": one.address},
+        )
+        for one in robot_states()
+        # That of an edge whose robot is remote is the address of another's.
+        if one.driver != "remote" and one.address.startswith(("ipc://", "tcp://")) and owner_of(one.name) is not None
+    ]
+
+
+def _loadable(robot: str) -> str:
+    """The name of a shipped spec; "" for one of the user's own, whose file isn't known here."""
+    try:
+        return load_spec(robot).name
+    except HalError:
+        return ""
 
 
 def show_scan(*, as_json: bool) -> None:
     """Look once and print it."""
-    found, lacking = scan()
+    found, lacking = _look()
     if as_json:
         print(json.dumps({"found": [asdict(one) for one in found], "lacking": lacking}))
         return
@@ -47,7 +84,7 @@ def show_scan(*, as_json: bool) -> None:
 
 def write_scan(path: Path, *, force: bool, as_json: bool) -> None:
     """Look once, write a station's file of it, and print what is in it. Raises ConfigError when the file is there."""
-    found, lacking = scan()
+    found, lacking = _look()
     write_draft(found, path, force=force)
     if as_json:
         print(json.dumps({"found": [asdict(one) for one in found], "lacking": lacking, "written": str(path)}))
@@ -74,12 +111,16 @@ def _follow(
     watcher: Watcher, stop: Event, shown: list[ScanView], say: Callable[[str], object], *, as_json: bool = False
 ) -> None:
     before: dict[str, RobotState] = {}
+    others: list[Found] = []
     first = bool(shown)  # what is there at the beginning is in the table
     while True:
         came, went = watcher.look()
+        known, others = others, served()
+        came += [one for one in others if one.key not in {each.key for each in known}]
+        went += [one for one in known if one.key not in {each.key for each in others}]
         now = {state.name: state for state in robot_states()}
         changed = [one for one in now.values() if one.name not in before or before[one.name].line() != one.line()]
-        shown[:] = [ScanView(watcher.found, list(now.values()))]
+        shown[:] = [ScanView([*others, *watcher.found], list(now.values()), latches())]
         for event, things in () if first else (("went", went), ("came", came), ("robot", changed)):
             for one in things:
                 if as_json:

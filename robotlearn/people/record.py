@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import typer
 
 from envs import ArmEnv, EnvError, EnvOptions, Randomization, make_task
@@ -16,78 +17,100 @@ from hal.spec import load_spec
 from hal.virtual_scene import VirtualScene
 from robotlearn.cells import Cell, cells_of, env_options
 from robotlearn.config.config import Config
-from robotlearn.config.load import driver_options, load_config
+from robotlearn.config.load import load_config
 from robotlearn.errors import ConfigError
-from robotlearn.people.dataset import check_dataset, export
+from robotlearn.people.dataset import check_dataset, export_interruptibly
 from robotlearn.people.demonstrator import Demonstrator
-from robotlearn.people.drive import device_settings, open_device, shown_robot, stop_on_hangup
-from robotlearn.people.recording import Recording, Shape
+from robotlearn.people.options import Options
+from robotlearn.people.recording import Recording, Shape, check_folder, successes
 from robotlearn.people.resets import Reset
-from robotlearn.people.status import StatusLine
+from robotlearn.people.session import session, stop_on_hangup
 from robotlearn.people.taken import Taken
-from robotlearn.people.window import Window
 from robotlearn.processes import freeze_heap
 
 
 def record(
     config: str | None,
     overrides: Sequence[str],
+    options: Options,
     *,
     robot: str | None,
     task: str | None,
-    driver: str | None,
-    options: Sequence[str] | None,
-    device: str,
-    device_options: Sequence[str] | None,
-    leader: str | None,
-    leader_options: Sequence[str] | None,
-    speed: float,
-    name: str | None,
-    view: bool,
     episodes: int,
     out: Path,
     dataset: str | None,
     reset: str,
     longest: float,
 ) -> None:
-    """Records, then exports. Raises what makes it impossible, each with one line for its user."""
+    """The command: records, then exports. Raises what makes it impossible, each with one line for its user."""
     stop = stop_on_hangup()
     loaded = load_config(config, list(overrides)) if config is not None else None
     cells, cell = _cell(loaded, robot, task)
-    wait = Reset.parse(reset)
-    own = driver_options(options or [])
-    device_own = device_settings(device, device_options, leader, leader_options)
+    spec, wait = cell.spec, Reset.parse(reset)
     varied = replace(
         EnvOptions() if loaded is None else env_options(loaded),
-        episode_steps=max(1, round(longest * cell.spec.control_hz)),
+        episode_steps=max(1, round(longest * spec.control_hz)),
     )
-    simulated = (driver or cell.spec.driver) == "mujoco"
-    scene = {"scene": build_scene(cell.spec, cell.task)} if simulated else {}
+    shape = Shape.of(cell, loaded, cells)
+    check_folder(out, cell, varied, shape)
     if dataset is not None:
         check_dataset(dataset)
-    with contextlib.ExitStack() as stack:
-        kept = stack.enter_context(Recording(out, cell, varied, Shape.of(cell, loaded, cells)))
-        shown = shown_robot(cell.spec, driver, {**own, **scene}) if view else None
-        taken = Taken(cell.spec, holder="record", name=name, driver=driver, options={**own, **scene}, robot=shown)
-        hands = stack.enter_context(open_device(device, cell.spec, taken.press, device_own))
-        for text in hands.help:
-            typer.echo(text)
-        stack.enter_context(taken)
-        if shown is not None:
-            stack.enter_context(Window(shown, stop))
+    count = successes(out)
+    if count >= episodes:
+        typer.echo(f"{out}: {count} successes, --episodes asks for {episodes}: nothing is left to record")
+    else:
+        seed = None if loaded is None else loaded.seed
+        count = _demonstrate(cell, varied, shape, options, stop, episodes=episodes, out=out, wait=wait, seed=seed)
+    if dataset is not None and count:
+        export_interruptibly(out, spec, dataset, count)
+
+
+def _demonstrate(
+    cell: Cell,
+    varied: EnvOptions,
+    shape: Shape,
+    options: Options,
+    stop: Event,
+    *,
+    episodes: int,
+    out: Path,
+    wait: Reset,
+    seed: int | None,
+) -> int:
+    """The recording; how many successes the folder then holds."""
+    simulated = (options.driver or cell.spec.driver) == "mujoco"
+    # Where the objects of any other task are on a real arm's table nobody knows.
+    known = simulated or cell.task.virtual
+    seen = known and cell.spec.mujoco is not None and (simulated or options.view)
+    world = build_scene(cell.spec, cell.task) if seen else None
+    with (
+        session(cell.spec, options, stop, holder="record", world=world) as (taken, hands, status, window),
+        Recording(out, cell, varied, shape) as kept,
+    ):
+        if seed is not None:  # a folder that has some starts already gets others
+            seed = int(np.random.default_rng([seed, kept.successes, kept.failures]).integers(2**63))
         env = _env(taken, cell, varied)
-        status: StatusLine
+        if window is not None and known:
+            window.scene = env.robot.capability(Scene)  # type: ignore[type-abstract]
         showing = Demonstrator(
-            taken, env, hands, kept, episodes=episodes, speed=speed, reset=wait, say=lambda text: status.say(text)
+            taken,
+            env,
+            hands,
+            kept,
+            episodes=episodes,
+            speed=options.speed,
+            reset=wait,
+            say=status.say,
+            seed=seed,
+            shown=cell.task.objects if known else (),
         )
-        status = stack.enter_context(StatusLine(showing.line))
-        status.say(f"{taken.name} at {cell.task.name}: {env.instruction}; {speed:.0%} of its speeds, into {out}")
+        status.line = showing.line
+        speed = f"{options.speed:.0%} of its speeds"
+        status.say(f"{taken.name} at {cell.task.name}: {env.instruction}; {speed}, into {out}")
         freeze_heap()
         showing.run(stop)
-    typer.echo(f"{out}: {kept.successes} successes, {kept.failures} failures; {kept.discarded} discarded")
-    if dataset is not None and kept.successes:
-        folder, count = export(out, cell.spec, dataset, say=typer.echo)
-        typer.echo(f"{folder}: a LeRobotDataset of {count} episodes")
+    typer.echo(f"{out}: successes {kept.successes}, failures {kept.failures}, discarded {kept.discarded}")
+    return kept.successes
 
 
 def _cell(config: Config | None, robot: str | None, task: str | None) -> tuple[list[Cell], Cell]:

@@ -80,34 +80,51 @@ class StationFile:
         """One edge per robot. `learner` and `config` go before what the file says.
 
         An edge is set up as the run's own edge of its name, else as the first paced one of the run, else by default:
-        the run's config needs to name neither the station's edges nor its robots.
+        the run's config needs no edge of the station's. It must have each robot's model among its own (`robot`), by the
+        spec's name: a policy is made for the robots that its run has.
 
         Raises ConfigError, AddressError: nothing says who the learner is or what is learnt, or a robot can't learn it.
         """
-        address, source = learner or self.config.learner, config or self.config.config
+        address = learner or self.config.learner
         if address is None:
             raise ConfigError(
                 f"{self.path}: learner: is null; give the address there, or with --learner tcp://HOST:PORT"
             )
-        if source is None:
-            raise ConfigError(f"{self.path}: config: is null; name the run's config there, or with --config CONFIG")
         try:
             address = normal_address(address, any_port=False)
         except ValueError as error:
             raise AddressError(f"--learner: {shown(address)} is not valid, expected {error}") from None
+        source, edges = self._edges(config, only, namespace)
+        named = zip(self.robots(only), edges, strict=True)
+        return [
+            StationProcess(name, plain.name, ("edge", source, "--learner", address, "--name", name, *overrides))
+            for plain, (name, overrides) in named
+        ]
+
+    def check_learnable(self, config: str | None = None) -> None:
+        """Whether each robot can learn what the run's config says; `config` goes before what the file says.
+
+        Raises ConfigError: one can't, or nothing says what is learnt.
+        """
+        self._edges(config, None, "")
+
+    def _edges(self, config: str | None, only: str | None, namespace: str) -> tuple[str, list[tuple[str, list[str]]]]:
+        """The run's config, and of each robot its name and what makes that config its edge's."""
+        source = config or self.config.config
+        if source is None:
+            raise ConfigError(f"{self.path}: config: is null; name the run's config there, or with --config CONFIG")
         source = str(Path(source).resolve()) if Path(source).is_file() else source
         run = load_config(source)
         found = []
-        for plain, robot in zip(self.robots(only), self.robots(only, namespace), strict=True):
-            overrides = _overrides(run, robot, self.config.estop)
+        for robot in self.robots(only, namespace):
             try:
+                overrides = _overrides(run, robot, self.config.estop)
                 load_config(source, overrides)  # now, and not by each process
             except ConfigError as error:
                 why = str(error).rpartition("]': ")[2]  # behind the override, which the user did not write
                 raise ConfigError(f"{self.path}: robot {robot.name} can't learn what {source} says: {why}") from None
-            arguments = ("edge", source, "--learner", address, "--name", robot.name, *overrides)
-            found.append(StationProcess(robot.name, plain.name, arguments))
-        return found
+            found.append((robot.name, overrides))
+        return source, found
 
     def _asked[T](self, key: KeyPath, check: Callable[[str], T], value: str) -> T:
         try:
@@ -170,12 +187,18 @@ def _overrides(run: Config, robot: StationRobot, estop: EstopConfig | None) -> l
 
 
 def _run_robots(run: Config, robot: StationRobot) -> list[str]:
-    """This robot among the run's own, in the place of the one of the same model: its spec may be the station's own."""
+    """This robot among the run's own, in the place of the one of the same model: its spec may be the station's own.
+
+    Raises ConfigError when the run has none of that model: its learner would refuse the edge.
+    """
     if robot.robot in run.robot:
         return []
     name = load_spec(robot.robot).name
     robots = [robot.robot if load_spec(one).name == name else one for one in run.robot]
-    return [f"robot={_flow(robots if robot.robot in robots else [*robots, robot.robot])}"]
+    if robot.robot not in robots:
+        wanted = ", ".join([*run.robot, robot.robot])
+        raise ConfigError(f"the run has no robot {name}: its config, the learner's too, needs robot: [{wanted}]")
+    return [f"robot={_flow(robots)}"]
 
 
 def _flow(value: Any) -> str:

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hal.ownership import owner_of
 from hal.runtime import runtime_folder
 
 SILENT_S = 2.0
 """Whose arm process tells nothing for so long is offline; it tells every 0.5 s."""
+_PRIORITY = {True: ", real-time", False: ", no real-time"}
 _COLOURS = {"running": "green", "leased": "cyan", "fault": "red", "e-stopped": "bold red", "offline": "dim"}
 
 
@@ -28,7 +30,8 @@ class RobotState:
 
     state      offline, idle, leased, running, fault or e-stopped; reason says why, where there is something to say
     holder     who has its lease, None when nobody has
-    rate_hz    of its control loop; missed, starved: ticks since the arm process started
+    rate_hz    of its control loop; missed: ticks since the arm process started
+    realtime   whether that loop was granted real-time priority; None where that isn't known
     telemetry  temperature [degrees C], current [A], voltage [V], each by the spec's entry, where the driver knows
     seen       wall time of what it told [s since the epoch]
     """
@@ -43,7 +46,7 @@ class RobotState:
     holder: str | None = None
     rate_hz: float = 0.0
     missed: int = 0
-    starved: int = 0
+    realtime: bool | None = None
     telemetry: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seen: float = 0.0
 
@@ -67,6 +70,12 @@ def robot_state(name: str) -> RobotState | None:
     """That of one robot; None when none of that name has run here."""
     file = runtime_folder("robots") / name / "state.json"
     return _state(name, file) if file.is_file() else None
+
+
+def forget(name: str) -> None:
+    """Removes what the last arm process of that name told, when none runs: a new start isn't shown an old fault."""
+    if owner_of(name) is None:
+        (runtime_folder("robots") / name / "state.json").unlink(missing_ok=True)
 
 
 def _state(name: str, file: Any) -> RobotState:
@@ -118,7 +127,7 @@ def states_table(states: Sequence[RobotState]) -> Table:
         hottest = max(warm, key=lambda name: warm[name], default="")
         table.add_row(
             Text(one.name), Text(one.robot), Text(one.driver), Text(one.address or "-"), state, Text(one.holder or "-"),
-            f"{one.rate_hz:.1f} Hz, {one.missed} missed, {one.starved} starved" if one.rate_hz else "-",
+            f"{one.rate_hz:.1f} Hz, {one.missed} missed{_PRIORITY.get(one.realtime, '')}" if one.rate_hz else "-",
             Text(f"{hottest} {warm[hottest]:.0f} °C" if hottest else "-"),
         )  # fmt: skip
     return table

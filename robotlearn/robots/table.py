@@ -14,23 +14,26 @@ from hal.errors import DocumentError, HalError, SpecError
 from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
-from robotlearn.robot_states import robot_states, states_table, wide_console
+from robotlearn.robots.latches import latches
+from robotlearn.robots.states import robot_state, robot_states, states_table, wide_console
 
 
 def show_robots(what: str | None) -> None:
     """Print a table of all shipped specs, of one spec (name or file), or of the robots of a config's edges.
 
-    Above all shipped specs, the robots that run on this machine, with health and lease.
+    Above all shipped specs, what e-stops are latched, and the robots that run on this machine, with health and lease.
 
     Raises ConfigError, SpecError: it is neither, or a model does not fit its spec.
     """
     if what is None:
+        for latch in latches():
+            print(latch.line())
         if running := robot_states():
             wide_console().print(states_table(running), "")
-        rows = [(path.stem, load_spec(path.stem), 1) for path in sorted(_shipped("hardware_specs").values())]
+        rows = [_row(path.stem, load_spec(path.stem)) for path in sorted(_shipped("hardware_specs").values())]
     elif _is_spec(what):
         spec = load_spec(what)
-        rows = [(Path(what).stem, spec, 1)]
+        rows = [_row(Path(what).stem, spec)]
     else:
         loaded = load_config(what)
         rows = []
@@ -39,16 +42,13 @@ def show_robots(what: str | None) -> None:
             for robot in dict.fromkeys(robot for robot, _ in cells):
                 share = sum(one == robot for one, _ in cells) / len(cells)
                 arms = round(edge.arms * share) if isinstance(edge, BatchEdgeConfig) else 1
-                rows.append((edge.name, load_spec(robot), arms))
+                driver = None if isinstance(edge, BatchEdgeConfig) else edge.driver
+                rows.append(_row(edge.name, load_spec(robot), arms, driver))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("robot", "model", "driver", "arms", "joints", "rate", "state"):
         table.add_column(column)
-    for name, spec, arms in rows:
-        gripper = " + gripper" if spec.gripper is not None else ""
-        joints = f"{len(spec.joints)}{gripper}"
-        table.add_row(
-            name, f"{spec.name} ({spec.maker})", spec.driver, str(arms), joints, f"{spec.control_hz:g} Hz", _state(spec)
-        )
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -59,7 +59,24 @@ def robots_json() -> str:
         spec = load_spec(path.stem)
         models.append({"name": path.stem, "maker": spec.maker, "driver": spec.driver, "names": list(spec.names),
                        "control_hz": spec.control_hz, "state": _state(spec)})  # fmt: skip
-    return json.dumps({"running": [state.as_json() for state in robot_states()], "models": models})
+    running, latched = ([one.as_json() for one in found] for found in (robot_states(), latches()))
+    return json.dumps({"running": running, "estop": latched, "models": models})
+
+
+def _row(name: str, spec: RobotSpec, arms: int = 1, driver: str | None = None) -> list[str]:
+    gripper = " + gripper" if spec.gripper is not None else ""
+    driver, state = driver or spec.driver, robot_state(name)
+    if driver == "mujoco":
+        how = _state(spec)
+    elif state is None:
+        how = "offline: nothing here has had it yet"
+    else:
+        how = f"{state.state}: {state.reason}" if state.reason else state.state
+    model = spec.maker if name == spec.name else f"{spec.name} ({spec.maker})"
+    return [
+        name, model, driver, str(arms), f"{len(spec.joints)}{gripper}",
+        f"{spec.control_hz:g} Hz", how,
+    ]  # fmt: skip
 
 
 def _shipped(folder: str) -> dict[str, Path]:

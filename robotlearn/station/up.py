@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,13 @@ from rich.console import Console, Group
 
 from robotlearn.display import Display
 from robotlearn.processes import REFUSED, Child, Keeper, Tail, stop_all
-from robotlearn.robot_states import RobotState, robot_states, states_table
-from robotlearn.station_file import StationProcess
+from robotlearn.robots.states import RobotState, forget, robot_states, states_table
+from robotlearn.station.file import StationProcess
+from robotlearn.station.lock import station_lock
 
 PATIENCE_S = 15.0
 """How long an edge gets to stop its arm and to send what it has recorded; then it is killed."""
+_TELL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,7 @@ class StationView:
 
     def line(self) -> str:
         how = ", ".join(robot.line() for robot in self.robots)
-        return f"{how} | " + ", ".join(
-            f"{one.name} {one.rate_hz:.1f} Hz, missed {one.missed}, starved {one.starved}" for one in self.robots
-        )
+        return f"{how} | " + ", ".join(f"{one.name} {one.rate_hz:.1f} Hz, missed {one.missed}" for one in self.robots)
 
     def page(self) -> Group:
         return Group(states_table(self.robots))
@@ -49,18 +51,29 @@ class StationUp:
         self._tails: dict[str, Tail] = {}
         self._said: dict[str, list[str]] = {process.name: [] for process in processes}
         self._keepers: dict[str, Keeper] = {}
+        self._told: dict[str, tuple[str, str]] = {}
+        self._told_at = 0.0
         self.refused: list[str] = []
 
     def run(self, stop: Event, console: Console | None = None) -> int:
-        """Block until `stop`, or until every process is refused; returns the exit status: 2 if any was, else 0."""
+        """Block until `stop`, or until every process is refused; returns the exit status: 2 if any was, else 0.
+
+        A terminal shows the robots' states; elsewhere a line tells each change. Raises ProcessError when another
+        station keeps one of these robots.
+        """
         self._logs.mkdir(parents=True, exist_ok=True)
-        with Display(self.view, console or Console(file=sys.stdout)) as display:
+        console = console or Console(file=sys.stdout)
+        display = Display(self.view, console)
+        names = [process.name for process in self._processes]
+        with station_lock(names), display if console.is_terminal else nullcontext():
             try:
                 for process in self._processes:
                     self._start_keeping(process, display.say)
                 while self._keepers and not stop.wait(0.1):
                     for name in list(self._keepers):
                         self._tend(name, display.say)
+                    if not console.is_terminal:
+                        self._tell_changes(display.say)
                 display.say("stopping" if stop.is_set() else "no process is left")
             finally:
                 stop_all([keeper.child for keeper in self._keepers.values()], patience_s=PATIENCE_S)
@@ -74,12 +87,24 @@ class StationUp:
         names = [process.name for process in self._processes]
         return StationView([self._of(name, told.get(name)) for name in names])
 
+    def _tell_changes(self, say: Callable[[str], None]) -> None:
+        """A line for each robot that isn't as it was; between its episodes it is leased, which is no news."""
+        if time.monotonic() < self._told_at + _TELL_S:
+            return
+        self._told_at = time.monotonic()
+        for robot in self.view().robots:
+            how = ("at work" if robot.state in ("leased", "running") else robot.state, robot.reason)
+            if self._told.get(robot.name) != how and robot.name not in self.refused:
+                self._told[robot.name] = how
+                say(robot.line())
+
     def _of(self, name: str, state: RobotState | None) -> RobotState:
         if name in self.refused:
             return RobotState(name, reason=f"refused: {self._why(name)}")
         return state if state is not None else RobotState(name, reason="starting")
 
     def _start_keeping(self, process: StationProcess, say: Callable[[str], None]) -> None:
+        forget(process.name)
         log = self._logs / f"{process.name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.before"))

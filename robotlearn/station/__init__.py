@@ -1,0 +1,1 @@
+"""What stands at a robot workstation: its file, whether that is true, and its processes."""
