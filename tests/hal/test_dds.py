@@ -240,7 +240,7 @@ def _padded(rows: np.ndarray) -> bytes:
 )
 def test_raw_images(node: Node, encoding: str, step: int, data: bytes, expected: np.ndarray) -> None:
     node.say("/eye/image_raw", IMAGE, height=6, width=8, encoding=encoding, step=step, data=data)
-    with robot(cameras={"eye": {"topic": "/eye/image_raw"}}) as arm:
+    with robot(cameras={"eye": {"topic": "/eye/image_raw", "timeout_s": 3.0}}) as arm:
         image = arm.read().images["eye"]
     assert image.dtype == np.uint8 and np.array_equal(image, expected)
 
@@ -250,7 +250,7 @@ def test_compressed_images(node: Node, form: str, quality: float) -> None:
     packed = io.BytesIO()
     PIL.Image.fromarray(GREY).save(packed, form, quality=100)
     node.say("/eye/compressed", COMPRESSED, format=form.lower(), data=packed.getvalue())
-    with robot(cameras={"eye": {"topic": "/eye/compressed", "compressed": True}}) as arm:
+    with robot(cameras={"eye": {"topic": "/eye/compressed", "compressed": True, "timeout_s": 3.0}}) as arm:
         image = arm.read().images["eye"]
     assert image.shape == (6, 8, 3)
     assert np.abs(image.astype(int) - GREY).mean() <= quality
@@ -454,7 +454,7 @@ def test_images_of_the_emulated_arm() -> None:
     arm = EmulatedRosArm(spec, DdsTransport("arm"), cameras=("front",))
     arm.start()
     try:
-        with hal.make_robot(spec, "dds", connect_timeout_s=30.0, **arm.options) as panda:
+        with hal.make_robot(spec, "dds", timeout_s=3.0, connect_timeout_s=30.0, **arm.options) as panda:
             image = panda.read().images["front"]
         with hal.make_robot(spec, cameras=("front",)) as simulated:
             assert np.abs(image.astype(int) - simulated.read().images["front"]).mean() < 2

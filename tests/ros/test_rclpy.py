@@ -153,8 +153,8 @@ def test_images(node: Somebody, driver: str) -> None:
     )
     cameras = {"rgb": {}, "bgr": {}, "mono": {}, "png": {"compressed": True}}
     spec = small_spec(cameras=tuple({"name": name, "width": 8, "height": 6, "fps": 10.0} for name in cameras))
-    options = {name: {"topic": f"/{name}", **more} for name, more in cameras.items()}
-    with hal.make_robot(spec, driver, connect_timeout_s=20.0, cameras=options) as arm:
+    options = {name: {"topic": f"/{name}", "timeout_s": 3.0, **more} for name, more in cameras.items()}
+    with hal.make_robot(spec, driver, timeout_s=3.0, connect_timeout_s=20.0, cameras=options) as arm:
         images = arm.read().images
     assert all(np.array_equal(images[name], PICTURE) for name in ("rgb", "bgr", "png"))
     assert np.array_equal(images["mono"], np.repeat(PICTURE[:, :, :1], 3, axis=2))
@@ -365,7 +365,7 @@ def arms() -> Iterator[dict[str, dict[str, Any]]]:
         kind: {
             "joint_states": f"/{kind}_arm/joint_states",
             "command": f"/{kind}_arm{COMMAND}",
-            "cameras": {name: {"topic": f"/{kind}_arm/{name}/image_raw"} for name in cameras},
+            "cameras": {name: {"topic": f"/{kind}_arm/{name}/image_raw", "timeout_s": 3.0} for name in cameras},
             "timeout_s": 3.0,
             "connect_timeout_s": 20.0,
         }
