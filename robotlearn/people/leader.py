@@ -20,8 +20,9 @@ from robotlearn.people.errors import DeviceError
 from robotlearn.people.intent import Device, Intent
 
 PERIOD_S = 0.01
-STALE_S = 0.25
-"""A leader that couldn't be read for so long is gone."""
+STALE_S = 2.0
+"""A leader that couldn't be read for so long is gone. Until then the follower stays where its leader was last seen, so
+that a machine that hangs for a moment ends nothing."""
 _EMULATED = "emulated"
 _CONNECTS = 3  # times: LeRobot sends no packet of its many twice while it connects
 

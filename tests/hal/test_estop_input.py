@@ -228,6 +228,15 @@ def test_one_that_hangs_in_its_driver_is_not_alive(told: Told, listening: list[E
     until(lambda: listening[0].alive, "its return")
 
 
+def test_one_that_hung_with_its_whole_process_is_alive(told: Told, listening: list[EStopInput]) -> None:
+    stuck = Stuck()
+    listening.append(EStopInput(stuck, told))
+    assert listening[0].alive
+    threading.Event().wait(1.2)  # nobody runs
+    assert listening[0].alive
+    stuck.free.set()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
