@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -200,20 +201,26 @@ def test_a_killed_arm_process_is_said_and_started_again_and_its_episode_counts_a
     assert (found["episodes"], found["broken"], found["asked"]) == (1, 1, 2)
 
 
+def silence(text: str) -> float:
+    """[s] without an action that a line tells of, 0 when it tells of none."""
+    told = re.search(r"no action for ([0-9.]+) s", text)
+    return float(told[1]) if told else 0.0
+
+
 @pytest.mark.slow
 def test_without_a_policy_server_the_arm_stops_by_itself_and_both_go_on(
     make_run: MakeRun, driving: Callable[..., Driving]
 ) -> None:
-    one = driving(make_run(100, watchdog_s=0.5), 2)  # less than a policy server needs to start
+    one = driving(make_run(100, watchdog_s=1.0), 2)  # less than a policy server needs to start
     one.in_mid_episode()
     arm = one.process("arm")
     os.kill(one.process("policy-server"), signal.SIGKILL)
     found = one.end()
     assert "station: the policy-server process ended with status -9; it is started again" in one.said
-    assert any("episode 1 broke, the arm stopped: " in text and "no action for 0.5" in text for text in one.said)
-    assert any("no action for 0.5" in text and "arm stopped, episode ended" in text for text in one.said)
+    assert any("episode 1 broke, the arm stopped: " in text and silence(text) >= 1.0 for text in one.said)
+    assert any("arm stopped, episode ended" in text and silence(text) >= 1.0 for text in one.said)
     assert (found["episodes"], found["broken"]) == (1, 1)
-    assert found["starved"] >= 0.5 * driver.HZ and found["held"] >= found["starved"]
+    assert found["held"] >= found["starved"] > 0
     assert one.drive._arm._keepers["arm"].restarts == 0 and one.process("arm") == arm
 
 
