@@ -349,7 +349,7 @@ class ControlLoop(Wrapper):
     def _estop_reason(self) -> str:
         if self.estop is None:
             return ""
-        if self._input is not None and not self._input.alive and not self.estop.pressed:
+        if self._input is not None and not self._input.alive() and not self.estop.pressed:
             with contextlib.suppress(OSError):  # it holds all the same
                 self.estop.press("the hardware e-stop", "its input hangs")
         if not self.estop.pressed:

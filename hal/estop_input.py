@@ -173,7 +173,6 @@ class EStopInput:
         self._thread = threading.Thread(target=self._run, name="e-stop input", daemon=True)
         self._thread.start()
 
-    @property
     def alive(self) -> bool:
         """Whether the contact was looked at within the last second. For one thread, which asks often.
 

@@ -22,6 +22,7 @@ from robotlearn.contract import contract
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy
 from robotlearn.run_folder import RunFolder
+from tests.fakes import write_spec
 
 
 class Said(NamedTuple):
@@ -132,10 +133,8 @@ def test_a_spec_that_makes_no_sense(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_driver_that_there_is_not_is_told_before_anything_starts(run: Run, tmp_path: Path) -> None:
-    import yaml
-
     path = tmp_path / "odd.yaml"
-    path.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"driver": "mujco"}))
+    write_spec(path, load_spec("panda"), driver="mujco")
     said = run("train", "smoke", f"robot={path}", "--run", tmp_path / "run")
     assert_one_line(said, "unknown driver 'mujco': did you mean 'mujoco'?")
     assert not (tmp_path / "run").exists()
@@ -260,12 +259,10 @@ def test_a_video_that_can_not_be_written(run: Run, tmp_path: Path) -> None:
 def test_run_refuses_what_it_can_not_drive_before_a_process_starts(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import yaml
-
     monkeypatch.setattr("robotlearn.processes.Child.__init__", lambda *_: pytest.fail("a process was started"))
     folder = make_run(tmp_path / "run")
     foreign = tmp_path / "other.yaml"
-    foreign.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"name": "other"}))
+    write_spec(foreign, load_spec("panda"), name="other")
     said = run("run", folder.path, "--robot", foreign)
     assert_one_line(said, str(foreign), "does not fit the policy", "it is for panda, not other")
     assert_one_line(run("run", folder.path, "--robot", "pando"), "unknown robot model 'pando'")
@@ -273,7 +270,7 @@ def test_run_refuses_what_it_can_not_drive_before_a_process_starts(
     assert_one_line(
         run("run", make_run(tmp_path / "odd", foreign="policy.denoising_steps=3").path), "belongs to another policy"
     )
-    foreign.write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json") | {"driver": "mujco"}))
+    write_spec(foreign, load_spec("panda"), driver="mujco")
     assert_one_line(run("run", folder.path, "--robot", foreign), "unknown driver 'mujco'")
 
 

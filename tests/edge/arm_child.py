@@ -19,13 +19,12 @@ sys.modules["tests"].__path__ = [str(Path(__file__).parents[1])]
 
 
 def main(name: str, port: str, bind: str, hung_s: float = 10.0) -> None:
-    import yaml
-
     import hal
     from hal import ownership
     from robotlearn.edge import served_arm
     from robotlearn.processes import stop_on_signals
     from tests.arms import RecordingArm, fast_spec
+    from tests.fakes import write_spec
 
     ownership.HUNG_S = hung_s
     arms = []
@@ -54,7 +53,7 @@ def main(name: str, port: str, bind: str, hung_s: float = 10.0) -> None:
     threading.Thread(target=answer, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "fast.yaml"
-        spec.write_text(yaml.safe_dump(fast_spec().model_dump(mode="json")))
+        write_spec(spec, fast_spec())
         served_arm.serve_arm(
             str(spec),
             "recording",

@@ -23,6 +23,7 @@ from robotlearn.edge import arm_messages as messages
 from robotlearn.edge.remote import RemoteRobot
 from tests.arms import fast_spec
 from tests.edge.remote_rig import Process, Raw, drive, estop, near
+from tests.fakes import write_spec
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +68,8 @@ with RemoteRobot(spec, address=sys.argv[2], holder="child", ttl=1.0) as robot:
 @contextlib.contextmanager
 def holder(address: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lease and moves the arm, whatever it is told; its first line is the token."""
-    import yaml
-
     spec = folder / "fast.yaml"
-    spec.write_text(yaml.safe_dump(fast_spec().model_dump(mode="json")))
+    write_spec(spec, fast_spec())
     command = [sys.executable, "-c", HOLDER, str(spec), address]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

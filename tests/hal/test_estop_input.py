@@ -110,7 +110,7 @@ def test_the_input_tells_a_press_and_goes_on_telling_while_it_lasts(
     button: Button, told: Told, listening: list[EStopInput]
 ) -> None:
     listening.append(EStopInput(KeyContact(str(button.path), SPACE), told))
-    until(lambda: listening[0].alive, "the first look")
+    until(lambda: listening[0].alive(), "the first look")
     button.send(SPACE, 1)
     until(lambda: len(told) >= 3, "three presses")
     assert set(told.reasons) == {"button"}
@@ -136,7 +136,7 @@ def test_an_estop_cannot_be_cleared_under_a_pressed_button(
 def test_a_device_that_is_pulled_out_is_pressed(button: Button, told: Told, listening: list[EStopInput]) -> None:
     listening.append(EStopInput(KeyContact(str(button.path), SPACE), told))
     button.send(ENTER, 1)
-    until(lambda: listening[0].alive, "the first look")
+    until(lambda: listening[0].alive(), "the first look")
     assert not len(told)
     button.unplug()
     until(lambda: len(told), "the press")
@@ -184,7 +184,7 @@ def test_an_open_circuit_is_pressed(told: Told, listening: list[EStopInput]) -> 
     wired = Wired(os.ttyname(slave))
     wired.open = lambda: None  # type: ignore[method-assign]  # a pseudo-terminal refuses DTR and RTS
     listening.append(EStopInput(wired, told))
-    until(lambda: listening[0].alive, "the first look")
+    until(lambda: listening[0].alive(), "the first look")
     assert not len(told)
     wired.line_set = False
     until(lambda: told.reasons == ["button"], "the press")
@@ -223,17 +223,17 @@ class Stuck(Contact):
 def test_one_that_hangs_in_its_driver_is_not_alive(told: Told, listening: list[EStopInput]) -> None:
     stuck = Stuck()
     listening.append(EStopInput(stuck, told))
-    until(lambda: not listening[0].alive, "its silence")
+    until(lambda: not listening[0].alive(), "its silence")
     stuck.free.set()
-    until(lambda: listening[0].alive, "its return")
+    until(lambda: listening[0].alive(), "its return")
 
 
 def test_one_that_hung_with_its_whole_process_is_alive(told: Told, listening: list[EStopInput]) -> None:
     stuck = Stuck()
     listening.append(EStopInput(stuck, told))
-    assert listening[0].alive
+    assert listening[0].alive()
     threading.Event().wait(1.2)  # nobody runs
-    assert listening[0].alive
+    assert listening[0].alive()
     stuck.free.set()
 
 

@@ -17,6 +17,7 @@ from robotlearn.config.station import StationRobot
 from robotlearn.errors import ConfigError, RobotlearnError
 from robotlearn.station.draft import draft, write_draft
 from robotlearn.station.file import StationFile, _overrides, in_namespace
+from tests.fakes import write_spec
 
 GOOD = """\
 learner: tcp://10.0.0.5:5555
@@ -113,7 +114,7 @@ def test_a_robot_that_the_run_has_not_is_refused_with_what_the_run_needs(tmp_pat
 
 
 def test_a_spec_of_the_station_stands_for_the_run_s_own_of_that_model(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(load_spec("panda").model_dump(mode="json")))
+    write_spec(tmp_path / "mine.yaml", load_spec("panda"))
     file = station(tmp_path, "{learner: 'h:1', config: smoke, robots: [{name: left, robot: mine.yaml}]}")
     (process,) = file.processes()
     assert load_config("smoke", process.arguments[6:]).robot == (str(tmp_path / "mine.yaml"),)
