@@ -21,7 +21,7 @@ from robotlearn import cli
 from robotlearn.errors import ConfigError
 from robotlearn.robots.latches import Latch, latches
 from robotlearn.robots.states import robot_state
-from tests.waiting import until
+from tests.waiting import pause, until
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_what_runs_is_told_to_have_stopped_and_what_hangs_not(left: subprocess.P
     assert "real-time" in said("robots").stdout
     assert said("estop", "left", "--clear").exit_code == 0
     until(lambda: robot_state("left").state == "idle", "its release")  # type: ignore[union-attr]
-    left.send_signal(signal.SIGSTOP)
+    pause(left.pid)
     done = said("estop")
     assert done.exit_code == 1 and "NOT SEEN TO STOP within 2 s: left: " in done.stdout, done.output
     left.send_signal(signal.SIGCONT)

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.e2e.harness import Site, accounts, batch, check_metrics, free_port, tiny, wait_for
+from tests.waiting import pause
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -72,7 +73,7 @@ def test_a_silent_learner_gets_all_that_its_edges_did_meanwhile(site: Site) -> N
     wait_for(lambda: site.updates_since(0, 2), "updates", learner, left)
 
     # Paused, it keeps its sockets open: only the missing heartbeats tell the edge.
-    learner.send(signal.SIGSTOP)
+    pause(learner.pid)
     before, stored, recorded = site.newest(), len(site.stored()), len(site.recorded("left"))
     # What was granted before gives 16 segments at most: 8 episodes of 8 steps.
     wait_for(lambda: len(site.recorded("left")) >= recorded + 40, "episodes at the edge on its own", left)

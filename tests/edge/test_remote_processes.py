@@ -24,7 +24,7 @@ from robotlearn.edge.remote import RemoteRobot
 from tests.arms import fast_spec
 from tests.edge.remote_rig import Process, Raw, drive, estop, near
 from tests.fakes import write_spec
-from tests.waiting import until
+from tests.waiting import pause, until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -87,7 +87,7 @@ def test_a_holder_that_is_stopped_moves_nothing_when_it_goes_on(start: Start, ru
         assert child.stdout is not None
         token = int(child.stdout.readline())
         until(lambda: process.stats()["writes"] > 5, "a motion")
-        child.send_signal(signal.SIGSTOP)
+        pause(child.pid)
         with RemoteRobot(fast_spec(), address=process.address, holder="next", ttl=5.0, take=True) as robot:
             assert robot.token is not None
             assert robot.token > token
@@ -190,7 +190,7 @@ def test_an_arm_process_that_hangs_is_killed_by_the_next(start: Start, runtime: 
     hung = start("one", str(port))
     lock = runtime / "robots/one/lock"
     until(lambda: lock.stat().st_mtime <= time.time(), "its first beat")  # until then it counts as connecting
-    hung.signal(signal.SIGSTOP)
+    pause(hung.child.pid)
     early = start("two", str(port))  # it may just be slow
     assert early.end()[0] == 2
     taken = start("two", str(port), hung_s=0.2)

@@ -17,7 +17,7 @@ import pytest
 from hal import RobotSpec, load_spec, make_robot, ownership
 from hal.errors import OwnershipError
 from hal.ownership import Ownership, owner_of
-from tests.waiting import until
+from tests.waiting import pause, until
 
 OWNER = """
 import sys, time
@@ -86,7 +86,7 @@ def test_one_that_hangs_is_killed_and_one_that_goes_on_is_not(own: Own, monkeypa
     while time.monotonic() < end:
         with pytest.raises(OwnershipError, match="belongs to process"):
             Ownership("bench").__enter__()
-    child.send_signal(signal.SIGSTOP)
+    pause(child.pid)
     lock = Path(os.environ["ROBOTLEARN_RUNTIME_DIR"]) / "robots/bench/lock"
     until(lambda: time.time() - lock.stat().st_mtime > 0.3, "it to hang")
     with Ownership("bench"):
@@ -108,7 +108,7 @@ def test_a_process_that_took_the_number_of_a_dead_owner_is_let_live(
     monkeypatch.setattr(ownership, "HUNG_S", 0.0)
     bystander = subprocess.Popen(["sleep", "60"])
     child = own("bench", "")
-    child.send_signal(signal.SIGSTOP)
+    pause(child.pid)
     lock = runtime / "robots/bench/lock"
     lock.write_text(f"{bystander.pid} 1")  # as if that number had been given anew
     with pytest.raises(OwnershipError, match="a process that just starts"):
