@@ -257,13 +257,14 @@ def test_the_command_serves_a_simulated_arm_until_it_is_told_to_end(runtime: Pat
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
 
-    served = run("panda", "--name", "left", "--bind", "tcp://127.0.0.1:*")
+    # A watchdog that a machine which hangs for a second doesn't wake.
+    spec = hal.load_spec(str(write_spec(runtime / "panda.yaml", hal.load_spec("panda"), watchdog_s=10.0)))
+    served = run(str(runtime / "panda.yaml"), "--name", "left", "--bind", "tcp://127.0.0.1:*")
     try:
         assert served.stdout is not None
         address = served.stdout.readline().strip()
-        spec = hal.load_spec("panda")
         file = runtime / "robots" / "left" / "state.json"
-        with RemoteRobot(spec, address=address, holder="me") as robot:
+        with RemoteRobot(spec, address=address, holder="me", ttl=20.0) as robot:
             for _ in range(8):
                 robot.write(hal.Command(near(robot)))
                 robot.wait()
