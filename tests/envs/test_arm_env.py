@@ -62,9 +62,9 @@ def test_a_robot_with_its_own_time_is_waited_for() -> None:
     for _ in range(4):
         env.step(env.rest_action())
         stamps.append(env.reading.monotonic)
-    # Never early: a tick is waited for. (How late is the machine's business.)
-    assert (np.diff(stamps) > 0.5 * SPEC.dt).all()
     env.close()
+    # Never early: the ticks are waited for. How late one is is the machine's business, and then the next comes sooner.
+    assert stamps[-1] - stamps[0] > 2.5 * SPEC.dt
 
 
 def test_late_ticks_are_counted() -> None:

@@ -381,7 +381,7 @@ def test_wall_is_the_stamp_where_it_is_sane(node: Node, monkeypatch: pytest.Monk
     with robot() as arm:
         reading = arm.read()
         stamps = {reading.wall}
-        assert abs(reading.wall - time.time()) < 1 and time.monotonic() - reading.monotonic < 1
+        assert abs(reading.wall - time.time()) < 5 and time.monotonic() - reading.monotonic < 5
     monkeypatch.setattr(ros_types, "Time", lambda sec, nanosec: ros_types.Header().stamp)  # as simulated time begins
     with robot() as arm:
         before = arm.read().monotonic
