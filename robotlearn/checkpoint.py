@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from robotlearn.durable import sync_directory
 from robotlearn.errors import CheckpointError
-from robotlearn.run_folder import sync_directory
 
 if TYPE_CHECKING:
     import torch

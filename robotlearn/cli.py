@@ -11,6 +11,7 @@ import typer
 from robotlearn import gl
 from robotlearn.commands.emulate import emulate
 from robotlearn.commands.estop import estop
+from robotlearn.commands.keys import keys
 from robotlearn.commands.record import record
 from robotlearn.commands.robots import robots
 from robotlearn.commands.serve import serve
@@ -116,15 +117,17 @@ def learner(
     resume: ResumeOption = False,
     rerun: RerunOption = None,
     bind: Annotated[str | None, typer.Option(hidden=True)] = None,
+    key: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """The learner alone; edges on this or other machines come to its address (learner.bind)."""
     import secrets
 
     from robotlearn.config.load import differences, dump, load_config
     from robotlearn.display import Display, busy
+    from robotlearn.durable import write_atomic
     from robotlearn.learner import live
     from robotlearn.processes import freeze_heap, stop_on_signals
-    from robotlearn.run_folder import RunFolder, write_atomic
+    from robotlearn.run_folder import RunFolder
 
     stop = stop_on_signals()
     if rerun is not None and bind is None:  # with one, `train` starts a learner anew: whatever is shown, it must run
@@ -150,7 +153,7 @@ def learner(
                 from robotlearn.learner.learner import Learner
 
                 shown = live.LiveView(rerun) if rerun is not None else None
-                learning = Learner(loaded, folder, resume=resume, bind=bind, live=shown)
+                learning = Learner(loaded, folder, resume=resume, bind=bind, key=key, live=shown)
         except Exception:
             if not resume:
                 folder.discard()
@@ -314,6 +317,7 @@ def run_policy(
 
 app.command()(robots)
 app.add_typer(station, name="station")
+app.add_typer(keys, name="keys")
 app.command()(emulate)
 app.command()(teleop)
 app.command()(serve)

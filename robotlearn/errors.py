@@ -26,6 +26,10 @@ class AddressError(RobotlearnError):
     """Raised when an address is malformed, in use, or public without leave to be so; names the address."""
 
 
+class KeysError(RobotlearnError):
+    """Raised when a key is missing, malformed, readable by others, or isn't one that may do what is asked for."""
+
+
 class LogError(RobotlearnError):
     """Raised when an append-only log can't be opened, read or written: damaged before its tail, or no space left."""
 

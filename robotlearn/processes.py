@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -74,8 +74,13 @@ class Child:
     the parent dies, even by kill -9, the child sees its pipe close and ends by itself.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path | None = None) -> None:
-        """Start `python -m robotlearn ARGUMENTS`; output goes to `log` (appended), or to this process's own streams."""
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start `python -m robotlearn ARGUMENTS`; output goes to `log` (appended), or to this process's own streams.
+
+        `environment` is added to this process's own.
+        """
         self.name = name
         self.arguments = list(arguments)
         reading, self._writing = os.pipe()
@@ -83,7 +88,7 @@ class Child:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "robotlearn", *arguments],
-                env={**os.environ, _PIPE_VARIABLE: str(reading)},
+                env={**os.environ, **(environment or {}), _PIPE_VARIABLE: str(reading)},
                 pass_fds=(reading,),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

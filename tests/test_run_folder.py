@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from robotlearn.config import dump, load_config
+from robotlearn.durable import write_atomic
 from robotlearn.errors import RunFolderError
-from robotlearn.run_folder import RunFolder, write_atomic
+from robotlearn.run_folder import RunFolder
 from tests.waiting import until
 
 
@@ -107,7 +108,7 @@ def test_damage_is_told_with_the_file(folder: RunFolder) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from robotlearn.run_folder import write_atomic
+from robotlearn.durable import write_atomic
 for i in range(10**9):
     write_atomic(Path(sys.argv[1]), b"%d\\n" % i * 5000)
 """

@@ -7,13 +7,16 @@ import fcntl
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
 
+from robotlearn.cluster.run_keys import lay_down
 from robotlearn.processes import Child
 from robotlearn.run_folder import RunFolder
+from robotlearn.wire.keys import KEYS_VARIABLE
 
 REPORT_S = 1.0
 _TICK_S = 0.1
@@ -26,7 +29,7 @@ class Part:
     """What to start, `robotlearn COMMAND [CONFIG] ARGUMENTS`: `config` is the text of the file that becomes CONFIG.
 
     `learner_node` (an id) is where the learner is, with `run_folder` on its file system. An edge has its name in `edge`
-    and the run's id in `run`.
+    and the run's id in `run`. `keys` are the files of a folder of keys made for this run; none: the node's own folder.
     """
 
     command: str
@@ -36,6 +39,7 @@ class Part:
     learner_node: str
     edge: str = ""
     run: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,15 @@ class Host:
         return [str(path)]
 
     def _start(self, arguments: list[str], log: Path) -> None:
+        environment = {}
+        if self._part.keys:
+            self._keys = tempfile.TemporaryDirectory(prefix="robotlearn-keys-")  # gone with this process
+            lay_down(self._part.keys, Path(self._keys.name))
+            environment[KEYS_VARIABLE] = self._keys.name
         log.touch()
         self._output = log.open("rb")
         self._output.seek(0, os.SEEK_END)
-        self._child = Child(self._part.edge or self._part.command, arguments, log)
+        self._child = Child(self._part.edge or self._part.command, arguments, log, environment)
 
     def _report(self) -> Report:
         status = self._child.status  # before the output: then that is whole when it has ended

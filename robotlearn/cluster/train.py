@@ -10,6 +10,7 @@ from robotlearn.cluster.demand import LEARNER, Node, announced, check, demands, 
 from robotlearn.cluster.host import Part, Report
 from robotlearn.cluster.placed import PlacedChild
 from robotlearn.cluster.ray_cluster import RayCluster
+from robotlearn.cluster.run_keys import make_keys
 from robotlearn.config.address import is_loopback
 from robotlearn.config.config import Config
 from robotlearn.config.learner import LearnerConfig
@@ -23,7 +24,8 @@ class RayTraining(Training):
     """Learner and edges each under a Ray actor where their resources are; what dies is started again in its place.
 
     The learner prefers a GPU, then this node, and writes the run folder on the file system of its node. Trajectories
-    and weights go over the learner's address as ever; Ray sees none of them.
+    and weights go over the learner's address as ever; Ray sees none of them. Between machines they are encrypted, with
+    keys made for this run where the config names none.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class RayTraining(Training):
         self._learner: PlacedChild | None = None
         self._edges: dict[str, PlacedChild] = {}
         self._logs: dict[str, tuple[str, str]] = {}
+        self._key, self._keys = "", dict[str, dict[str, str]]()
         self._checkpoint = ""
 
     def run(self) -> int:
@@ -62,6 +65,8 @@ class RayTraining(Training):
             self._learner_node = found[places.node(LEARNER)]
             edges = [found[places.node(edge.name)] for edge in self._config.edges]
             self._bind = bind_address(self._config.learner, self._learner_node, edges)
+            if self._bind and self._config.learner.key is None and not self._config.learner.insecure_public:
+                self._key, self._keys = make_keys([edge.name for edge in self._config.edges])
             there = "" if self._learner_node.id == self._cluster.here else f", with the run folder {self._folder.path}"
             self._say(f"the learner runs on {self._learner_node}{there}")
             return self._supervise(stop)
@@ -77,6 +82,7 @@ class RayTraining(Training):
             )
         bind = address or self._bind
         arguments = [*(["--resume"] if self._resume else []), *(["--bind", bind] if bind else [])]
+        arguments += ["--key", self._key] if self._key else []
         if self._resume:
             source = str(Path(self._source).absolute()) if Path(self._source).exists() else self._source
             # Started again it goes on with what it wrote at its start, perhaps on another machine.
@@ -86,7 +92,8 @@ class RayTraining(Training):
 
     def _start_edge(self, name: str, address: str) -> PlacedChild:
         arguments = ["--learner", reachable(address, self._learner_node.address), "--name", name]
-        self._edges[name] = self._place(name, self._part(arguments, dump(self._config), name))
+        overrides = [f"learner.key={self._key}"] if self._key else []
+        self._edges[name] = self._place(name, self._part([*overrides, *arguments], dump(self._config), name))
         return self._edges[name]
 
     def _address(self) -> str:
@@ -108,9 +115,10 @@ class RayTraining(Training):
 
     def _part(self, arguments: Sequence[str], config: str, edge: str = "") -> Part:
         folder, node = str(self._folder.path), self._learner_node.id
+        keys = self._keys.get(edge, {})
         if not edge:
-            return Part("learner", tuple(arguments), config, folder, node)
-        return Part("edge", tuple(arguments), config, folder, node, edge, self._learner_report().run)
+            return Part("learner", tuple(arguments), config, folder, node, keys=keys)
+        return Part("edge", tuple(arguments), config, folder, node, edge, self._learner_report().run, keys)
 
     def _place(self, name: str, part: Part) -> PlacedChild:
         title = "the learner" if name == LEARNER else f"edge {name}"
@@ -140,18 +148,9 @@ class RayTraining(Training):
 
 
 def bind_address(settings: LearnerConfig, learner: Node, edges: Sequence[Node]) -> str:
-    """Where the learner has to listen so that its edges reach it; "": where the config says.
-
-    Raises ClusterError when that is beyond its machine and the config doesn't allow it.
-    """
-    away = [edge for edge in edges if edge.address != learner.address]
-    if not away or not is_loopback(settings.bind):
+    """Where the learner has to listen so that its edges reach it; "": where the config says."""
+    if not is_loopback(settings.bind) or all(edge.address == learner.address for edge in edges):
         return ""
-    if not settings.insecure_public:
-        raise ClusterError(
-            f"an edge on {away[0]} has to reach the learner on {learner}, and there are no keys yet: in a network that "
-            "you trust, allow it with learner.insecure_public=true"
-        )
     host = f"[{learner.address}]" if ":" in learner.address else learner.address
     return f"tcp://{host}:{settings.bind.rpartition(':')[2]}"
 

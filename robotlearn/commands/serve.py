@@ -31,7 +31,17 @@ def serve(
         typer.Option(
             "--bind",
             metavar="ADDRESS",
-            help="ipc://PATH or tcp://127.0.0.1:PORT (* takes a free one); by default ipc in the runtime folder.",
+            help="ipc://PATH or tcp://HOST:PORT (* takes a free one); by default ipc in the runtime folder.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="NAME",
+            help="Encrypt, prove this key (`robotlearn keys new NAME`), and hear only whom `robotlearn keys allow ... "
+            "--role arm` named. Needed beyond this machine; clients take its public half as the option `key`.",
             show_default=False,
         ),
     ] = None,
@@ -62,6 +72,7 @@ def serve(
             name=name,
             button=estop_button(estop),
             bind=bind,
+            key=key,
             insecure_public=insecure_public,
             stop=stop,
             say=typer.echo,

@@ -1,4 +1,4 @@
-"""TCP addresses as ZeroMQ writes them: `tcp://HOST:PORT`."""
+"""TCP addresses as ZeroMQ writes them, `tcp://HOST:PORT`, and the public keys of who listens there."""
 
 from __future__ import annotations
 
@@ -36,4 +36,13 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def _public_key(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("secret-"):
+        raise ValueError("the public key, public-...; that is the secret one, which nobody else may see")
+    if isinstance(value, str) and not re.fullmatch(r"public-[0-9a-f]{64}", value):
+        raise ValueError("a public key: public- and 64 hexadecimal digits")
+    return value
+
+
+PublicKeyText = Annotated[str, BeforeValidator(_public_key)]
 BindAddress = Annotated[str, BeforeValidator(normal_address)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, model_validator
 
-from robotlearn.config.address import BindAddress, is_loopback
+from robotlearn.config.address import BindAddress, PublicKeyText, is_loopback
 from robotlearn.config.section import Misfit, Section
 
 
@@ -25,6 +25,12 @@ class LearnerConfig(Section):
 
     bind: BindAddress = Field(
         "tcp://127.0.0.1:*", description="Where it listens: tcp://HOST:PORT; port * takes any free one."
+    )
+    key: PublicKeyText | None = Field(
+        None,
+        description="The learner's public key, as `robotlearn keys new learner` printed it there. With it nothing goes "
+        "unencrypted, edges talk to nobody else, each with the key of its own name, and the learner lets in whom "
+        "`robotlearn keys allow` named. null: no keys, so this machine only.",
     )
     insecure_public: bool = Field(
         False,
@@ -56,10 +62,11 @@ class LearnerConfig(Section):
 
     @model_validator(mode="after")
     def _reachable_only_on_purpose(self) -> Self:
-        if not is_loopback(self.bind) and not self.insecure_public:
+        if not is_loopback(self.bind) and self.key is None and not self.insecure_public:
             raise Misfit(
                 ("bind",),
                 f"'{self.bind}' can be reached from other machines, and without keys whoever reaches it can feed the "
-                "learner; expected a loopback address such as tcp://127.0.0.1:*, or insecure_public: true",
+                "learner; expected learner.key (see `robotlearn keys --help`), a loopback address such as "
+                "tcp://127.0.0.1:*, or insecure_public: true",
             )
         return self

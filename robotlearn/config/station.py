@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from robotlearn.config.address import normal_address
+from robotlearn.config.address import PublicKeyText, normal_address
 from robotlearn.config.estop import EstopConfig
 from robotlearn.config.section import ListAsTuple, Misfit, Section
 
@@ -38,6 +38,9 @@ class StationConfig(Section):
 
     learner: LearnerAddress | None = Field(
         None, description="Where the learner listens: tcp://HOST:PORT; null: --learner says it."
+    )
+    learner_key: PublicKeyText | None = Field(
+        None, description="The learner's public key; null: what the run's config says (learner.key)."
     )
     config: Text | None = Field(
         None, description="The run's config: a YAML file, or the name of a shipped one; null: --config says it."

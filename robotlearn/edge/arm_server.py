@@ -19,6 +19,8 @@ from robotlearn.edge.arm_messages import TO_ARM, Answer, Flat, FromArm, State, V
 from robotlearn.edge.local import Tensor, tensors
 from robotlearn.errors import WireError
 from robotlearn.wire import sockets
+from robotlearn.wire.door import Door, ServerKeys
+from robotlearn.wire.keys import Allowed, PublicKey
 from robotlearn.wire.peers import first_difference
 from robotlearn.wire.sockets import Monitor, Wakeup
 
@@ -37,6 +39,7 @@ class _Peer:
     holder: str
     cameras: tuple[str, ...]
     heard_at: float
+    key: PublicKey | None  # that it proved, if there are keys
     handled: int = 0  # the newest sequence of its commands
     number: int = 0  # of the newest state that it was sent
     flying: deque[tuple[int, int]] = field(default_factory=deque)  # number and bytes of those that it hasn't heard
@@ -58,11 +61,21 @@ class ArmServer:
     sender the connection (`disconnects`). Malformed ones are counted (`bad_frames`), logged once per client, dropped.
     """
 
-    def __init__(self, loop: ControlLoop, endpoint: str, *, name: str, insecure_public: bool = False) -> None:
+    def __init__(
+        self,
+        loop: ControlLoop,
+        endpoint: str,
+        *,
+        name: str,
+        keys: ServerKeys | None = None,
+        insecure_public: bool = False,
+    ) -> None:
         """Binds at once: ipc://PATH or tcp://HOST:PORT. Call `tick` in the loop's `beat`.
 
-        Raises AddressError (malformed, in use, public without `insecure_public`), ValueError for a loop that has no
-        leases or no e-stop.
+        With keys only who is allowed, with the role `arm`, is heard; each message is asked about anew.
+
+        Raises AddressError (malformed, in use, public without keys and `insecure_public`), ValueError for a loop that
+        has no leases or no e-stop.
         """
         if loop.leases is None or loop.estop is None:
             raise ValueError(f"{name}: a robot that anyone on the wire may command needs leases and an e-stop")
@@ -72,11 +85,12 @@ class ArmServer:
         self._every = max(1, round(loop.spec.dt / loop.spec.dt_driver))
         self.counters: Counter[str] = Counter()
         """set_points, done, and why others weren't (old, late, lease, stopped, fault, refused); states, states_dropped,
-        answers_dropped, bad_frames, dead.
+        answers_dropped, bad_frames, dead, not_allowed.
         """
         self._clears = endpoint.startswith("ipc://")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._socket = sockets.router(self._context, TO_ARM)
+        self._door = Door(self._context, keys) if keys is not None else None
+        self._socket = sockets.router(self._context, TO_ARM, keys)
         # A client that lost its connection comes back under its random identity before the old one is found dead.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._monitor = Monitor(self._socket)
@@ -135,11 +149,15 @@ class ArmServer:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor.events, zmq.POLLIN)
         poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        if self._door is not None:
+            poller.register(self._door.questions, zmq.POLLIN)
         try:
             while not self._closing.is_set():
                 poller.poll(round(_IDLE_S * 1000))
                 self._wakeup.clear()
                 self._monitor.read()
+                if self._door is not None:
+                    self._attend(self._door, time.monotonic())
                 many = self._receive()
                 now = time.monotonic()
                 if self._due or now - self._pushed_at >= _IDLE_S:
@@ -151,17 +169,35 @@ class ArmServer:
             self._failure = error
             log.exception("%s: the server ended", self.name)
 
+    def _attend(self, door: Door, now: float) -> None:
+        """Let in who waits; put out who is not allowed any more, also if it only listens."""
+        if door.attend(now):
+            for identity, peer in list(self._peers.items()):
+                if peer.key is None or not _may(door.keys.allowed.get(peer.key.bytes), peer):
+                    self._lock_out(identity)
+
+    def _lock_out(self, identity: bytes) -> None:
+        self.counters["not_allowed"] += 1
+        if self._peers.pop(identity, None) is not None:
+            log.warning("%s: a client is put out: its key isn't allowed (any more)", self.name)
+        self._send(identity, messages.Refused(True, f"{self.name}: its list of keys doesn't allow that key the arm"))
+
     def _receive(self) -> bool:
         """Take in what came; whether there may be more."""
         for _ in range(_FRAMES):
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                name, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
+            identity = name.bytes
             try:
                 if len(frames) != 1:
                     raise WireError(f"a message of {len(frames)} parts")
-                self._take(identity, messages.decode_to_arm(frames[0]))
+                holder = self._door.holder(frames[0]) if self._door is not None else None
+                if self._door is not None and not _may(holder, self._peers.get(identity)):
+                    self._lock_out(identity)
+                    continue
+                self._take(identity, messages.decode_to_arm(frames[0].bytes), holder.key if holder else None)
             except WireError as error:
                 self.counters["bad_frames"] += 1
                 if identity not in self._complained and len(self._complained) < 1024:
@@ -169,7 +205,7 @@ class ArmServer:
                     log.warning("%s: dropped, and will drop silently from now on: %s", self.name, error)
         return True
 
-    def _take(self, identity: bytes, message: messages.ToArm) -> None:
+    def _take(self, identity: bytes, message: messages.ToArm, key: PublicKey | None) -> None:
         now = time.monotonic()
         peer = self._peers.get(identity)
         if peer is not None:
@@ -178,7 +214,7 @@ class ArmServer:
             case messages.Press():
                 self._answer(identity, message.sequence, *self._press(message))
             case messages.Hello():
-                self._welcome(identity, message, now)
+                self._welcome(identity, message, key, now)
             case _ if peer is None:
                 self._send(identity, messages.Refused(False, "there was no Hello"))
             case messages.Heard():
@@ -200,7 +236,7 @@ class ArmServer:
                 self._leases.release(message.token)
                 self._answer(identity, message.sequence, "done", "")
 
-    def _welcome(self, identity: bytes, hello: messages.Hello, now: float) -> None:
+    def _welcome(self, identity: bytes, hello: messages.Hello, key: PublicKey | None, now: float) -> None:
         reason = ""
         if hello.schema != messages.SCHEMA:
             reason = f"it speaks schema {hello.schema}, this arm {messages.SCHEMA}: use one version on both sides"
@@ -217,7 +253,8 @@ class ArmServer:
             self._send(identity, messages.Refused(True, f"{self.name}: {reason}"))
             return
         before = self._peers.get(identity)
-        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, before.handled if before is not None else 0)
+        handled = before.handled if before is not None else 0
+        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, key, handled)
         self._send(identity, messages.Welcome(self.name, self._agreed, self._arm))
 
     def _acquire(self, identity: bytes, peer: _Peer, wish: messages.Acquire) -> None:
@@ -338,3 +375,8 @@ class ArmServer:
                 raise
             if self._peers.pop(identity, None) is not None:
                 self.counters["dead"] += 1
+
+
+def _may(holder: Allowed | None, peer: _Peer | None) -> bool:
+    """Whether who holds the key of a message may command here, on a connection that another key may have begun."""
+    return holder is not None and "arm" in holder.roles and (peer is None or peer.key == holder.key)

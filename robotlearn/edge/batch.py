@@ -16,6 +16,7 @@ from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays
+from robotlearn.wire.door import credentials
 from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import Weights, WeightsClient
 
@@ -36,8 +37,9 @@ class BatchEdge:
         self._policy = build_policy(config, inputs)
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
         agreed = contract(config)
-        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=agreed)
-        self._client = WeightsClient(address, edge=edge.name, session=self._spool.session, contract=agreed)
+        keys = credentials(config.learner.key, edge.name)
+        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=agreed, keys=keys)
+        self._client = WeightsClient(address, edge=edge.name, session=self._spool.session, contract=agreed, keys=keys)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
         cells = cells_of(config, edge)
         share, more = divmod(edge.arms, len(cells))

@@ -20,9 +20,10 @@ from robotlearn.edge import arm_messages as messages
 from robotlearn.edge.arm_messages import FROM_ARM, Answer, Refused, Request, State, ToArm, Welcome
 from robotlearn.edge.link import Link, LinkState
 from robotlearn.edge.local import Tensor, arrays
-from robotlearn.errors import WireError
+from robotlearn.errors import KeysError, WireError
 from robotlearn.wire import sockets
-from robotlearn.wire.sockets import Wakeup
+from robotlearn.wire.door import credentials
+from robotlearn.wire.sockets import Monitor, Wakeup
 
 _PATIENCE_S = 5.0  # for an answer while connecting
 _POOR = 0.95  # share of answered messages below which a link is degraded
@@ -37,7 +38,8 @@ class RemoteRobot(Robot):
     spec: the same as there, but for how the robot is reached and simulated; `connect` says what differs. holder: by
     whose name others see the lease. ttl: [s] after which it is over when the link or this process fails. take: take it
     from who has it. cameras: those whose images `read` brings, uncompressed. deadline: [s] after which a set-point on
-    its way is worthless, by default a control period.
+    its way is worthless, by default a control period. key: the public key of the arm, when it is served with one, and
+    own_key: the name of this side's, which it must allow.
 
     It obeys the rules of any robot, and those of the control loop there: a target is for the next control period,
     `write` raises Stopped after a stop until `rest`, and a stop is made there, by the spec's watchdog, when this side
@@ -62,8 +64,14 @@ class RemoteRobot(Robot):
         take: bool = False,
         cameras: Sequence[str] = (),
         deadline: float | None = None,
+        key: str | None = None,
+        own_key: str = "operator",
     ) -> None:
         sockets.check_address(address, binding=False)
+        try:
+            self._keys = credentials(key, own_key)
+        except KeysError as error:
+            raise DriverError(f"{spec.name}: {error}") from None
         if not 0.1 <= ttl <= 60:
             raise DriverError(f"{spec.name}: ttl is {ttl} s; a lease is for 0.1 to 60 s")
         if deadline is not None and not 0 < deadline < math.inf:
@@ -93,6 +101,7 @@ class RemoteRobot(Robot):
         self._token: int | None = None
         self._lease_over = ""
         self._fault = ""
+        self._unwelcome = False  # the arm ended a handshake
         self._state: State | None = None
         self._reading: Reading | None = None
         self._rested = 0  # the sequence of the last rest
@@ -112,9 +121,11 @@ class RemoteRobot(Robot):
         try:
             with self._news:
                 if not self._news.wait_for(lambda: self._refused or self._state is not None, _PATIENCE_S):
+                    hint = "is `robotlearn serve` running there?"
+                    if self._unwelcome:
+                        hint = "it ends the handshake: do the keys fit (key, own_key)?"
                     raise RobotFault(
-                        f"{self.spec.name}: no arm answers at {self.address} within {_PATIENCE_S:.0f} s: "
-                        "is `robotlearn serve` running there?"
+                        f"{self.spec.name}: no arm answers at {self.address} within {_PATIENCE_S:.0f} s: {hint}"
                     )
                 if self._refused:
                     raise RobotFault(f"{self.spec.name}: {self.address} refuses: {self._refused}")
@@ -312,9 +323,10 @@ class RemoteRobot(Robot):
 
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        wire = sockets.dealer(context, FROM_ARM)
+        wire = sockets.dealer(context, FROM_ARM, self._keys)
         wire.setsockopt(zmq.LINGER, 200)
         wire.setsockopt(zmq.IMMEDIATE, 1)  # what can't be sent now is worthless later
+        monitor = Monitor(wire)
         sockets.connect(wire, self.address)
         poller = zmq.Poller()
         poller.register(wire, zmq.POLLIN)
@@ -326,8 +338,12 @@ class RemoteRobot(Robot):
                 poller.poll(50)
                 self._wakeup.clear()
                 now = time.monotonic()
+                monitor.read()
                 with self._news:
-                    if self._hear(wire):
+                    self._unwelcome = monitor.failed_handshakes > 0
+                    if monitor.turned_away and self._keys is not None:
+                        self._refused = f"it doesn't allow {self._keys.own.public} the arm"
+                    if self._hear(wire) or self._refused:
                         self._news.notify_all()
                     if not self._welcome and now - hello_at > _HELLO_S:
                         hello_at = now
@@ -349,6 +365,7 @@ class RemoteRobot(Robot):
                 self._fault = f"the link failed: {error!r}"
                 self._news.notify_all()
         finally:
+            monitor.close()
             wire.close()
             context.term()
 

@@ -12,6 +12,7 @@ from hal.ownership import Ownership
 from robotlearn.edge.arm_server import ArmServer
 from robotlearn.edge.arm_state import ArmStateFile
 from robotlearn.processes import freeze_heap
+from robotlearn.wire.door import named_keys
 
 _LOOK_S = 0.1
 _TOLD_S = 0.5  # within which clients hear of a fault before the process ends
@@ -25,12 +26,14 @@ def serve_arm(
     name: str | None,
     button: Contact | None = None,
     bind: str | None,
+    key: str | None,
     insecure_public: bool,
     stop: Event,
     say: Callable[[str], object],
 ) -> None:
     """Own the robot and serve it at `bind`, by default at ipc in its runtime folder, until `stop`; a simulated one runs
-    by the wall clock. The first line said is the address. button: its hardware e-stop.
+    by the wall clock. The first line said is the address. button: its hardware e-stop. key: the name of the key that it
+    proves, and then only who is allowed the role `arm` is heard.
 
     Raises OwnershipError when name or port belong to another process, AddressError, DriverError; RobotFault when the
     robot isn't well, now or later: the process that starts this one may then start it again.
@@ -41,7 +44,13 @@ def serve_arm(
     with ExitStack() as stack:
         owned = stack.enter_context(Ownership(name, *made.addresses()))
         loop = owned_loop(made, owned, button=button, also=lambda: server.tick())  # which is made next
-        server = ArmServer(loop, bind or f"ipc://{owned.folder}/arm", name=owned.name, insecure_public=insecure_public)
+        server = ArmServer(
+            loop,
+            bind or f"ipc://{owned.folder}/arm",
+            name=owned.name,
+            keys=named_keys(key),
+            insecure_public=insecure_public,
+        )
         stack.callback(server.close)
         state = stack.enter_context(
             ArmStateFile(owned, robot=spec.name, driver=driver or spec.driver, address=server.address)

@@ -20,6 +20,7 @@ from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.robots.states import robot_state
+from robotlearn.wire.door import credentials
 from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Station:
         check_driver(edge.driver or spec.driver)
         self._name = edge.name
         self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
-        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, cells))
+        keys = credentials(config.learner.key, edge.name)
+        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, cells), keys=keys)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
         spaces = observation_space(spec, task, env_options(config)).spaces
         self._recorder = Recorder(

@@ -8,6 +8,7 @@ from robotlearn import checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import contract
 from robotlearn.policy import load_arrays
+from robotlearn.wire.door import credentials
 from robotlearn.wire.weights import Weights, WeightsClient
 
 
@@ -24,8 +25,9 @@ class LearnerWeights:
     """The newest weights of a learner, which may start later or come again; pulled on a thread of its own."""
 
     def __init__(self, address: str, config: Config, *, edge: str, session: int) -> None:
-        """`session` is that of the edge's spool. Raises AddressError when the address is malformed."""
-        self._client = WeightsClient(address, edge=edge, session=session, contract=contract(config))
+        """`session` is that of the edge's spool. Raises AddressError when the address is malformed, KeysError."""
+        keys = credentials(config.learner.key, edge)
+        self._client = WeightsClient(address, edge=edge, session=session, contract=contract(config), keys=keys)
         self._applied: Weights | None = None
         self._client.start()
 

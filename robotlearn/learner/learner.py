@@ -24,6 +24,7 @@ from robotlearn.config.config import Config
 from robotlearn.contract import Fit, contract
 from robotlearn.demonstrations_check import check_demonstrations
 from robotlearn.display import Display, PeerLine, View
+from robotlearn.durable import write_atomic
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
@@ -34,7 +35,8 @@ from robotlearn.metrics import RECENT, MetricsLog, draw_curve, ended, read_metri
 from robotlearn.policy import build_policy, to_arrays
 from robotlearn.report.page import write_report
 from robotlearn.report.run import Run
-from robotlearn.run_folder import RunFolder, write_atomic
+from robotlearn.run_folder import RunFolder
+from robotlearn.wire.door import server_keys
 from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.segment import Segment
@@ -68,12 +70,14 @@ class Learner:
         *,
         resume: bool,
         bind: str | None = None,
+        key: str | None = None,
         live: LiveView | None = None,
     ) -> None:
-        """Bind the address (`bind`, else the config's) and open the log; `folder` must be held. `live` is shown to.
+        """Bind the address (`bind`, else the config's; `key` likewise) and open the log; `folder` must be held. `live`
+        is shown to.
 
-        Raises AddressError, LogError, CheckpointError, RunFolderError for a run that is complete, and PolicyError,
-        ConfigError or UnknownAlgorithmError for a policy or an algorithm that can't be had.
+        Raises AddressError, KeysError, LogError, CheckpointError, RunFolderError for a run that is complete, and
+        PolicyError, ConfigError or UnknownAlgorithmError for a policy or an algorithm that can't be had.
         """
         torch.set_num_threads(config.learner.threads)
         self.config, self.folder, self._live = config, folder, live
@@ -115,6 +119,7 @@ class Learner:
                 contract=self._contract,
                 run=folder.run_id,
                 max_frame_bytes=settings.max_frame_bytes,
+                keys=server_keys(key or settings.key),
                 insecure_public=settings.insecure_public,
             )
         except BaseException:

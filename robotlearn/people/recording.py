@@ -17,9 +17,9 @@ from envs import EnvOptions
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell, observation_shapes, policy_dim
 from robotlearn.config.config import Config
+from robotlearn.durable import write_atomic
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.people.errors import RecordingError
-from robotlearn.run_folder import write_atomic
 from robotlearn.wire import record as records
 from robotlearn.wire.segment import Segment
 

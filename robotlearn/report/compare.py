@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from robotlearn.durable import write_atomic
 from robotlearn.errors import ConfigError, RunFolderError
 from robotlearn.report import html
 from robotlearn.report.chart import compact, figure
@@ -20,7 +21,6 @@ from robotlearn.report.figures import side_by_side
 from robotlearn.report.run import Run
 from robotlearn.report.seeds import Group, group
 from robotlearn.report.values import differing, value_of
-from robotlearn.run_folder import write_atomic
 
 DASH = "–"
 SPREAD = ("start_success", "final_success", "seconds_to_90", "env_steps_to_90", "updates", "seconds", "samples_per_s")

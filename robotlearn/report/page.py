@@ -10,13 +10,13 @@ from pathlib import Path
 from hal.data import data_path
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.config.load import load_config
+from robotlearn.durable import write_atomic
 from robotlearn.report import figures
 from robotlearn.report.accounts import Balance, counts
 from robotlearn.report.chart import Chart, compact, figure, spark
 from robotlearn.report.html import document, duration, moment, percent, section, table, tiles
 from robotlearn.report.run import GOOD, Run, number, points
 from robotlearn.report.values import differing, value_of
-from robotlearn.run_folder import write_atomic
 
 VIDEO_BYTES = 24 << 20
 """Of all videos in one page; beyond it the oldest but the first are left out, and that is said."""

@@ -119,6 +119,8 @@ class StationFile:
         for robot in self.robots(only, namespace):
             try:
                 overrides = _overrides(run, robot, self.config.estop)
+                if self.config.learner_key is not None:
+                    overrides.append(f"learner.key={self.config.learner_key}")
                 load_config(source, overrides)  # now, and not by each process
             except ConfigError as error:
                 why = str(error).rpartition("]': ")[2]  # behind the override, which the user did not write

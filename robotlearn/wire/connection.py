@@ -14,6 +14,7 @@ import zmq
 
 from robotlearn.errors import ContractError, RobotlearnError, WireError
 from robotlearn.wire import sockets
+from robotlearn.wire.door import Credentials
 from robotlearn.wire.messages import Hello, Message, Refuse, Welcome, decode, encode
 from robotlearn.wire.sockets import Limits, Monitor, Wakeup
 
@@ -35,12 +36,15 @@ class Connection(ABC):
     role: Literal["data", "weights"]
     pace_s = 0.0  # rounds of the thread are at least this far apart: fewer rounds do more each, which costs less
 
-    def __init__(self, address: str, contract: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(
+        self, address: str, contract: Mapping[str, Any], limits: Limits, keys: Credentials | None = None
+    ) -> None:
         """Raises AddressError when the address is malformed. The thread starts with `start`."""
         sockets.check_address(address, binding=False)
         self.address = address
         self.contract = {key: list(value) if isinstance(value, tuple) else value for key, value in contract.items()}
         self.limits = limits
+        self.keys = keys
         self.state: State = "connecting"
         self.welcome: Welcome | None = None
         self.connections = 0  # times that a WELCOME came
@@ -61,6 +65,7 @@ class Connection(ABC):
         self._dial_at = 0.0
         self._waiting_since = time.monotonic()
         self._complained = False
+        self._failed_handshakes = 0  # since it was there last
 
     def start(self) -> None:
         """Start the thread, which dials at once."""
@@ -152,7 +157,7 @@ class Connection(ABC):
     def _dial(self) -> None:
         if self._context is None:
             return
-        self._socket = sockets.dealer(self._context, self.limits)
+        self._socket = sockets.dealer(self._context, self.limits, self.keys)
         self._monitor = Monitor(self._socket)
         self._poller = None
         sockets.connect(self._socket, self.address)
@@ -192,11 +197,15 @@ class Connection(ABC):
         self._receive()
         if self._monitor is None or self._monitor.events not in ready:
             return
-        if self._monitor.read():
+        lost = self._monitor.read()
+        if self._monitor.turned_away and self.keys is not None:
+            self._refused(Refuse("key", f"it doesn't allow {self.keys.own.public}"))
+        elif lost:
             # A new socket with a new identity: libzmq's own reconnection would keep the old one, to which a learner
             # that hasn't noticed the loss yet is deaf.
             self._receive()
-            self._redial(0.1)
+            self._failed_handshakes += self._monitor.failed_handshakes
+            self._redial(1.0 if self._monitor.failed_handshakes else 0.1)
         elif self._monitor.connects and not self._greeted:
             # Not before: a HELLO that waits for the learner would say what ran at the edge when it began to wait.
             self._greeted = self._send(self._hello())
@@ -228,6 +237,7 @@ class Connection(ABC):
                 self.welcome, self._refusal = message, None
                 self.state = "connected"
                 self.connections += 1
+                self._failed_handshakes = 0
                 if self._complained or self.role == "data":
                     logger.info("learner %s is there, run %s", self.address, message.run)
                 self._on_welcome(message)
@@ -238,25 +248,36 @@ class Connection(ABC):
                 self._refusal = message
                 self._redial(float("inf"), "superseded")
             case Refuse():
-                if self._refusal is None:
-                    logger.error("learner %s refuses this edge: %s: %s", self.address, message.key, message.reason)
-                self._refusal = message
-                self._redial(_RETRY_REFUSED_S, "refused")
+                self._refused(message)
             case _:
                 if self.state != "connected":
                     raise WireError(f"{type(message).__name__} before WELCOME")
                 self._on_message(message, payload)
 
+    def _refused(self, refusal: Refuse) -> None:
+        if self._refusal is None:
+            logger.error("learner %s refuses this edge: %s: %s", self.address, refusal.key, refusal.reason)
+        self._refusal = refusal
+        self._redial(_RETRY_REFUSED_S, "refused")
+
     def _complain(self, now: float) -> None:
         if self.state == "connecting" and not self._complained and now - self._waiting_since > _COMPLAIN_AFTER_S:
             self._complained = True
             logger.warning(
-                "waiting for learner %s (%s connection) for %.0f s, last seen %s; going on trying",
+                "waiting for learner %s (%s connection) for %.0f s, last seen %s; going on trying%s",
                 self.address,
                 self.role,
                 now - self._waiting_since,
                 self.seen,
+                self._why_not(),
             )
+
+    def _why_not(self) -> str:
+        if not self._failed_handshakes:
+            return ""
+        if self.keys is None:
+            return "; it ends the handshake: does it want keys? Give this edge its key (learner.key, --learner-key)"
+        return f"; it ends the handshake: is {self.keys.server} its key (learner.key)?"
 
     def __enter__(self) -> Connection:
         return self

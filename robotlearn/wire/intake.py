@@ -54,10 +54,16 @@ class StoredSegment:
 
 
 class Arrival(msgspec.Struct, gc=False):
-    """A record as it came, and from whom."""
+    """A record as it came, and from whom: by which connection, and whose key that proved, if there are keys."""
 
     identity: bytes
     data: memoryview
+    edge: str | None
+
+
+def _senders(batch: list[Arrival]) -> list[str] | None:
+    senders = [arrival.edge for arrival in batch if arrival.edge is not None]
+    return senders or None
 
 
 class Intake:
@@ -168,7 +174,7 @@ class Intake:
             if self._stopping:
                 return
             try:
-                outcomes = self._store.append([arrival.data for arrival in batch])
+                outcomes = self._store.append([arrival.data for arrival in batch], _senders(batch))
                 break
             except LogFull as error:
                 logger.error("the learner can't store segments and answers none: %s", error)

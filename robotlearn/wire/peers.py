@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from robotlearn.wire.keys import Allowed
 from robotlearn.wire.messages import Hello, Status
 
 
@@ -48,6 +49,7 @@ class Peer:
     identity: bytes
     hello: Hello
     address: str
+    holder: Allowed | None = None  # of the key that it proved, if there are keys
     last_seen: float = field(default_factory=time.monotonic)
     superseded: bool = False
     unanswered_bytes: int = 0

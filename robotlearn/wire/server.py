@@ -16,8 +16,10 @@ import zmq
 from robotlearn.buffer.store import Kind, Outcome, SegmentStore
 from robotlearn.errors import RobotlearnError, WireError
 from robotlearn.wire import messages, record, sockets
+from robotlearn.wire.door import Door, ServerKeys
 from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.intake import Arrival, Intake, StoredSegment
+from robotlearn.wire.keys import Allowed, Role
 from robotlearn.wire.messages import (
     Ack,
     Gone,
@@ -53,6 +55,9 @@ class LearnerServer:
     all together, those that are gone included. Frames beyond `max_frame_bytes` cost their sender the connection. What
     an edge sends beyond its window is dropped and counted; it is sent again. Malformed and unknown frames are counted,
     logged once per peer and dropped. The public methods may be called from any thread.
+
+    With keys, only who is allowed comes in, speaks only for the edge of its own name, and does only what its roles say;
+    each message is asked about anew, so that a revocation ends a connection at once.
     """
 
     def __init__(
@@ -69,9 +74,10 @@ class LearnerServer:
         max_peers: int = 256,
         max_waiting: int = 16384,
         limits: Limits | None = None,
+        keys: ServerKeys | None = None,
         insecure_public: bool = False,
     ) -> None:
-        """Binds at once. Raises AddressError (malformed, in use, public without `insecure_public`)."""
+        """Binds at once. Raises AddressError (malformed, in use, public without keys and `insecure_public`)."""
         self.limits = limits or Limits(max_frame_bytes=max_frame_bytes, messages=256)
         self.window_bytes = window_bytes
         self.max_peers = max_peers
@@ -79,11 +85,15 @@ class LearnerServer:
         self.run = run
         self.incarnation = secrets.randbits(62)
         self.counters = dict.fromkeys(
-            ("stored", "duplicates", "rejected", "damaged", "bad_frames", "over_window", "unsent", "refused", "dead"), 0
-        )
+            (
+                "stored", "duplicates", "rejected", "damaged", "bad_frames", "over_window", "unsent", "refused", "dead",
+                "not_allowed",
+            ), 0,
+        )  # fmt: skip
         self._store, self._gate, self._publisher = store, gate, publisher
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._socket = sockets.router(self._context, self.limits)
+        self._door = Door(self._context, keys) if keys is not None else None
+        self._socket = sockets.router(self._context, self.limits, keys)
         self._monitor = Monitor(self._socket)
         try:
             self.address = sockets.bind(self._socket, bind, insecure_public=insecure_public)
@@ -148,10 +158,15 @@ class LearnerServer:
             return [self._view(edge, now) for edge in edges]
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, `disconnects` among them (those for size too: libzmq does not tell why)."""
+        """Counters since the start.
+
+        Among them `disconnects` (those for size too: libzmq does not tell why), `failed_handshakes` (without a key,
+        with one that isn't allowed, or unfinished), and `not_allowed`: messages beyond what the sender's key may.
+        """
         return {
             **self.counters,
             "disconnects": self._monitor.disconnects,
+            "failed_handshakes": self._monitor.failed_handshakes,
             "peers": len(self._peers),
             "waiting": self._intake.waiting,
             "corrupt": self._store.corrupt,
@@ -208,6 +223,8 @@ class LearnerServer:
         poller = zmq.Poller()
         for source in (self._socket, self._monitor.events, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
+        if self._door is not None:
+            poller.register(self._door.questions, zmq.POLLIN)
         swept = time.monotonic()
         copying = False
         try:
@@ -217,6 +234,8 @@ class LearnerServer:
                 self._wakeup.clear()
                 if self._monitor.events in ready:
                     self._monitor.read()
+                if self._door is not None:
+                    self._attend(self._door, now)
                 if 0 < self._receive() < _FEW and not copying:
                     time.sleep(_PACE_S)
                 while self._outbox:
@@ -262,7 +281,13 @@ class LearnerServer:
                 if frame.more:
                     self._skip_parts()
                     raise WireError("message of several parts, expected one frame")
-                records += self._take_in(identity, peer, frame)
+                holder = None
+                if self._door is not None:
+                    holder = self._door.holder(frame)
+                    if not _may(holder, peer):
+                        self._lock_out(identity, peer)
+                        continue
+                records += self._take_in(identity, peer, frame, holder)
             except WireError as error:
                 self._bad_frame(identity, peer, error)
         if self._arrived:
@@ -274,7 +299,22 @@ class LearnerServer:
         while self._socket.getsockopt(zmq.RCVMORE):
             self._socket.recv(zmq.NOBLOCK, copy=False)
 
-    def _take_in(self, identity: bytes, peer: Peer | None, frame: zmq.Frame) -> bool:
+    def _attend(self, door: Door, now: float) -> None:
+        """Let in who waits; put out who is not allowed any more, also if it says nothing and only listens."""
+        if door.attend(now):
+            for peer in list(self._peers.values()):
+                holder = door.keys.allowed.get(peer.holder.key.bytes) if peer.holder is not None else None
+                if not _may(holder, peer):
+                    self._lock_out(peer.identity, peer)
+
+    def _lock_out(self, identity: bytes, peer: Peer | None) -> None:
+        self.counters["not_allowed"] += 1
+        self._send(identity, Refuse("key", "the learner doesn't allow its key (any more) what it asks for"))
+        if peer is not None:
+            logger.warning("edge %s (%s) is put out: its key may no longer", peer.hello.edge, peer.address)
+            self._forget(peer)
+
+    def _take_in(self, identity: bytes, peer: Peer | None, frame: zmq.Frame, holder: Allowed | None) -> bool:
         """Deal with one frame; returns whether it was a record."""
         data = frame.buffer
         kind = messages.kind_of(data)
@@ -293,11 +333,11 @@ class LearnerServer:
                 return True
             peer.unanswered_bytes += len(data)
             self._inbox_bytes += len(data)
-            self._arrived.append(Arrival(identity, data))
+            self._arrived.append(Arrival(identity, data, holder.name if holder is not None else None))
             return True
         message, _ = messages.decode(data)
         if isinstance(message, Hello):
-            self._on_hello(identity, message, str(frame.get("Peer-Address")))
+            self._on_hello(identity, message, str(frame.get("Peer-Address")), holder)
         elif peer is None:
             self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
         elif peer.superseded:
@@ -334,14 +374,14 @@ class LearnerServer:
 
     # ---- handshake, life and death
 
-    def _on_hello(self, identity: bytes, hello: Hello, address: str) -> None:
-        refusal = self._refusal(identity, hello)
+    def _on_hello(self, identity: bytes, hello: Hello, address: str, holder: Allowed | None) -> None:
+        refusal = self._refusal(identity, hello) or (_not_allowed(holder, hello) if holder is not None else None)
         if refusal is not None:
             self.counters["refused"] += 1
             logger.warning("edge %s at %s is refused: %s: %s", hello.edge, address, refusal.key, refusal.reason)
             self._send(identity, refusal)
             return
-        peer = Peer(identity, hello, address)
+        peer = Peer(identity, hello, address, holder)
         known = self._peers.get(identity)
         if known is not None:  # it says HELLO again; what it sent before is still to be answered
             peer.unanswered_bytes = known.unanswered_bytes
@@ -391,14 +431,10 @@ class LearnerServer:
     def _bury(self, now: float) -> None:
         """Forget the peers from which nothing came for too long; what a dead edge was running is freed."""
         for peer in [p for p in self._peers.values() if now - p.last_seen > self.limits.dead_after_s]:
-            with self._lock:
-                del self._peers[peer.identity]
-                edge = self._edges.get(peer.hello.edge)
-                if edge is None or edge.data is not peer:
-                    continue
-                edge.data, edge.last_seen = None, peer.last_seen
+            freed = self._forget(peer)
+            if freed is None:
+                continue
             self.counters["dead"] += 1
-            freed = self._gate.freed(peer.hello.edge)
             logger.warning(
                 "edge %s (%s) is silent for %.0f s and counts as dead; %d running episodes are freed",
                 peer.hello.edge,
@@ -406,6 +442,16 @@ class LearnerServer:
                 now - peer.last_seen,
                 freed,
             )
+
+    def _forget(self, peer: Peer) -> int | None:
+        """Let a connection go; returns how many running episodes that frees, None when its edge has a newer one."""
+        with self._lock:
+            self._peers.pop(peer.identity, None)
+            edge = self._edges.get(peer.hello.edge)
+            if edge is None or edge.data is not peer:
+                return None
+            edge.data, edge.last_seen = None, peer.last_seen
+        return self._gate.freed(peer.hello.edge)
 
     def _bad_frame(self, identity: bytes, peer: Peer | None, error: WireError) -> None:
         self.counters["bad_frames"] += 1
@@ -510,3 +556,25 @@ class LearnerServer:
             status.version if status else -1, status.state if status else "", status.waits_for if status else "",
             dict(status.counts) if status else {}, dict(status.rates) if status else {},
         )  # fmt: skip
+
+
+def _roles(hello: Hello) -> tuple[Role, ...]:
+    """Of which a connection needs one."""
+    return ("edge",) if hello.role == "data" else ("edge", "weights")
+
+
+def _may(holder: Allowed | None, peer: Peer | None) -> bool:
+    """Whether who holds the key of a message may send it on that connection, which another key may have begun."""
+    if holder is None or peer is None:
+        return holder is not None
+    began = peer.holder is not None and peer.holder.key == holder.key and peer.hello.edge == holder.name
+    return began and not set(_roles(peer.hello)).isdisjoint(holder.roles)
+
+
+def _not_allowed(holder: Allowed, hello: Hello) -> Refuse | None:
+    """Why that key may not say that HELLO, if it may not."""
+    if hello.edge != holder.name:
+        return Refuse("key", f"its key is that of {holder.name!r}, it says that it is {hello.edge!r}")
+    if set(_roles(hello)).isdisjoint(holder.roles):
+        return Refuse("key", f"{holder.name!r} has the role {', '.join(holder.roles)}, it needs {_roles(hello)[0]}")
+    return None

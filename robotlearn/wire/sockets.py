@@ -13,6 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from robotlearn.errors import AddressError
+from robotlearn.wire.door import Credentials, ServerKeys
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%\w]+\]|\*|[A-Za-z0-9_.-]+):(?P<port>\*|\d{1,5})")
 _IPV4 = re.compile(r"tcp://[0-9.]+:\d+")
@@ -26,7 +27,8 @@ class Limits:
         max_frame_bytes: a larger frame makes libzmq disconnect its sender; it never reaches the program.
         messages: high-water mark of each direction of each connection.
         heartbeat_s: a ping goes out after this much silence.
-        dead_after_s: a peer from which nothing came for so long is taken for dead.
+        dead_after_s: a peer from which nothing came for so long is taken for dead, and one that hasn't finished its
+            handshake by then for nobody.
     """
 
     max_frame_bytes: int = 64 << 20
@@ -35,23 +37,45 @@ class Limits:
     dead_after_s: float = 10.0
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
-    """The learner's socket, not bound yet. Sending to a peer that is gone raises instead of dropping silently."""
+def router(
+    context: zmq.Context[zmq.Socket[bytes]], limits: Limits, keys: ServerKeys | None = None
+) -> zmq.Socket[bytes]:
+    """The learner's socket, not bound yet. Sending to a peer that is gone raises instead of dropping silently.
+
+    With keys it speaks CURVE only; who may come is for the `Door` of that context to say.
+    """
     socket = context.socket(zmq.ROUTER)
     _common(socket, limits)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if keys is not None:
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.max_frame_bytes + _CURVE_BYTES)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
     return socket
 
 
-def dealer(context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
-    """An edge's socket, not connected yet; its random identity keeps a new one from being taken for an old one."""
+def dealer(
+    context: zmq.Context[zmq.Socket[bytes]], limits: Limits, keys: Credentials | None = None
+) -> zmq.Socket[bytes]:
+    """An edge's socket, not connected yet; its random identity keeps a new one from being taken for an old one.
+
+    With keys it talks only to the server that has that key.
+    """
     socket = context.socket(zmq.DEALER)
     _common(socket, limits)
+    if keys is not None:
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.max_frame_bytes + _CURVE_BYTES)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.bytes)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.bytes)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
     socket.setsockopt(zmq.IDENTITY, secrets.token_bytes(16))
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, int(limits.dead_after_s * 1000))
     return socket
+
+
+_CURVE_BYTES = 64  # by which at most a frame grows when it is encrypted
 
 
 def _common(socket: zmq.Socket[bytes], limits: Limits) -> None:
@@ -62,15 +86,24 @@ def _common(socket: zmq.Socket[bytes], limits: Limits) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(limits.heartbeat_s * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.dead_after_s * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TTL, int(limits.dead_after_s * 1000))
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(limits.dead_after_s * 1000))
 
 
 def bind(socket: zmq.Socket[bytes], address: str, *, insecure_public: bool = False) -> str:
-    """Bind; returns the address with its real port. Raises AddressError (malformed, in use, public without leave)."""
+    """Bind; returns the address with its real port.
+
+    Raises AddressError (malformed, in use, or public though the socket has no keys and `insecure_public` is false).
+    """
     check_address(address, binding=True)
-    if address.startswith("tcp://") and not is_loopback(address) and not insecure_public:
+    if (
+        address.startswith("tcp://")
+        and not is_loopback(address)
+        and not (insecure_public or socket.getsockopt(zmq.CURVE_SERVER))
+    ):
         raise AddressError(
-            f"address {address} can be reached from other machines and this version has no keys yet; bind "
-            "tcp://127.0.0.1:PORT, or allow it with insecure_public in a network that you trust"
+            f"address {address} can be reached from other machines, and there is no key: give one (learner.key, --key; "
+            "see `robotlearn keys --help`), bind tcp://127.0.0.1:PORT, or allow it with insecure_public in a network "
+            "that you trust"
         )
     socket.setsockopt(zmq.IPV6, int("[" in address))
     try:
@@ -116,15 +149,24 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+)
+
+
 class Monitor:
     """What libzmq sees on the connections of one socket; read it on the socket's own thread."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._events = socket.get_monitor_socket(
-            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES)
         )
         self._socket = socket
         self.connects = 0
+        self.failed_handshakes = 0
+        self.turned_away = False  # by a server that doesn't allow our key
         self.disconnects = 0  # frames over the size limit end a connection too, and this is where they show
 
     @property
@@ -138,6 +180,8 @@ class Monitor:
         while self._events.poll(0):
             event = recv_monitor_message(self._events)["event"]
             self.connects += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self.failed_handshakes += event in _FAILURES
+            self.turned_away |= event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
             if event == zmq.EVENT_DISCONNECTED:
                 self.disconnects += 1
                 lost = True
@@ -147,6 +191,7 @@ class Monitor:
         """Stop watching."""
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disable_monitor()
+        self._events.close(linger=0)
 
 
 class Wakeup:

@@ -12,6 +12,7 @@ from robotlearn.buffer.spool import Key, Spool
 from robotlearn.errors import WireError
 from robotlearn.wire import record
 from robotlearn.wire.connection import Connection
+from robotlearn.wire.door import Credentials
 from robotlearn.wire.messages import Ack, Grant, Hello, Message, Reject, Status, Want, Welcome
 from robotlearn.wire.sockets import Limits
 
@@ -40,11 +41,12 @@ class Uplink(Connection):
         *,
         edge: str,
         contract: Mapping[str, Any],
+        keys: Credentials | None = None,
         limits: Limits | None = None,
         answer_timeout_s: float = 30.0,
     ) -> None:
         """`answer_timeout_s`: what the learner hasn't answered by then is sent again. Raises AddressError."""
-        super().__init__(address, contract, limits or Limits(messages=4096))
+        super().__init__(address, contract, limits or Limits(messages=4096), keys)
         self.edge = edge
         self.spool = spool
         self.resent = 0  # records sent again because the answer to a later one came first, or none came

@@ -18,6 +18,7 @@ from robotlearn.errors import WireError
 from robotlearn.wire import record
 from robotlearn.wire.chunks import WeightsLayout
 from robotlearn.wire.connection import Connection
+from robotlearn.wire.door import Credentials
 from robotlearn.wire.messages import Announce, ChunkOf, Gone, Have, Hello, LayoutOf, Message, Pull, Welcome
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.sockets import Limits
@@ -159,12 +160,13 @@ class WeightsClient(Connection):
         edge: str,
         session: int,
         contract: Mapping[str, Any],
+        keys: Credentials | None = None,
         limits: Limits | None = None,
         window_chunks: int = 6,  # more in flight leave the caches, and come later
         max_bytes: int = 64 << 30,
     ) -> None:
         """`session` is that of the edge's spool. Raises AddressError when the address is malformed."""
-        super().__init__(address, contract, limits or Limits())
+        super().__init__(address, contract, limits or Limits(), keys)
         self.edge = edge
         self.session = session
         self.bad_hashes = 0  # chunks that failed their hash and were pulled again

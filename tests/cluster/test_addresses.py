@@ -23,11 +23,9 @@ def test_beside_its_edges_a_learner_listens_where_the_config_says() -> None:
     assert bind_address(LearnerConfig(), HERE, [HERE, SECOND_HERE]) == ""
 
 
-def test_for_edges_on_other_machines_it_listens_at_its_own_address_if_it_may() -> None:
-    with pytest.raises(ClusterError, match=r"edge on away \(192.0.2.2\).*learner.insecure_public=true"):
-        bind_address(LearnerConfig(), HERE, [HERE, AWAY])
-    assert bind_address(LearnerConfig(insecure_public=True), HERE, [AWAY]) == "tcp://192.0.2.1:*"
-    fixed = LearnerConfig(insecure_public=True, bind="127.0.0.1:5555")
+def test_for_edges_on_other_machines_it_listens_at_its_own_address() -> None:
+    assert bind_address(LearnerConfig(), HERE, [HERE, AWAY]) == "tcp://192.0.2.1:*"
+    fixed = LearnerConfig(bind="127.0.0.1:5555")
     assert bind_address(fixed, HERE, [AWAY]) == "tcp://192.0.2.1:5555"
     everywhere = LearnerConfig(insecure_public=True, bind="0.0.0.0:5555")
     assert bind_address(everywhere, HERE, [AWAY]) == ""
@@ -47,7 +45,7 @@ def test_edges_dial_an_address_of_one_machine(listens: str, dialled: str) -> Non
 
 def test_ipv6_addresses_are_in_brackets() -> None:
     learner = Node("v6", "v6", "2001:db8::1", {}, {})
-    assert bind_address(LearnerConfig(insecure_public=True), learner, [AWAY]) == "tcp://[2001:db8::1]:*"
+    assert bind_address(LearnerConfig(), learner, [AWAY]) == "tcp://[2001:db8::1]:*"
     assert reachable("tcp://0.0.0.0:5555", "2001:db8::1") == "tcp://[2001:db8::1]:5555"
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.cluster.conftest import ClusterSite
 from tests.e2e.harness import Program, accounts, batch, check_metrics, paced, tiny, wait_for
 
+ELSEWHERE = "127.0.0.2"
+"""Another machine, as far as addresses tell."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -25,12 +27,13 @@ def _says(program: Program, *words: str) -> bool:
 
 def test_what_is_killed_on_a_cluster_is_started_again_and_nothing_is_lost(site: ClusterSite) -> None:
     site.node(num_cpus=2)
-    site.node(num_cpus=2, resources={"robot:panda": 8})
+    site.node(num_cpus=2, resources={"robot:panda": 8}, node_ip_address=ELSEWHERE)
     config = site.config(tiny())
     train = _train(site, config, site.run)
     wait_for(lambda: site.updates_since(0, 3) and site.sessions("left") and site.sessions("right"), "updates", train)
     for name in ("left", "right"):  # the robots are on the second node, the learner is beside the driver
         assert (site.state(name) / "edge.log").exists() and not (site.run / "edges" / name).exists()
+    assert "learner.key=public-" in Path(f"/proc/{site.actor('edge', 'left')[1]}/cmdline").read_text(), "encrypted"
 
     actor, child = site.actor("edge", "left")
     os.kill(actor, signal.SIGKILL)
@@ -110,12 +113,12 @@ def test_a_local_ray_ends_with_its_run(site: ClusterSite) -> None:
 
 def test_an_edge_moves_when_its_node_is_lost(site: ClusterSite) -> None:
     site.node(num_cpus=1)
-    site.node(num_cpus=1, resources={"robot:panda": 4})
+    site.node(num_cpus=1, resources={"robot:panda": 4}, node_ip_address=ELSEWHERE)
     train = _train(site, site.config(tiny(batch("left"))), site.run)
     wait_for(lambda: len(site.sessions("left")) == 1, "segments of the edge", train)
     site.lose_node()
     wait_for(lambda: _says(train, "edge left waits for a node with 4 x robot:panda"), "the word of it", train)
-    site.node(num_cpus=1, resources={"robot:panda": 4})
+    site.node(num_cpus=1, resources={"robot:panda": 4}, node_ip_address=ELSEWHERE)
     wait_for(lambda: len(site.sessions("left")) == 2, "segments of the edge's new life", train)
     train.stop(signal.SIGINT)
     site.gone()

@@ -34,7 +34,7 @@ COMMANDS = [(path, line) for path, language in WITH_COMMANDS.items() for line in
 @pytest.mark.parametrize(("path", "line"), COMMANDS, ids=[f"{path}: {' '.join(line)}" for path, line in COMMANDS])
 def test_every_command_line_is_one(path: str, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    name, *arguments = line
+    name, *arguments = (word.replace("public-...", f"public-{'0' * 64}") for word in line)
     command = typer.main.get_command(app).commands[name]
     while hasattr(command, "commands"):
         name, *arguments = arguments

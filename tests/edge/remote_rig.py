@@ -26,6 +26,7 @@ from robotlearn.edge.arm_server import ArmServer
 from robotlearn.edge.local import Tensor
 from robotlearn.edge.remote import RemoteRobot
 from robotlearn.wire import sockets
+from robotlearn.wire.door import ServerKeys
 from tests.waiting import until
 
 CHILD = Path(__file__).with_name("arm_child.py")
@@ -34,12 +35,12 @@ CHILD = Path(__file__).with_name("arm_child.py")
 class Rig:
     """An arm, served in this process."""
 
-    def __init__(self, robot: hal.Robot, bind: str | None = None) -> None:
+    def __init__(self, robot: hal.Robot, bind: str | None = None, keys: ServerKeys | None = None) -> None:
         self.owned = Ownership("bench").__enter__()
         self.loop = owned_loop(robot, self.owned, also=lambda: self.server.tick())
         assert self.loop.estop is not None and self.loop.leases is not None
         self.estop, self.leases = self.loop.estop, self.loop.leases
-        self.server = ArmServer(self.loop, bind or f"ipc://{self.owned.folder}/arm", name="bench")
+        self.server = ArmServer(self.loop, bind or f"ipc://{self.owned.folder}/arm", name="bench", keys=keys)
         self.loop.connect()
         self.server.start()
         self.address = self.server.address

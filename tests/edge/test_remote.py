@@ -152,7 +152,7 @@ def test_nobody_there_is_one_clear_line(arm: RecordingArm, runtime: Path, monkey
 
 def test_a_public_address_is_refused_without_leave(arm: RecordingArm) -> None:
     loop = ControlLoop(arm, leases=Leases(Path(os.environ["ROBOTLEARN_RUNTIME_DIR"]) / "token"), estop=EStop("bench"))
-    with pytest.raises(AddressError, match=r"no keys yet.*insecure_public"):
+    with pytest.raises(AddressError, match=r"there is no key.*insecure_public"):
         ArmServer(loop, "tcp://0.0.0.0:*", name="bench")
     server = ArmServer(loop, "tcp://0.0.0.0:*", name="bench", insecure_public=True)
     server.close()

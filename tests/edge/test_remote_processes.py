@@ -280,7 +280,7 @@ def test_the_command_serves_a_simulated_arm_until_it_is_told_to_end(runtime: Pat
             "end that one first, or use another robot"
         )
         for arguments, why in (
-            (("panda", "--name", "right", "--bind", "tcp://0.0.0.0:*"), "no keys yet"),
+            (("panda", "--name", "right", "--bind", "tcp://0.0.0.0:*"), "there is no key"),
             (("panda", "--name", "right", "--option", "prot=1"), "prot"),
             (("panda", "--driver", "mujocco"), "did you mean 'mujoco'"),
         ):

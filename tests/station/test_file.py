@@ -100,6 +100,12 @@ def test_one_edge_per_robot_whatever_edges_the_config_has(tmp_path: Path) -> Non
     assert load_config("smoke", right.arguments[6:]).edges[0].name == "right"
 
 
+def test_the_learner_s_key_reaches_each_edge(tmp_path: Path) -> None:
+    key = f"public-{'0' * 64}"
+    for process in only_mujoco(tmp_path, learner_key=key).processes():
+        assert load_config("smoke", process.arguments[6:]).learner.key == key
+
+
 def test_a_robot_that_the_run_has_not_is_refused_with_what_the_run_needs(tmp_path: Path) -> None:
     """Its learner would refuse the edge: a policy is made for the robots of its run."""
     file = station(tmp_path, GOOD)

@@ -15,6 +15,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.forwarded = 0  # bytes from the target
+        self.seen = bytearray()  # all that went through
         self.cut_after: int | None = None  # bytes from the target, then every connection is cut once
         self.paused = False
         self.refusing = False
@@ -76,6 +77,7 @@ class Proxy:
                     data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not data:
                         raise ConnectionError
+                    self.seen += data
                     to.sendall(data)
                 except OSError:
                     self._drop(to)

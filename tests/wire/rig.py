@@ -5,11 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import zmq
+
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.wire import messages, record, sockets
+from robotlearn.wire.door import Credentials
 from robotlearn.wire.gate import StalenessGate
+from robotlearn.wire.messages import Hello, Welcome
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import LearnerServer
+from robotlearn.wire.sockets import Limits
 from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import WeightsClient
 from tests.wire.make import make_segment
@@ -93,3 +99,44 @@ def weights_client(address: str, **options: Any) -> Iterator[WeightsClient]:
         yield client
     finally:
         client.close()
+
+
+class Bare:
+    """A peer that says just what a test tells it to, honest or not."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        hello: bool = True,
+        name: str = "bare",
+        session: int = 5,
+        keys: Credentials | None = None,
+        identity: bytes | None = None,
+        **fields: Any,
+    ) -> None:
+        self.context = zmq.Context()
+        self.socket = sockets.dealer(self.context, Limits(), keys)
+        if identity is not None:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.connect(address)
+        if hello:
+            said = {"role": "data", "contract": CONTRACT, "running": 0, "next_sequence": 0} | fields
+            self.say(Hello(record.SCHEMA, name, session, **said))
+            assert isinstance(self.hear(), Welcome)
+
+    def say(self, message: messages.Message) -> None:
+        self.socket.send(messages.encode(message))
+
+    def send(self, *parts: bytes | bytearray) -> None:
+        self.socket.send_multipart(parts)
+
+    def hear(self) -> messages.Message:
+        assert self.socket.poll(20_000), "the learner says nothing"
+        return messages.decode(self.socket.recv())[0]
+
+    def __enter__(self) -> "Bare":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.destroy(linger=0)

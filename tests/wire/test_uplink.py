@@ -19,38 +19,7 @@ from tests.buffer.faults import FullFiles
 from tests.waiting import until
 from tests.wire.make import make_segment
 from tests.wire.proxy import Proxy
-from tests.wire.rig import CONTRACT, Edge, Learner, edge, learner
-
-
-class Bare:
-    """A peer that says just what a test tells it to, honest or not."""
-
-    def __init__(
-        self, address: str, *, hello: bool = True, name: str = "bare", session: int = 5, **fields: Any
-    ) -> None:
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.DEALER)
-        self.socket.connect(address)
-        if hello:
-            said = {"role": "data", "contract": CONTRACT, "running": 0, "next_sequence": 0} | fields
-            self.say(Hello(record.SCHEMA, name, session, **said))
-            assert isinstance(self.hear(), Welcome)
-
-    def say(self, message: messages.Message) -> None:
-        self.socket.send(messages.encode(message))
-
-    def send(self, *parts: bytes | bytearray) -> None:
-        self.socket.send_multipart(parts)
-
-    def hear(self) -> messages.Message:
-        assert self.socket.poll(20_000), "the learner says nothing"
-        return messages.decode(self.socket.recv())[0]
-
-    def __enter__(self) -> "Bare":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.destroy(linger=0)
+from tests.wire.rig import CONTRACT, Bare, Edge, Learner, edge, learner
 
 
 def data(sequence: int, session: int = 5, **fields: Any) -> bytearray:

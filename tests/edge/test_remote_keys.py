@@ -1,0 +1,83 @@
+"""A served arm with keys moves for whoever may move it, and for nobody else, from one message to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hal
+from robotlearn.edge.remote import RemoteRobot
+from robotlearn.wire.door import named_keys
+from robotlearn.wire.keys import Keys, Role
+from tests.arms import RecordingArm, fast_spec
+from tests.edge.remote_rig import Rig, drive, near
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("runtime")
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """Both sides' folder: which key is whose is a matter of its name."""
+    monkeypatch.setenv("ROBOTLEARN_KEYS", str(tmp_path / "keys"))
+    made = Keys()
+    made.new("bench")
+    return made
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig(RecordingArm(fast_spec()), "tcp://127.0.0.1:*", named_keys("bench"))
+    yield made
+    made.close()
+
+
+def operator(rig: Rig, keys: Keys, name: str, *roles: Role) -> RemoteRobot:
+    pair = keys.new(name)
+    if roles:
+        keys.allow(name, pair.public, roles)
+    return robot(rig, keys, name)
+
+
+def robot(rig: Rig, keys: Keys, name: str) -> RemoteRobot:
+    return RemoteRobot(
+        fast_spec(), address=rig.address, key=str(keys.own("bench").public), own_key=name, ttl=60.0, holder=name
+    )
+
+
+def test_who_may_moves_it_and_is_heard_no_more_once_revoked(rig: Rig, keys: Keys) -> None:
+    with operator(rig, keys, "anna", "arm") as arm:
+        drive(arm, near(arm))
+        keys.revoke("anna")
+        until(lambda: rig.server.stats()["clients"] == 0, "the arm to put it out")
+        with pytest.raises(hal.RobotFault, match="doesn't allow that key"):
+            drive(arm, near(arm, 0.5))
+        until(lambda: rig.loop.activity == "stopped", "its watchdog")
+        assert rig.server.stats()["not_allowed"] >= 1
+    with pytest.raises(hal.RobotFault, match=f"refuses: it doesn't allow {keys.own('anna').public} the arm"):
+        robot(rig, keys, "anna").connect()
+
+
+@pytest.mark.parametrize("roles", [(), ("edge", "weights")])
+def test_who_may_not_is_told_so(rig: Rig, keys: Keys, roles: tuple[Role, ...]) -> None:
+    with pytest.raises(hal.RobotFault, match=r"refuses: .*allow"):
+        operator(rig, keys, "eve", *roles).connect()
+    assert rig.server.stats()["clients"] == 0
+
+
+def test_without_a_key_nobody_answers_and_the_hint_says_why(
+    rig: Rig, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robotlearn.edge.remote._PATIENCE_S", 1.0)
+    with pytest.raises(hal.RobotFault, match=r"it ends the handshake: do the keys fit"):
+        RemoteRobot(fast_spec(), address=rig.address).connect()
+    with pytest.raises(hal.DriverError, match="keys new nobody"):
+        robot(rig, keys, "nobody")
+
+
+def test_an_e_stop_too_is_for_who_may(rig: Rig, keys: Keys) -> None:
+    with operator(rig, keys, "anna", "arm") as arm:
+        arm.press_estop("smoke")
+        until(lambda: rig.loop.estopped, "the stop")
