@@ -60,6 +60,7 @@ def main(name: str, port: str, bind: str, hung_s: float = 10.0) -> None:
             {"port": port},
             name=name,
             bind=bind or None,
+            key=None,
             insecure_public=False,
             stop=stop,
             say=lambda line: print(line, flush=True),
