@@ -1,11 +1,14 @@
 """What an arm process and who commands it from elsewhere say to each other: one msgpack frame each, never pickle.
 
+The frame is xxh3_64 of the rest, 8 bytes, then msgpack: a changed bit in a set-point must not move an arm.
+
 `ArmServer` answers each message that has a `sequence` with an `Answer`, and sends `State` unasked.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
+import xxhash
 from msgspec import Meta
 
 from hal.spec import RobotSpec
@@ -159,8 +162,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: ToArm | FromArm) -> bytes:
-    """The frame of a message (msgpack)."""
-    return _encoder.encode(message)
+    """The frame of a message."""
+    body = _encoder.encode(message)
+    return xxhash.xxh3_64_digest(body) + body
 
 
 def decode_to_arm(frame: bytes) -> Any:
@@ -174,8 +178,10 @@ def decode_from_arm(frame: bytes) -> Any:
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
+    if xxhash.xxh3_64_digest(frame[8:]) != frame[:8]:
+        raise WireError(f"message of {len(frame)} bytes fails its checksum")
     try:
-        return decoder.decode(frame)
+        return decoder.decode(frame[8:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"malformed message of {len(frame)} bytes: {error}") from error
 

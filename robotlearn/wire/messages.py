@@ -6,7 +6,8 @@
          5     1  0
          6     2  schema version
          8     4  length of the body
-        12        body: msgpack of the type's fields
+        12     8  xxh3_64 of the bytes before and the body: a changed bit in an ACK would delete what was not stored
+        20        body: msgpack of the type's fields
                   CHUNK only: zeros up to a multiple of 64, then the payload, the rest of the frame
 
 A record is the other kind of frame (`wire/record.py`); `kind_of` tells which one came. Edge to learner: HELLO, STATUS,
@@ -21,6 +22,7 @@ from collections.abc import Buffer
 from typing import Annotated, Literal
 
 import msgspec
+import xxhash
 from msgspec import Meta
 
 from robotlearn.errors import WireError
@@ -30,8 +32,8 @@ from robotlearn.wire.layout import ALIGNMENT, MAX_TENSORS, TensorEntry, padded
 MAGIC = b"RLM\n"
 SCHEMA = 1
 MAX_BODY = 4 << 20
-PREFIX = 12
-_PREFIX = struct.Struct("<4sBBHI")
+PREFIX = 20
+_CLAIMS = struct.Struct("<4sBBHI")
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Version = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: none yet
@@ -155,7 +157,7 @@ class Pull(Message):
     have: Hash | None
 
 
-class ChunkOf(Message):
+class ChunkOf(Message, array_like=True):
     """Learner: one chunk of the weights. Without payload where the edge's own is the same."""
 
     uid: Count
@@ -194,7 +196,8 @@ _encoder = msgspec.msgpack.Encoder()
 def encode(message: Message) -> bytes:
     """The frame of a message; of a CHUNK the part before its payload."""
     body = _encoder.encode(message)
-    frame = _PREFIX.pack(MAGIC, _NUMBERS[type(message)], 0, SCHEMA, len(body)) + body
+    claims = _CLAIMS.pack(MAGIC, _NUMBERS[type(message)], 0, SCHEMA, len(body))
+    frame = claims + xxhash.xxh3_64_digest(claims + body) + body
     return frame + bytes(-len(frame) % ALIGNMENT) if type(message) is ChunkOf else frame
 
 
@@ -210,7 +213,7 @@ def decode(frame: Buffer) -> tuple[Message, memoryview]:
     """The message in a frame and its payload (a view; empty but for CHUNK). Raises WireError when it is malformed."""
     view = memoryview(frame).cast("B").toreadonly()
     try:
-        magic, number, zero, schema, length = _PREFIX.unpack_from(view)
+        magic, number, zero, schema, length = _CLAIMS.unpack_from(view)
     except struct.error:
         raise WireError("message is cut off within its first bytes") from None
     if magic != MAGIC:
@@ -224,6 +227,8 @@ def decode(frame: Buffer) -> tuple[Message, memoryview]:
     payload = padded(end) if _TYPES[number] is ChunkOf else end
     if length > MAX_BODY or payload > len(view) or (payload < len(view) and _TYPES[number] is not ChunkOf):
         raise WireError(f"message of type {number} has {len(view)} bytes, its length says {payload}")
+    if xxhash.xxh3_64_digest(bytes(view[: _CLAIMS.size]) + bytes(view[PREFIX:end])) != view[_CLAIMS.size : PREFIX]:
+        raise WireError(f"message of type {number} fails its checksum")
     try:
         message = decoder.decode(view[PREFIX:end])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 import hal
 from hal.control_loop import ControlLoop
@@ -205,7 +206,10 @@ def test_malformed_messages_are_counted_logged_once_and_dropped(
 ) -> None:
     good = messages.encode(raw.point(1, arm.spec.home))
     broken = [good[:cut] for cut in range(0, len(good), 7)]
-    broken += [b"\xc1", b"\x80", secrets.token_bytes(50), b"\x91" * 5000]
+    inside = [good[8:cut] for cut in range(8, len(good), 7)]
+    inside += [b"\xc1", b"\x80", secrets.token_bytes(50), b"\x91" * 5000]
+    broken += [xxhash.xxh3_64_digest(body) + body for body in inside]
+    broken += [good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :] for place in range(0, len(good), 9)]
     bad_tensor = messages.encode(messages.SetPoint(raw.next(), 1, Tensor("float64", (7,), b"123"), 0.0))
     for frame in [*broken, bad_tensor]:
         raw.socket.send(frame)
@@ -223,7 +227,8 @@ def test_malformed_messages_are_counted_logged_once_and_dropped(
 @pytest.mark.parametrize("cut", range(3))
 def test_what_comes_from_an_arm_is_decoded_as_carefully(cut: int) -> None:
     frame = messages.encode(messages.Answer(1, "done", "", 0.0))
-    with pytest.raises(WireError, match="malformed"):
+    said = "malformed" if cut == 2 else "checksum"
+    with pytest.raises(WireError, match=said):
         messages.decode_from_arm([frame[:-3], frame + b"x", messages.encode(messages.Stop(1, 1))][cut])
 
 
