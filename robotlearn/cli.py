@@ -178,6 +178,7 @@ def edge(
     """One edge: arms, policy, and the uplink to a learner, which may start later."""
     from robotlearn.config.edge import BatchEdgeConfig
     from robotlearn.config.load import load_config
+    from robotlearn.edge.reach import described, reach
     from robotlearn.errors import ConfigError
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.robots.states import forget
@@ -191,29 +192,31 @@ def edge(
         wrong = f"no edge {name!r} in the config" if name is not None else "the config has several edges"
         raise ConfigError(f"{wrong}; choose with --name one of {', '.join(names)}")
     folder = state or state_folder() / "edges" / chosen.name
-    if isinstance(chosen, BatchEdgeConfig):
-        from robotlearn.edge.batch import BatchEdge
-
-        running = BatchEdge(loaded, chosen, learner, folder)
-    else:
-        from robotlearn.edge.station import Station
-
-        forget(chosen.name)
-        common = [*(overrides or []), "--edge", chosen.name]
-        running = Station(
-            loaded,
-            chosen,
-            learner,
-            folder,
-            lambda part: [part, config, *common, *(["--learner", learner] if part == "policy-server" else [])],
-        )
-    freeze_heap()
     logging.getLogger("robotlearn").setLevel(logging.INFO)
-    typer.echo(f"edge {chosen.name}: works for the learner at {learner}, keeps its log in {folder}", err=True)
-    try:
-        running.run(stop)
-    finally:
-        running.close()
+    with reach(chosen, learner) as address:
+        if isinstance(chosen, BatchEdgeConfig):
+            from robotlearn.edge.batch import BatchEdge
+
+            running = BatchEdge(loaded, chosen, address, folder)
+        else:
+            from robotlearn.edge.station import Station
+
+            forget(chosen.name)
+            common = [*(overrides or []), "--edge", chosen.name]
+            running = Station(
+                loaded,
+                chosen,
+                address,
+                folder,
+                lambda part: [part, config, *common, *(["--learner", address] if part == "policy-server" else [])],
+            )
+        freeze_heap()
+        way = "".join(f", {what}" for what in described(chosen))
+        typer.echo(f"edge {chosen.name}: works for the learner at {learner}{way}, keeps its log in {folder}", err=True)
+        try:
+            running.run(stop)
+        finally:
+            running.close()
 
 
 @app.command("eval")

@@ -23,6 +23,20 @@ class SpoolConfig(Section):
     )
 
 
+Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
+
+
+class LinkConfig(Section):
+    """A bad network between this edge and its learner, for rehearsal: what goes over it suffers, in each direction."""
+
+    delay_ms: Milliseconds = Field(0.0, description="Delay, one way.")
+    jitter_ms: Milliseconds = Field(0.0, description="Up to so much more, never out of order.")
+    mbit: Annotated[float, Field(gt=0)] | None = Field(None, description="Megabits per second; null: no limit.")
+    drop_every_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Each connection is reset so often, on average; null: never."
+    )
+
+
 _KIND = "batch: many simulated arms as fast as they go; paced: one arm by the wall clock."
 
 
@@ -39,6 +53,12 @@ class _Edge(Section):
     offline_episodes: NonNegativeInt = Field(
         256, description="Episodes that it still starts while it can't reach the learner, over all its arms."
     )
+    tunnel: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:/\[\]-]*$")] | None = Field(
+        None,
+        description="Reach the learner through ssh, kept up: user@host, ssh://user@host:port, or a name of "
+        "~/.ssh/config; the learner's address is then as seen from there. null: directly.",
+    )
+    link: LinkConfig | None = Field(None, description="A bad network to the learner, for rehearsal; null: as it is.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Its log of what isn't acknowledged yet.")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import random
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 _QUEUE = 256  # pieces of a direction that may be on their way
 _PIECE = 16 << 10
@@ -39,7 +39,7 @@ class Faults:
 
 
 class BadLink:
-    """Listens on loopback and passes connections on to `target` (tcp://HOST:PORT), with faults that may change.
+    """Listens on loopback and passes connections on to `target` (tcp://HOST:PORT, ipc://PATH), with faults that change.
 
     Runs on a thread of its own from the start until `close`. Everything may be called from any thread.
     """
@@ -62,11 +62,11 @@ class BadLink:
 
     def reset(self) -> None:
         """Reset all connections; new ones are taken."""
-        self._call(self._reset())
+        self._call(self.sever)
 
     def half_open(self) -> None:
         """The target's ends are reset; the clients are told nothing, and what they send from now on is lost."""
-        self._call(self._half_open())
+        self._call(self._lose_targets)
 
     def close(self) -> None:
         """Reset everything and stop to listen. Idempotent."""
@@ -83,11 +83,23 @@ class BadLink:
 
     # ---- the thread
 
-    def _call(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result()
+    def _call(self, what: Callable[[], None]) -> None:
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-    def corrupt(self, data: bytes) -> bytes:
-        """What becomes of data on the way."""
+        def run() -> None:
+            what()
+            done.set_result(None)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result()
+
+    async def open(self) -> None:
+        """Wait until something goes through."""
+        while self.faults.hole and not self._closing.is_set():
+            await asyncio.sleep(0.02)
+
+    def carry(self, data: bytes, *, up: bool) -> bytes:
+        """What becomes of data on the way, to the target or from it."""
         every = self.faults.corrupt_every_bytes
         if every is None or self.random.random() >= len(data) / every:
             return data
@@ -100,38 +112,41 @@ class BadLink:
         server = await asyncio.start_server(self._serve, sock=self._listener, limit=_PIECE)
         await self._closing.wait()
         server.close()
-        await self._reset()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.sever()
+        # Each ends by itself now; asyncio complains of streams whose task is cancelled.
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
-    async def _reset(self) -> None:
+    def sever(self) -> None:
+        """`reset`, on the link's own thread."""
         for pair in list(self._pairs):
             self.resets += 1
             pair.reset()
 
-    async def _half_open(self) -> None:
+    def _lose_targets(self) -> None:
         for pair in list(self._pairs):
             pair.lose_target()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        host, port = self.target.removeprefix("tcp://").rsplit(":", 1)
-        while self.faults.hole:
-            await asyncio.sleep(0.05)
+        await self.open()
         try:
-            far_reader, far_writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=_PIECE)
+            if self.target.startswith("ipc://"):
+                path = self.target.removeprefix("ipc://")
+                far_reader, far_writer = await asyncio.open_unix_connection(path, limit=_PIECE)
+            else:
+                host, _, port = self.target.removeprefix("tcp://").rpartition(":")
+                far_reader, far_writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=_PIECE)
         except OSError:
             _abort(writer)
             return
         pair = _Pair(self, reader, writer, far_reader, far_writer)
         self._pairs.add(pair)
+        if self._closing.is_set():
+            pair.reset()
         try:
             await pair.run()
         finally:
             self._pairs.discard(pair)
-            pair.reset()
 
 
 class _Pair:
@@ -148,35 +163,53 @@ class _Pair:
         self._link = link
         self._reader, self._writer, self._far_writer = reader, writer, far_writer
         self._lines = [_Line(link, reader, far_writer, up=True), _Line(link, far_reader, writer, up=False)]
-        self._swallowing = False
+        self._gone, self._swallowing = asyncio.Event(), False
 
     async def run(self) -> None:
-        """Until either end is gone."""
-        tasks = [asyncio.ensure_future(one) for line in self._lines for one in (line.take(), line.deliver())]
-        tasks.append(asyncio.ensure_future(self._age()))
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        """Until both ends have ended, or one was lost."""
+        every, ageing = self._link.faults.drop_every_s, None
+        if every is not None:
+            ageing = asyncio.get_running_loop().call_later(self._link.random.expovariate(1 / every), self._age)
+        carrying = asyncio.ensure_future(self._carry())
+        lost = asyncio.ensure_future(self._gone.wait())
+        await asyncio.wait({carrying, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if ageing is not None:
+            ageing.cancel()
+        orderly = carrying.done() and carrying.exception() is None
+        carrying.cancel()
+        lost.cancel()
+        await asyncio.gather(carrying, lost, return_exceptions=True)
         with contextlib.suppress(OSError):
             while self._swallowing and await self._reader.read(_PIECE):
                 pass
+        if orderly:
+            self._writer.close()
+            self._far_writer.close()
+        else:
+            self.reset()
+
+    async def _carry(self) -> bool:
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines:
+                group.create_task(line.run())
+        return True
 
     def reset(self) -> None:
         self._swallowing = False
         _abort(self._writer)
         _abort(self._far_writer)
+        self._gone.set()
 
     def lose_target(self) -> None:
         self._swallowing = True
+        for line in self._lines:
+            line.lost = True
         _abort(self._far_writer)
+        self._gone.set()
 
-    async def _age(self) -> None:
-        every = self._link.faults.drop_every_s
-        await asyncio.sleep(self._link.random.expovariate(1 / every) if every else 2**31)
+    def _age(self) -> None:
         self._link.resets += 1
+        self.reset()
 
 
 class _Line:
@@ -187,9 +220,23 @@ class _Line:
     ) -> None:
         self._link, self._reader, self._writer, self._up = link, reader, writer, up
         self._way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE)
+        self.lost = False  # its end isn't to be told of
 
-    async def take(self) -> None:
-        """Until there is no more to take and all of it was delivered."""
+    async def run(self) -> None:
+        """Until there is no more to take, and the other end was told so. Raises OSError when either end is lost."""
+        delivering = asyncio.ensure_future(self._deliver())
+        taking = asyncio.ensure_future(self._take())
+        try:
+            await asyncio.wait([taking, delivering], return_when=asyncio.FIRST_COMPLETED)
+            for done in (taking, delivering):
+                if done.done():
+                    done.result()
+        finally:
+            taking.cancel()
+            delivering.cancel()
+            await asyncio.gather(taking, delivering, return_exceptions=True)
+
+    async def _take(self) -> None:
         loop = asyncio.get_running_loop()
         free_at = arrives_at = 0.0
         while True:
@@ -197,6 +244,9 @@ class _Line:
             data = await self._reader.read(_PIECE if mbit is None else max(256, int(mbit * 125_000 * _SMALL_S)))
             if not data:
                 await self._way.join()
+                await self._link.open()
+                if not self.lost:
+                    self._writer.write_eof()
                 return
             faults = self._link.faults
             if faults.mbit is not None:
@@ -204,26 +254,25 @@ class _Line:
                 await asyncio.sleep(free_at - loop.time())
             late_ms = faults.delay_ms + self._link.random.random() * faults.jitter_ms
             arrives_at = max(arrives_at, loop.time() + late_ms / 1000)
-            await self._way.put((arrives_at, self._link.corrupt(data)))
+            await self._way.put((arrives_at, self._link.carry(data, up=self._up)))
 
-    async def deliver(self) -> None:
+    async def _deliver(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             at, data = await self._way.get()
             if (early := at - loop.time()) > 0:
                 await asyncio.sleep(early)
-            while self._link.faults.hole:
-                await asyncio.sleep(0.02)
-            self._writer.write(data)
-            await self._writer.drain()
+            await self._link.open()
             if self._up:
                 self._link.up += len(data)
             else:
                 self._link.down += len(data)
+            self._writer.write(data)
+            await self._writer.drain()
             self._way.task_done()
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError):  # a reset instead of an orderly end
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -295,8 +295,9 @@ def test_a_second_holder_waits_or_takes(rig: Rig, arm: RecordingArm) -> None:
 
 
 def test_a_caller_that_hangs_loses_its_lease(rig: Rig, arm: RecordingArm) -> None:
-    with RemoteRobot(arm.spec, address=rig.address, ttl=0.3) as robot:
-        for _ in range(50):
+    with RemoteRobot(arm.spec, address=rig.address, ttl=1.5) as robot:
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
             robot.rest()  # longer than the ttl: renewed
             robot.wait()
         assert rig.leases.holder is not None
@@ -391,8 +392,15 @@ def test_a_lost_link_is_a_watchdog_stop_there_and_a_fault_here(public: Rig, arm:
         until(lambda: robot.link.lost > 0, "the losses to be counted")
         proxy.paused = False  # what was on its way arrives now, and is worthless
         until(lambda: robot.health().state != "fault", "the link again")
-        with pytest.raises((LeaseError, Stopped)):
-            robot.write(hal.Command(goal))
+
+        def refused() -> bool:  # at the arm at once, here as soon as that is heard
+            try:
+                robot.write(hal.Command(goal))
+            except (LeaseError, Stopped):
+                return True
+            return False
+
+        until(refused, "the end of the lease to be known")
         assert len(arm.written) == count
         robot.close()
         robot.connect()
@@ -403,7 +411,7 @@ def test_a_connection_that_breaks_is_made_anew_under_the_same_lease(public: Rig,
     with Proxy(public.address) as proxy, RemoteRobot(arm.spec, address=proxy.address, ttl=20.0) as robot:
         drive(robot, near(robot))
         token = robot.token
-        proxy.cut()
+        proxy.reset()
         goal, before = near(robot), len(arm.written)
 
         def moved() -> bool:

@@ -76,7 +76,7 @@ def test_a_cut_connection_loses_and_doubles_nothing(tmp_path: Path) -> None:
         for round_ in range(1, 6):
             here.record(100)
             until(lambda n=round_: there.store.stored > 100 * n - 60, "half of the round to arrive")  # type: ignore[misc]
-            proxy.cut()
+            proxy.reset()
         settled(here, 500)
         assert there.sequences() == sorted(there.sequences()) == list(range(500))
         assert here.uplink.connections > 1 and here.balanced()
@@ -94,7 +94,7 @@ def test_a_half_open_link_is_noticed_and_the_edge_is_not_mute_behind_it(tmp_path
         proxy.paused = True  # nothing is refused, nothing comes through
         here.record(5)
         until(lambda: here.uplink.state == "connecting", "the edge to notice")
-        proxy.cut()
+        proxy.reset()
         proxy.paused = False
         settled(here, 10)
 
@@ -120,7 +120,7 @@ def test_a_restarted_learner_is_sent_again_what_it_did_not_answer(tmp_path: Path
         here.record(30)
         settled(here, 30)
         first.close()
-        proxy.cut()
+        proxy.reset()
         here.record(30)
         with learner(tmp_path / "l") as second:
             proxy.target = second.address
@@ -431,12 +431,12 @@ def test_a_reconnected_edge_is_counted_once(tmp_path: Path) -> None:
     ):
         here.uplink.want(3)
         grants(here, 3)
-        proxy.refusing = True
-        proxy.cut()
+        proxy.target = "tcp://127.0.0.1:1"  # nobody listens there
+        proxy.reset()
         until(lambda: here.uplink.state == "connecting", "the loss")
         here.record(1, last=True)  # ends while it is cut off
         here.uplink.episode_started(1)
-        proxy.refusing = False
+        proxy.target = there.address
         until(lambda: there.gate.pending == 1, "the backlog")
         assert there.gate.running_at("edge-a") == 3
         here.record(3, last=True)

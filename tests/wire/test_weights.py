@@ -156,7 +156,7 @@ def test_a_pull_goes_on_after_a_learner_restart_with_the_same_weights(tmp_path: 
                 first.server.close()
                 with learner(tmp_path / "second") as second:
                     proxy.target = second.address
-                    proxy.cut()
+                    proxy.reset()
                     second.publisher.publish(2, expected)
                     weights = client.wait(0, 30)
                     assert same(weights, expected) and weights is not None
