@@ -112,10 +112,10 @@ class SegmentStore:
         """On disk."""
         return self._log.bytes + self._snapshots.bytes
 
-    def append(self, batch: Sequence[Buffer], edges: Sequence[str] | None = None) -> list[Outcome]:
+    def append(self, batch: Sequence[Buffer], edges: Sequence[str | None] | None = None) -> list[Outcome]:
         """Check and store records; when this returns, all that are `stored` or `duplicate` are durable (one sync).
 
-        `edges` names for each the edge that proved to have sent it: a record of another one is invalid.
+        `edges` names for each the edge that proved to have sent it, if one did: a record of another is invalid.
 
         Raises LogFull when there is no space (nothing of the batch is stored; try again later), LogError when the disk
         fails: then this store refuses every further append, since what is on the disk is no longer certain.
@@ -136,7 +136,7 @@ class SegmentStore:
                 except WireError as error:
                     outcomes[index] = Outcome("damaged", None, None, str(error))
                     continue
-                if edges is not None and header.edge != edges[index]:
+                if edges is not None and edges[index] not in (None, header.edge):
                     reason = f"a record of edge {header.edge!r}, sent with the key of {edges[index]!r}"
                     outcomes[index] = Outcome("invalid", header, None, reason)
                     continue

@@ -40,12 +40,14 @@ def credentials(server: str | None, name: str) -> Credentials | None:
 
 def server_keys(own: str | None) -> ServerKeys | None:
     """Of the server that has this public key; None without. Raises KeysError when its secret half isn't here."""
-    return None if own is None else ServerKeys(Keys().own_half(PublicKey.parse(own)), AllowList(Keys()))
+    keys = Keys()
+    return None if own is None else ServerKeys(keys.own_half(PublicKey.parse(own)), AllowList(keys))
 
 
 def named_keys(name: str | None) -> ServerKeys | None:
     """Of the server whose own key has that name here; None without. Raises KeysError when there is none."""
-    return None if name is None else ServerKeys(Keys().own(name), AllowList(Keys()))
+    keys = Keys()
+    return None if name is None else ServerKeys(keys.own(name), AllowList(keys))
 
 
 class Door:
@@ -91,6 +93,3 @@ class Door:
     def holder(self, frame: zmq.Frame) -> Allowed | None:
         """Who sent it, by the list as it is now; None when that key isn't allowed any more."""
         return self.keys.allowed.get(bytes.fromhex(str(frame.get("User-Id"))))
-
-    def close(self) -> None:
-        self.questions.close()

@@ -61,11 +61,6 @@ class Arrival(msgspec.Struct, gc=False):
     edge: str | None
 
 
-def _senders(batch: list[Arrival]) -> list[str] | None:
-    senders = [arrival.edge for arrival in batch if arrival.edge is not None]
-    return senders or None
-
-
 class Intake:
     """Takes records in, and tells what became of each, on its thread once per batch: `count`, then `answer`.
 
@@ -174,7 +169,8 @@ class Intake:
             if self._stopping:
                 return
             try:
-                outcomes = self._store.append([arrival.data for arrival in batch], _senders(batch))
+                records, edges = [arrival.data for arrival in batch], [arrival.edge for arrival in batch]
+                outcomes = self._store.append(records, edges)
                 break
             except LogFull as error:
                 logger.error("the learner can't store segments and answers none: %s", error)

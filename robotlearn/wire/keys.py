@@ -86,7 +86,7 @@ class Keys:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path if path is not None else keys_folder()
-        self._allowed = self.path / "allowed.yaml"
+        self.allowed_file = self.path / "allowed.yaml"
 
     # ---- one's own
 
@@ -147,19 +147,19 @@ class Keys:
     def allowed(self) -> list[Allowed]:
         """Raises KeysError when the list can't be read."""
         try:
-            text = self._allowed.read_text()
+            text = self.allowed_file.read_text()
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
-            raise KeysError(f"{self._allowed} can't be read: {error}") from None
+            raise KeysError(f"{self.allowed_file} can't be read: {error}") from None
         try:
             entries = yaml.safe_load(text) or []
             found = [_entry(entry) for entry in entries]
         except (yaml.YAMLError, TypeError, KeysError) as error:
             problem = " ".join(str(error).split())
-            raise KeysError(f"{self._allowed}: {problem}; each entry has name, key and roles") from None
+            raise KeysError(f"{self.allowed_file}: {problem}; each entry has name, key and roles") from None
         if min(len({entry.name for entry in found}), len({entry.key for entry in found})) < len(found):
-            raise KeysError(f"{self._allowed}: two entries have one name or one key")
+            raise KeysError(f"{self.allowed_file}: two entries have one name or one key")
         return found
 
     def allow(self, name: str, key: PublicKey, roles: Sequence[Role]) -> None:
@@ -177,12 +177,7 @@ class Keys:
                     entries.remove(entry)
                     return entry
             known = ", ".join(entry.name for entry in entries) or "nobody"
-            raise KeysError(f"{name!r} isn't allowed by {self._allowed}; allowed: {known}")
-
-    @property
-    def allowed_file(self) -> Path:
-        """Where the list is."""
-        return self._allowed
+            raise KeysError(f"{name!r} isn't allowed by {self.allowed_file}; allowed: {known}")
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[list[Allowed]]:
@@ -194,9 +189,9 @@ class Keys:
                 yield entries
                 entries.sort(key=lambda entry: entry.name)
                 plain = [{"name": one.name, "key": str(one.key), "roles": list(one.roles)} for one in entries]
-                write_atomic(self._allowed, yaml.safe_dump(plain, sort_keys=False).encode())
+                write_atomic(self.allowed_file, yaml.safe_dump(plain, sort_keys=False).encode())
         except OSError as error:
-            raise KeysError(f"{self._allowed} can't be written: {error.strerror}") from None
+            raise KeysError(f"{self.allowed_file} can't be written: {error.strerror}") from None
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.secret"

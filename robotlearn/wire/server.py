@@ -558,23 +558,23 @@ class LearnerServer:
         )  # fmt: skip
 
 
-def _roles(hello: Hello) -> tuple[Role, ...]:
-    """Of which a connection needs one."""
-    return ("edge",) if hello.role == "data" else ("edge", "weights")
+_NEEDED: dict[str, tuple[Role, ...]] = {"data": ("edge",), "weights": ("edge", "weights")}
+"""Of which roles each kind of connection needs one."""
 
 
 def _may(holder: Allowed | None, peer: Peer | None) -> bool:
     """Whether who holds the key of a message may send it on that connection, which another key may have begun."""
     if holder is None or peer is None:
         return holder is not None
-    began = peer.holder is not None and peer.holder.key == holder.key and peer.hello.edge == holder.name
-    return began and not set(_roles(peer.hello)).isdisjoint(holder.roles)
+    began = peer.holder is not None and peer.holder.key == holder.key
+    return began and _not_allowed(holder, peer.hello) is None
 
 
 def _not_allowed(holder: Allowed, hello: Hello) -> Refuse | None:
     """Why that key may not say that HELLO, if it may not."""
     if hello.edge != holder.name:
         return Refuse("key", f"its key is that of {holder.name!r}, it says that it is {hello.edge!r}")
-    if set(_roles(hello)).isdisjoint(holder.roles):
-        return Refuse("key", f"{holder.name!r} has the role {', '.join(holder.roles)}, it needs {_roles(hello)[0]}")
+    needed = _NEEDED[hello.role]
+    if not any(role in needed for role in holder.roles):
+        return Refuse("key", f"{holder.name!r} has the role {', '.join(holder.roles)}, it needs {needed[0]}")
     return None

@@ -29,7 +29,7 @@ class DyingStore(SegmentStore):
 
     dies_at = 0
 
-    def append(self, batch: Sequence[Buffer], edges: Sequence[str] | None = None) -> list[Outcome]:
+    def append(self, batch: Sequence[Buffer], edges: Sequence[str | None] | None = None) -> list[Outcome]:
         outcomes = super().append(batch, edges)
         self.dies_at -= 1
         if self.dies_at == 0:

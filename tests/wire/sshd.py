@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -60,7 +63,20 @@ class Sshd:
     def kill(self) -> None:
         """It and every session that it serves."""
         assert self._process is not None
-        subprocess.run(["pkill", "-KILL", "-f", f"sshd.*{self._folder}"], check=False)
-        subprocess.run(["pkill", "-KILL", "-P", str(self._process.pid)], check=False)
+        family = _descendants(self._process.pid)
         self._process.kill()
         self._process.wait()
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
