@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,10 +42,10 @@ class Settled(msgspec.Struct, tag="settled", forbid_unknown_fields=True):
 
 
 class Sent(msgspec.Struct, tag="sent", forbid_unknown_fields=True):
-    """Records of a session below this sequence may have reached the learner, so they are never evicted."""
+    """These records of a session may have reached the learner, so they are never evicted."""
 
     session: Count
-    below: Count
+    ranges: list[Range]
 
 
 class SessionState(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ class SessionState(msgspec.Struct, forbid_unknown_fields=True):
     session: Count
     settled: list[Range]
     counts: dict[Fate, Count]
-    sent_below: Count
+    sent: list[Range]
 
 
 class Snapshot(msgspec.Struct, tag="snapshot", forbid_unknown_fields=True):
@@ -79,7 +79,7 @@ class Session:
 
     settled: IntervalSet = field(default_factory=IntervalSet)
     counts: dict[Fate, int] = field(default_factory=_no_counts)
-    sent_below: int = 0
+    sent: IntervalSet = field(default_factory=IntervalSet)  # or perhaps; settled ones may be among them or not
     recorded: int = 0  # sequences 0 to recorded - 1 were given out
 
 
@@ -117,11 +117,12 @@ class Ledger:
         self._apply(entry)
         self._write(entry)
 
-    def mark_sent(self, session: int, below: int) -> None:
-        """Write down, durable when this returns, that all below may have been sent."""
-        entry = Sent(session, below)
-        self._apply(entry)
-        self._write(entry)
+    def mark_sent(self, ranges: Mapping[int, Sequence[Range]]) -> None:
+        """Write down, durable when this returns, that these records of each session may have been sent."""
+        for session, sent in ranges.items():
+            entry = Sent(session, list(sent))
+            self._apply(entry)
+            self._write(entry)
         self._log.sync()
 
     def sync(self) -> bool:
@@ -153,9 +154,12 @@ class Ledger:
         for number in [n for n, s in self.sessions.items() if n not in keep and s.settled.count == s.recorded]:
             for fate, count in self.sessions.pop(number).counts.items():
                 self.folded[fate] += count
+        for session in self.sessions.values():
+            for low, high in session.settled:
+                session.sent.add_range(low, high)  # which makes fewer and longer ranges, and nobody asks for these
         snapshot = Snapshot(
             dict(self.folded),
-            [SessionState(n, list(s.settled), dict(s.counts), s.sent_below) for n, s in self.sessions.items()],
+            [SessionState(n, list(s.settled), dict(s.counts), list(s.sent)) for n, s in self.sessions.items()],
         )
         try:
             start = self._log.rotate()
@@ -180,12 +184,13 @@ class Ledger:
                     session.recorded = max(session.recorded, end)
             case Sent():
                 session = self.session(entry.session)
-                session.sent_below = max(session.sent_below, entry.below)
+                for start, end in entry.ranges:
+                    session.sent.add_range(start, end)
             case Snapshot():
                 self.folded = _no_counts() | entry.folded
                 self.sessions = {
                     s.session: Session(
-                        settled := IntervalSet(s.settled), _no_counts() | s.counts, s.sent_below, settled.end
+                        settled := IntervalSet(s.settled), _no_counts() | s.counts, IntervalSet(s.sent), settled.end
                     )
                     for s in entry.sessions
                 }

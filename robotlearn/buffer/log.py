@@ -219,6 +219,11 @@ class RecordLog:
         """Where the next record goes (of length 0). Never waits for a write."""
         return self._tail
 
+    def written(self) -> dict[int, float]:
+        """When each file was last written to, by its number: seconds since 1970, by the clock of that time."""
+        with self._append_lock:
+            return {number: self._name(number).stat().st_mtime for number in self._sizes}
+
     def file_sizes(self) -> dict[int, int]:
         """Bytes in each file, by its number, in order."""
         with self._append_lock:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import math
 import secrets
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,13 @@ import msgspec
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.ledger import Fate, Ledger, Range
 from robotlearn.buffer.log import LogFull, Position, RecordLog, Sync
+from robotlearn.buffer.order import Key, SendOrder
 from robotlearn.buffer.quarantine import Quarantine
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import record as records
 from robotlearn.wire.segment import Segment
 
 logger = logging.getLogger("robotlearn.buffer")
-
-Key = tuple[int, int]  # (session, sequence)
 
 
 class SpoolFull(LogError):
@@ -55,8 +56,10 @@ class Outgoing(msgspec.Struct, gc=False):
 
 class _Entry(msgspec.Struct, gc=False):
     position: Position
+    episode: int
     starred: bool
     last: bool
+    at: float  # time.monotonic of its recording; may be negative
 
 
 class Spool:
@@ -64,9 +67,10 @@ class Spool:
 
     `record` gives session and sequence, encodes the segment once and appends it: after that it survives the death of
     this process; with sync "power" it survives the loss of power once `sync` has run, and is sent only then. `take`
-    hands records out for sending; `acknowledge` and `reject` settle them. Each opening is a new session; what earlier
-    sessions left is still sent. When the files grow beyond `max_bytes`, the oldest records are evicted, never one in
-    which a person intervened (starred), nor one that may have reached the learner already.
+    hands records out for sending, in the order of `SendOrder`; `acknowledge` and `reject` settle them. Each opening is
+    a new session; what earlier sessions left is still sent. When the files grow beyond `max_bytes`, the oldest records
+    are evicted, and by `expire` those older than `max_age_s`; never one in which a person intervened (starred), nor one
+    that may have reached the learner already.
 
     One process has it open at a time (LogError names it otherwise). Any thread may call anything. `record` may wait for
     the operating system to take the bytes; it never waits for the learner.
@@ -79,6 +83,7 @@ class Spool:
         edge: str,
         sync: Sync = "process",
         max_bytes: int = 1 << 30,
+        max_age_s: float = math.inf,
         files: Files | None = None,
     ) -> None:
         """Open or create. Raises LogError when another process has it open or the disk fails."""
@@ -88,11 +93,13 @@ class Spool:
         self.edge = edge
         self.session = secrets.randbits(63)
         self.max_bytes = max_bytes
+        self.max_age_s = max_age_s
+        self.full = ""  # why the last segment was refused; empty again once one is recorded
         self._record_lock = threading.Lock()  # order of locks: record, ledger, state
         self._ledger_lock = threading.RLock()
         self._state = threading.Lock()
         self._pending: dict[Key, _Entry] = {}
-        self._unsent: deque[Key] = deque()
+        self._unsent = SendOrder()
         self._live: dict[int, int] = {}  # file -> pending records in it
         self._in_file: dict[int, set[int]] = {}  # file -> sessions that have records in it
         self._sequence = 0
@@ -139,19 +146,19 @@ class Spool:
                 if self._log.bytes + self._ledger.bytes + size > self.max_bytes:
                     self._make_room(size)
                 positions = self._log.append_many(batch) if len(batch) != 1 else [self._log.append(batch[0])]
-            except LogFull as error:
+            except (LogFull, SpoolFull) as error:
                 self._refused += len(batch)
+                self.full = str(error)
                 raise SpoolFull(f"spool {self.path}: a segment is refused: {error}") from error
-            except SpoolFull:
-                self._refused += len(batch)
-                raise
+            self.full = ""
+            now = time.monotonic()
             with self._state:
                 for sequence, (segment, position) in enumerate(zip(segments, positions, strict=True), first):
-                    last = segment.last
+                    last, starred = segment.last, segment.starred
                     self._lasts += last
                     key = (self.session, sequence)
-                    self._add(key, _Entry(position, segment.starred, last))
-                    self._unsent.append(key)
+                    self._add(key, _Entry(position, segment.episode, starred, last, now))
+                    self._unsent.add(key, (self.session, segment.episode), starred=starred, last=last)
                 self._sequence = self.session_state.recorded = first + len(batch)
         if self.recorded is not None:
             self.recorded()
@@ -167,30 +174,32 @@ class Spool:
     # ---- the uplink's side
 
     def take(self, max_bytes: int, max_count: int = 256) -> list[Outgoing]:
-        """The next durable records to send, oldest first, at most this much (a first one may exceed `max_bytes`)."""
+        """The next durable records to send, until they are `max_bytes` (the last one may exceed it) or `max_count`."""
         keys: list[tuple[Key, _Entry]] = []
         size = 0
         with self._ledger_lock:
             with self._state:
-                while self._unsent and len(keys) < max_count:
-                    key = self._unsent[0]
+                while size < max_bytes and len(keys) < max_count and (key := self._unsent.next()) is not None:
                     entry = self._pending.get(key)
-                    if entry is not None:
-                        if entry.position >= self._durable or (keys and size + entry.position.length > max_bytes):
-                            break
-                        size += entry.position.length
-                        keys.append((key, entry))
-                    self._unsent.popleft()
-            self._mark_sent(keys)
+                    if entry is None:
+                        continue
+                    if entry.position >= self._durable:
+                        self._unsent.put_back((key,))
+                        break
+                    size += entry.position.length
+                    keys.append((key, entry))
+                kept_up = not self._unsent
+            keys.sort(key=_place)  # neighbours are read at once
+            self._mark_sent(keys, kept_up)
         return self._read(keys)
 
     def take_again(self, keys: Iterable[Key] | None = None) -> None:
         """Let `take` hand out these records again, before all others; None: everything that is pending."""
         with self._state:
             if keys is None:
-                self._unsent = deque(self._pending)
+                self._order_all()
             else:
-                self._unsent.extendleft(sorted(keys, reverse=True))
+                self._unsent.put_back(keys)
 
     def acknowledge(self, ranges: Iterable[tuple[int, int, int]]) -> int:
         """The learner has stored (session, first sequence, count) for good; returns how many that settled.
@@ -220,6 +229,20 @@ class Spool:
                 logger.error("spool %s: record %d-%d is lost to quarantine: %s", self.path, session, sequence, error)
             logger.warning("record %d of session %d is rejected: %s", sequence, session, reason)
             return bool(self._settle([(session, sequence)], "rejected", reason))
+
+    def expire(self) -> int:
+        """Evict what is older than `max_age_s`, as far as it may be evicted; returns how many records.
+
+        The time that a computer was off counts by its clock and the files' own times.
+        """
+        limit = time.monotonic() - self.max_age_s
+        with self._ledger_lock:
+            with self._state:
+                old = itertools.takewhile(lambda item: item[1].at < limit, self._pending.items())
+                evicted = [key for key, entry in old if self._evictable(key, entry)]
+            if evicted:
+                logger.warning("spool %s: %d records are older than max_age_s and evicted", self.path, len(evicted))
+            return self._settle(evicted, "evicted") if evicted else 0
 
     def head(self) -> tuple[int, int]:
         """(next sequence, last segments recorded) of this session, at one moment; `lost_lasts` counts from here."""
@@ -290,9 +313,11 @@ class Spool:
 
     def _load(self) -> None:
         found: dict[Key, _Entry] = {}
+        written = self._log.written()
         for position, view in self._log.scan(verify=False):
             if position.file not in self._live:
                 self._live[position.file], self._in_file[position.file] = 0, set()
+                at = time.monotonic() - max(0.0, time.time() - written[position.file])
             try:
                 header = records.peek(view)
             except WireError as error:
@@ -303,11 +328,13 @@ class Spool:
             session.recorded = max(session.recorded, header.sequence + 1)
             if header.sequence not in session.settled:
                 # A record that was moved (see `_make_room`) may be there twice; the later one stays.
-                found[header.session, header.sequence] = _Entry(position, header.starred, header.last)
+                found[header.session, header.sequence] = _Entry(
+                    position, header.episode, header.starred, header.last, at
+                )
         order = {number: index for index, number in enumerate(self._ledger.sessions)}
         for key in sorted(found, key=lambda key: (order[key[0]], key[1])):
             self._add(key, found[key])
-        self._unsent.extend(self._pending)
+        self._order_all()
         for number, session in self._ledger.sessions.items():
             present = [sequence for (s, sequence) in found if s == number]
             if session.settled.count + len(present) != session.recorded:
@@ -316,6 +343,15 @@ class Spool:
                 logger.error("spool %s: session %d lost sequences %s to damage", self.path, number, lost)
                 self._ledger.settle(number, "rejected", lost, "damaged in the spool")
         self._reclaim()
+
+    def _order_all(self) -> None:
+        self._unsent.clear()
+        sessions = self._ledger.sessions
+        for key, entry in self._pending.items():
+            session, sequence = key
+            known = sessions.get(session)
+            sent = known is not None and sequence in known.sent
+            self._unsent.add(key, (session, entry.episode), starred=entry.starred, last=entry.last, sent=sent)
 
     def _add(self, key: Key, entry: _Entry) -> None:
         self._pending[key] = entry
@@ -343,15 +379,20 @@ class Spool:
             self.reject(*key, f"damaged in the spool: {data}")
         return found
 
-    def _mark_sent(self, keys: list[tuple[Key, _Entry]]) -> None:
-        highest: dict[int, int] = {}
+    def _mark_sent(self, keys: list[tuple[Key, _Entry]], kept_up: bool) -> None:
+        new: dict[int, list[int]] = {}
         for (session, sequence), _ in keys:
-            highest[session] = max(highest.get(session, 0), sequence)
-        for session, sequence in highest.items():
-            if sequence >= self._ledger.session(session).sent_below:
-                # Some further ones at once: each mark costs a sync, and those ahead are only kept from eviction.
-                ahead = self.max_bytes // 32 // keys[-1][1].position.length
-                self._ledger.mark_sent(session, sequence + 1 + ahead)
+            if sequence not in self._ledger.session(session).sent:
+                new.setdefault(session, []).append(sequence)
+        if not new:
+            return
+        marks = {session: _ranges(sequences) for session, sequences in new.items()}
+        if kept_up and self.session in marks:
+            # Those to come at once: each mark costs a sync, and they are only kept from eviction. Not while records
+            # wait, which may never be sent.
+            start, end = marks[self.session][-1]
+            marks[self.session][-1] = (start, end + self.max_bytes // 32 // keys[-1][1].position.length)
+        self._ledger.mark_sent(marks)
 
     def _settle(self, keys: Iterable[Key], fate: Fate, reason: str = "") -> int:
         with self._ledger_lock:
@@ -399,14 +440,14 @@ class Spool:
                 before = self.bytes
                 if file is None:
                     raise SpoolFull(
-                        f"spool {self.path}: it holds {self.bytes} of {self.max_bytes} bytes and nothing in it may be "
-                        "evicted (starred, or perhaps already at the learner); a segment is refused"
+                        f"it holds {self.bytes} of {self.max_bytes} bytes and nothing in it may be evicted "
+                        "(starred, or perhaps already at the learner)"
                     )
                 if file == self._log.end.file:
                     try:
                         self._log.rotate()
                     except LogError as error:
-                        raise SpoolFull(f"spool {self.path}: a segment is refused: {error}") from error
+                        raise SpoolFull(str(error)) from error
                 with self._state:
                     inside = [(key, entry) for key, entry in self._pending.items() if entry.position.file == file]
                 evicted = [key for key, entry in inside if self._evictable(key, entry)]
@@ -418,7 +459,7 @@ class Spool:
                 self._settle(evicted, "evicted")
 
     def _evictable(self, key: Key, entry: _Entry) -> bool:
-        return not entry.starred and key[1] >= self._ledger.session(key[0]).sent_below
+        return not entry.starred and key[1] not in self._ledger.session(key[0]).sent
 
     def _file_to_empty(self) -> int | None:
         """The oldest file that would become smaller by at least an eighth."""
@@ -437,7 +478,7 @@ class Spool:
             position = self._log.append(self._log.read(entry.position, verify=False))
             with self._state:
                 self._live[entry.position.file] -= 1
-                self._add(key, _Entry(position, entry.starred, entry.last))
+                self._add(key, msgspec.structs.replace(entry, position=position))
 
 
 def _ranges(sequences: Iterable[int]) -> list[Range]:
@@ -449,3 +490,7 @@ def _ranges(sequences: Iterable[int]) -> list[Range]:
         else:
             ranges.append((sequence, sequence + 1))
     return ranges
+
+
+def _place(taken: tuple[Key, _Entry]) -> Position:
+    return taken[1].position

@@ -16,6 +16,9 @@ class SpoolConfig(Section):
     max_bytes: Annotated[int, Field(ge=2**20)] = Field(
         2**30, description="Beyond this the oldest records are evicted, and counted."
     )
+    max_age_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Older records are evicted too, and counted; null: they are kept however long it takes."
+    )
     sync: Literal["process", "power"] = Field(
         "process",
         description="What a record survives before it is sent: the death of the process, or the loss of power too "
@@ -52,6 +55,11 @@ class _Edge(Section):
     segment_steps: PositiveInt = Field(32, description="Longest segment, in environment steps; an episode is cut so.")
     offline_episodes: NonNegativeInt = Field(
         256, description="Episodes that it still starts while it can't reach the learner, over all its arms."
+    )
+    upload_mbit: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Megabits per second and arm that it sends at most; what is recorded faster waits in its log. "
+        "null: no limit.",
     )
     tunnel: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:/\[\]-]*$")] | None = Field(
         None,

@@ -7,17 +7,16 @@ from threading import Event
 
 import torch
 
-from robotlearn.buffer.spool import Spool
 from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge.gatekeeper import Gatekeeper
+from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays
 from robotlearn.wire.door import credentials
-from robotlearn.wire.uplink import Uplink
 from robotlearn.wire.weights import Weights, WeightsClient
 
 log = logging.getLogger(__name__)
@@ -35,10 +34,9 @@ class BatchEdge:
         torch.set_num_threads(edge.threads)
         inputs = Inputs(config)
         self._policy = build_policy(config, inputs)
-        self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
         agreed = contract(config)
+        self._spool, self._uplink = outgoing(edge, edge.arms, address, state, agreed, config.learner.key)
         keys = credentials(config.learner.key, edge.name)
-        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=agreed, keys=keys)
         self._client = WeightsClient(address, edge=edge.name, session=self._spool.session, contract=agreed, keys=keys)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
         cells = cells_of(config, edge)
@@ -134,7 +132,7 @@ class BatchEdge:
         running = sum(rollout.running for rollout in self._rollouts)
         self._uplink.report(
             version=self.version,
-            state=f"{running} of {self._arms} arms working" if running else "resting",
+            state=self._gate.state + (f"{running} of {self._arms} arms working" if running else "resting"),
             waits_for="" if running else self._gate.waits_for(self.version),
             rates={"steps": self._rate, "episodes": float(self._count("episodes"))},
             counts={

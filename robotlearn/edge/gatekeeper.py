@@ -23,8 +23,7 @@ class Gatekeeper:
         self._granted = 0
         self.needs = -1
         """The version that the grants in hand wait for."""
-        self.refused = 0
-        """Segments that the spool had no room for."""
+        self._refusing = 0  # segments that the spool had no room for, since it had some
 
     def may_start(self, idle: int, version: int) -> int:
         """How many of `idle` arms may start an episode now with weights `version` (-1: none yet, so none may)."""
@@ -55,10 +54,19 @@ class Gatekeeper:
         try:
             self._spool.record_many(segments)
         except SpoolFull as error:
-            if not self.refused:
-                log.error("recording stops while there is no room: %s", error)
-            self.refused += len(segments)
+            if not self._refusing:
+                log.error("recording stops while there is no room, the arms go on: %s", error)
+            self._refusing += len(segments)
             self._uplink.episode_aborted(sum(segment.last for segment in segments))
+        else:
+            if self._refusing:
+                log.warning("recording goes on; %d segments were refused meanwhile", self._refusing)
+                self._refusing = 0
+
+    @property
+    def state(self) -> str:
+        """What an edge says of itself before all else: that it can't record, if so; else nothing."""
+        return f"NOT RECORDING ({self._spool.full}); " if self._refusing else ""
 
     def waits_for(self, version: int) -> str:
         """For whom an idle edge waits, in words."""

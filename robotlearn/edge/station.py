@@ -10,18 +10,16 @@ import numpy as np
 
 from envs.spaces import observation_space
 from hal.registry import check_driver
-from robotlearn.buffer.spool import Spool
 from robotlearn.cells import cells_of, env_options, policy_dim
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.gatekeeper import Gatekeeper
+from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.robots.states import robot_state
-from robotlearn.wire.door import credentials
-from robotlearn.wire.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +46,7 @@ class Station:
         spec, task = (cell := cells_of(config, edge)[0]).spec, cell.task
         check_driver(edge.driver or spec.driver)
         self._name = edge.name
-        self._spool = Spool(state / "spool", edge=edge.name, sync=edge.spool.sync, max_bytes=edge.spool.max_bytes)
-        keys = credentials(config.learner.key, edge.name)
-        self._uplink = Uplink(address, self._spool, edge=edge.name, contract=contract(config, cells), keys=keys)
+        self._spool, self._uplink = outgoing(edge, 1, address, state, contract(config, cells), config.learner.key)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
         spaces = observation_space(spec, task, env_options(config)).spaces
         self._recorder = Recorder(
@@ -165,7 +161,7 @@ class Station:
             waits_for = person if self._arm.active is not None else self._gate.waits_for(self.version)
         self._uplink.report(
             version=self.version,
-            state=state,
+            state=self._gate.state + state,
             waits_for=waits_for,
             rates={"steps": self._rate, "episodes": float(self._arm.started)},
             counts={

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from robotlearn.buffer.spool import Key, Spool
+from robotlearn.buffer.order import Key
+from robotlearn.buffer.spool import Spool
 from robotlearn.errors import WireError
 from robotlearn.wire import record
+from robotlearn.wire.allowance import Allowance
 from robotlearn.wire.connection import Connection
 from robotlearn.wire.door import Credentials
 from robotlearn.wire.messages import Ack, Grant, Hello, Message, Reject, Status, Want, Welcome
 from robotlearn.wire.sockets import Limits
 
 _STATUS_S = 0.5
+_EXPIRE_S = 5.0
 _ZERO_COPY = 64 << 10
 
 
 class Uplink(Connection):
-    """Sends what a spool holds, oldest first, until the learner has answered for it; asks for leave to start episodes.
+    """Sends what a spool holds until the learner has answered for it; asks for leave to start episodes.
 
-    Records go out once they are durable, within the learner's window of unanswered bytes; on each new connection all
-    that is pending goes out again, and the learner knows what it has. While there is no learner, the spool grows and
-    nobody waits. The public methods may be called from any thread and never block for the network.
+    Records go out once they are durable, within the learner's window of unanswered bytes and `max_bytes_per_s`; on each
+    new connection all that is pending goes out again, and the learner knows what it has. While there is no learner, or
+    a slow one, the spool grows and nobody waits. The public methods may be called from any thread and never block for
+    the network.
 
     Episodes: `want` says how many could start; `take_grants` hands out the leave to; a taken grant counts as running
     until the segment that ends the episode is recorded in the spool, or until `episode_aborted`.
@@ -44,6 +49,7 @@ class Uplink(Connection):
         keys: Credentials | None = None,
         limits: Limits | None = None,
         answer_timeout_s: float = 30.0,
+        max_bytes_per_s: float = math.inf,
     ) -> None:
         """`answer_timeout_s`: what the learner hasn't answered by then is sent again. Raises AddressError."""
         super().__init__(address, contract, limits or Limits(messages=4096), keys)
@@ -54,9 +60,11 @@ class Uplink(Connection):
         self._answer_timeout = answer_timeout_s
         self._in_flight: dict[Key, tuple[int, float, int]] = {}  # bytes, when, the how-manieth
         self._in_flight_bytes = 0
+        self._allowance = Allowance(max_bytes_per_s)
         self._sent = 0
         self._sent_bytes = 0
         self._status_at = 0.0
+        self._expired_at = 0.0
         self._rate_at, self._rate_bytes, self._rate_records = time.monotonic(), 0, 0
         self._lock = threading.Lock()  # of the episodes' bookkeeping below
         self._wanted = 0
@@ -186,6 +194,7 @@ class Uplink(Connection):
 
     def _work_offline(self, now: float) -> float:
         self.spool.sync()
+        self._expire(now)
         return 0.25
 
     def _work(self, now: float) -> float:
@@ -197,7 +206,13 @@ class Uplink(Connection):
             self._told_want = None  # told anew: a grant may have been lost
             self._send(self._status(now))
             self._resend_unanswered(now)
-        return self._status_at + _STATUS_S - now
+        self._expire(now)
+        return min(self._status_at + _STATUS_S - now, self._allowance.due(now))
+
+    def _expire(self, now: float) -> None:
+        if now - self._expired_at >= _EXPIRE_S:
+            self._expired_at = now
+            self.spool.expire()
 
     def _tell_want(self) -> None:
         with self._lock:
@@ -207,8 +222,9 @@ class Uplink(Connection):
 
     def _fill_window(self, now: float) -> None:
         welcome = self.welcome
-        while welcome is not None and self._in_flight_bytes < welcome.window_bytes:
-            taken = self.spool.take(welcome.window_bytes - self._in_flight_bytes)
+        while welcome is not None:
+            room = min(welcome.window_bytes - self._in_flight_bytes, self._allowance.left(now))
+            taken = self.spool.take(int(room)) if room > 0 else []
             if not taken:
                 return
             for index, out in enumerate(taken):
@@ -226,6 +242,7 @@ class Uplink(Connection):
                     return
                 self._in_flight[out.session, out.sequence] = (size, now, self._sent)
                 self._in_flight_bytes += size
+                self._allowance.spend(size)
                 self._sent += 1
                 self._sent_bytes += size
 

@@ -82,7 +82,16 @@ def test_what_is_settled_is_not_sent_again_and_files_go_when_all_of_them_is(tmp_
         assert balanced(spool) == Counts(400, 400, 0, 0, 0, 0)
 
 
-def test_earlier_sessions_are_sent_first_and_the_accounts_go_on(tmp_path: Path) -> None:
+def one_by_one(spool: Spool) -> list[tuple[int, int]]:
+    """Everything that is not sent, as it would be over a link that takes one record at a time."""
+    spool.sync()
+    found = []
+    while taken := spool.take(1):
+        found += [(out.session, out.sequence) for out in taken]
+    return found
+
+
+def test_of_earlier_sessions_is_sent_what_is_left_and_the_accounts_go_on(tmp_path: Path) -> None:
     with open_spool(tmp_path) as spool:
         first = spool.session
         fill(spool, 4)
@@ -90,10 +99,8 @@ def test_earlier_sessions_are_sent_first_and_the_accounts_go_on(tmp_path: Path) 
     with open_spool(tmp_path) as spool:
         assert spool.session != first
         fill(spool, 2)
-        spool.sync()
-        assert [(out.session, out.sequence) for out in spool.take(1 << 30)] == [
-            (first, 0), (first, 2), (first, 3), (spool.session, 0), (spool.session, 1),
-        ]  # fmt: skip
+        later = spool.session
+        assert one_by_one(spool) == [(later, 0), (later, 1), (first, 0), (first, 2), (first, 3)], "the newest first"
         assert balanced(spool) == Counts(6, 1, 0, 0, 5, 0)
         assert dict(spool.floors())[first] == 0
         spool.acknowledge([(first, 0, 1)])
@@ -131,6 +138,65 @@ def test_beyond_its_bound_the_oldest_are_evicted_and_counted(tmp_path: Path) -> 
         assert sequences(spool) == list(range(counts.evicted, 1000)), "the oldest went, all others are there"
     with open_spool(tmp_path) as spool:
         assert balanced(spool) == Counts(1000, 0, counts.evicted, 0, 1000 - counts.evicted, 0)
+
+
+def test_interventions_are_sent_first_then_what_was_begun_then_the_newest_also_after_a_restart(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        session = spool.session
+        fill(spool, 2, episode=1)
+        spool.sync()
+        assert [out.sequence for out in spool.take(1)] == [0]
+        fill(spool, 1, episode=2)
+        fill(spool, 1, episode=3, starred=True)
+        fill(spool, 1, episode=4)
+        fill(spool, 1, episode=1, last=True)
+        assert one_by_one(spool) == [(session, n) for n in (3, 1, 5, 4, 2)]
+        spool.take_again()
+        assert [sequence for _, sequence in one_by_one(spool)][0] == 3
+    with open_spool(tmp_path) as spool:
+        spool.acknowledge([(session, 0, 1), (session, 4, 1)])
+        assert one_by_one(spool) == [(session, n) for n in (3, 1, 2, 5)], "all had been begun"
+
+
+def test_on_a_link_too_slow_for_everything_the_oldest_are_evicted_never_what_was_sent(tmp_path: Path) -> None:
+    with open_spool(tmp_path, max_bytes=2 * MB, sync="process") as spool:
+        sent = set()
+        for episode in range(200):
+            fill(spool, 6, episode=episode)
+            spool.sync()
+            sent |= {out.sequence for out in spool.take(1)}
+        counts = balanced(spool)
+        assert counts.evicted > 300 and counts.refused == 0, "what was sent out of order does not keep the rest"
+        left, unsent = set(sequences(spool)), sorted(set(range(1200)) - sent)
+        assert sent <= left and left - sent == set(unsent[counts.evicted :])
+
+
+def test_beyond_their_age_records_are_evicted_but_for_starred_and_sent_ones(tmp_path: Path) -> None:
+    with open_spool(tmp_path, sync="process", max_age_s=1e-9) as spool:
+        fill(spool, 1, starred=True)
+        fill(spool, 3)
+        spool.sync()
+        assert [out.sequence for out in spool.take(1)] == [0] and [out.sequence for out in spool.take(1)] == [1]
+        spool._log.rotate()
+        assert spool.expire() == 2 and spool.expire() == 0
+        assert balanced(spool) == Counts(4, 0, 2, 0, 2, 0)
+        assert sequences(spool) == [0, 1]
+
+
+def test_the_age_of_records_outlives_a_restart(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 2)
+    [file] = (tmp_path / "records").glob("*.log")
+    os.utime(file, (file.stat().st_mtime - 1000,) * 2)
+    with open_spool(tmp_path, max_age_s=2000) as spool:
+        assert spool.expire() == 0
+    os.utime(file, (file.stat().st_mtime - 1000,) * 2)
+    with open_spool(tmp_path, max_age_s=2000) as spool:
+        fill(spool, 1)
+        assert spool.expire() == 2 and balanced(spool) == Counts(3, 0, 2, 0, 1, 0)
+    os.utime(sorted((tmp_path / "records").glob("*.log"))[-1], (4e9, 4e9))  # written by a clock that was ahead
+    with open_spool(tmp_path, max_age_s=2000) as spool:
+        assert spool.expire() == 0 and spool.pending == 1
 
 
 def test_starred_segments_are_never_evicted(tmp_path: Path) -> None:
@@ -178,9 +244,10 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
         for _ in range(3):
             with pytest.raises(SpoolFull, match=os.strerror(errno.ENOSPC)):
                 spool.record(make_segment())
+            assert os.strerror(errno.ENOSPC) in spool.full
         assert balanced(spool) == Counts(5, 0, 0, 0, 5, 3)
         files.room = 1 << 40
-        assert spool.record(make_segment()) == 5
+        assert spool.record(make_segment()) == 5 and not spool.full
         assert sequences(spool) == list(range(6))
     with open_spool(tmp_path) as spool:
         assert balanced(spool) == Counts(6, 0, 0, 0, 6, 0)

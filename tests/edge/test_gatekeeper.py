@@ -136,9 +136,14 @@ def test_a_segment_without_room_is_counted_and_its_episode_given_up(
     assert edge.uplink.running == 1
 
     def full(segments: list[Segment]) -> list[int]:
+        edge.spool.full = "no room"
         raise SpoolFull("no room")
 
-    monkeypatch.setattr(edge.spool, "record_many", full)
-    edge.finish()
-    assert edge.gate.refused == 1
+    assert not edge.gate.state
+    with monkeypatch.context() as patched:
+        patched.setattr(edge.spool, "record_many", full)
+        edge.finish()
+    assert edge.gate.state == "NOT RECORDING (no room); "
     assert edge.uplink.running == 0, "the learner must not wait for it"
+    edge.finish()
+    assert not edge.gate.state
