@@ -512,6 +512,7 @@ class Learner:
     def view(self) -> View:
         """This moment, for the display; any thread may call it."""
         row = self._row
+        waits_for = f"space: {self._server.disk_full}" if self._server.disk_full else self._waits_for
         peers = [
             PeerLine(
                 edge.edge,
@@ -528,7 +529,7 @@ class Learner:
             title=f"{self._name}: {self.folder.path}",
             phase=self._phase,
             progress=self._progress,
-            waits_for=self._waits_for if peers or not self._waits_for else f"an edge at {self.address}",
+            waits_for=waits_for if peers or not waits_for else f"an edge at {self.address}",
             version=self._version,
             success=row.get("success"),
             mean_return=row.get("return"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -80,13 +81,13 @@ class Intake:
         max_waiting: int,
     ) -> None:
         self.failure: BaseException | None = None
-        self.full_since: float | None = None  # when the training loop stopped taking, None while it does
+        self.disk_full = ""  # why nothing can be stored now, empty while it can
         self._store = store
         self._count = count
         self._answer = answer
         self._max_waiting = max_waiting
         self._inbox: queue.SimpleQueue[list[Arrival] | None] = queue.SimpleQueue()
-        self._left: list[Arrival] = []  # taken from the inbox, and not yet in a batch
+        self._queues: dict[bytes, deque[Arrival]] = {}  # by connection: taken from the inbox, and not yet in a batch
         self._waiting: deque[StoredSegment] = deque()
         self._condition = threading.Condition()
         self._stopping = False
@@ -141,27 +142,40 @@ class Intake:
                 self._condition.notify_all()
 
     def _next_batch(self) -> list[Arrival]:
-        """What has come, at least one record (none when stopping), up to what one sync should serve."""
-        arrived = self._left or self._inbox.get()
+        """What has come, at least one record (none when stopping), up to what one sync should serve.
+
+        Connections that sent more than that share it evenly: who sends little never waits for who sends much.
+        """
+        if not self._queues:
+            self._sort_in(self._inbox.get())
         early = self._batch_at + _PACE_S - time.monotonic()
         if early > 0:
             time.sleep(early)
         self._batch_at = time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            while not self._stopping:
+                self._sort_in(self._inbox.get_nowait())
         batch: list[Arrival] = []
-        size = 0
-        while arrived is not None:
-            for index, arrival in enumerate(arrived):
-                if size >= _BATCH_BYTES:
-                    self._left = arrived[index:]
-                    return batch
-                batch.append(arrival)
-                size += len(arrival.data)
-            self._left = []
-            try:
-                arrived = self._inbox.get_nowait()
-            except queue.Empty:
-                break
+        left = _BATCH_BYTES
+        while self._queues and left > 0:
+            share = left // len(self._queues)
+            for identity, waiting in list(self._queues.items()):
+                size = 0
+                while waiting and size <= share:
+                    arrival = waiting.popleft()
+                    batch.append(arrival)
+                    size += len(arrival.data)
+                left -= size
+                if not waiting:
+                    del self._queues[identity]
         return batch
+
+    def _sort_in(self, arrived: list[Arrival] | None) -> None:
+        for arrival in arrived or ():
+            waiting = self._queues.get(arrival.identity)
+            if waiting is None:
+                waiting = self._queues[arrival.identity] = deque()
+            waiting.append(arrival)
 
     def _process(self, batch: list[Arrival]) -> None:
         while not self._stopping:
@@ -173,11 +187,16 @@ class Intake:
                 outcomes = self._store.append(records, edges)
                 break
             except LogFull as error:
-                logger.error("the learner can't store segments and answers none: %s", error)
+                if not self.disk_full:
+                    logger.error("the learner can't store segments and answers none; the edges keep theirs: %s", error)
+                self.disk_full = str(error)
                 with self._condition:
                     self._condition.wait(_RETRY_S)
         else:
             return
+        if self.disk_full:
+            logger.warning("the learner stores segments again")
+            self.disk_full = ""
         self._count(batch, outcomes)
         with self._condition:
             self._waiting.extend(
@@ -192,7 +211,7 @@ class Intake:
         with self._condition:
             if len(self._waiting) + count <= self._max_waiting or not self._waiting:
                 return
-            self.full_since = since = time.monotonic()
+            since = time.monotonic()
             complained = False
             while self._waiting and len(self._waiting) + count > self._max_waiting and not self._stopping:
                 if not self._condition.wait(5.0) and not complained:
@@ -202,4 +221,3 @@ class Intake:
                         "grow meanwhile",
                         len(self._waiting), time.monotonic() - since,
                     )  # fmt: skip
-            self.full_since = None

@@ -140,6 +140,11 @@ class LearnerServer:
             if failure is not None:
                 raise failure
 
+    @property
+    def disk_full(self) -> str:
+        """Why nothing can be stored now, empty while it can; the edges keep theirs meanwhile."""
+        return self._intake.disk_full
+
     def take_stored(self, timeout: float = 0.0, limit: int | None = None) -> list[StoredSegment]:
         """The segments stored since the last call, each once; waits up to `timeout` seconds for the first.
 

@@ -152,7 +152,7 @@ def test_interventions_are_sent_first_then_what_was_begun_then_the_newest_also_a
         fill(spool, 1, episode=1, last=True)
         assert one_by_one(spool) == [(session, n) for n in (3, 1, 5, 4, 2)]
         spool.take_again()
-        assert [sequence for _, sequence in one_by_one(spool)][0] == 3
+        assert next(iter(one_by_one(spool))) == (session, 3)
     with open_spool(tmp_path) as spool:
         spool.acknowledge([(session, 0, 1), (session, 4, 1)])
         assert one_by_one(spool) == [(session, n) for n in (3, 1, 2, 5)], "all had been begun"

@@ -116,6 +116,7 @@ class Bare:
         **fields: Any,
     ) -> None:
         self.context = zmq.Context()
+        self.edge = name
         self.socket = sockets.dealer(self.context, Limits(), keys)
         if identity is not None:
             self.socket.setsockopt(zmq.IDENTITY, identity)

@@ -1,6 +1,9 @@
 """Segments from an edge's spool into the learner's store, over real sockets, once each, whatever happens between."""
 
+import contextlib
+import errno
 import logging
+import os
 import socket
 import struct
 import threading
@@ -12,7 +15,7 @@ import pytest
 import zmq
 
 from robotlearn.errors import AddressError, ContractError
-from robotlearn.wire import messages, record
+from robotlearn.wire import intake, messages, record
 from robotlearn.wire.messages import Ack, Grant, Hello, Refuse, Status, Want, Welcome
 from robotlearn.wire.sockets import Limits
 from tests.buffer.faults import FullFiles
@@ -334,10 +337,34 @@ def test_a_learner_with_a_full_disk_answers_when_it_has_space_again(
         files.room = 1000
         here.record(5)
         until(lambda: "can't store segments" in caplog.text, "the learner to say so")
-        assert here.spool.pending == 5
+        assert here.spool.pending == 5 and os.strerror(errno.ENOSPC) in there.server.disk_full
         files.room = 1 << 40
         settled(here, 5)
+        assert not there.server.disk_full and caplog.text.count("can't store segments") == 1
         assert there.sequences() == list(range(5))
+
+
+def test_an_edge_that_sends_little_does_not_wait_for_those_that_send_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_BATCH_BYTES", 20_000)
+    with learner(tmp_path / "l") as there, contextlib.ExitStack() as stack:
+        many = [stack.enter_context(Bare(there.address, name=f"much-{n}")) for n in range(2)]
+        few = stack.enter_context(Bare(there.address, name="little"))
+        with there.store._lock:  # nothing is stored before all have come
+            for bare in many:
+                for sequence in range(100):
+                    bare.send(data(sequence, edge=bare.edge))
+            until(lambda: there.server._inbox_bytes >= 200 * len(data(0)), "what the two have sent")
+            few.send(data(0, edge="little"))
+            until(lambda: there.server._inbox_bytes > 200 * len(data(0)), "what the third has sent")
+        until(lambda: there.server.stats()["stored"] == 201, "all of it")
+        order = [(segment.edge, segment.sequence) for _, segment in there.store.scan()]
+        first = order.index(("little", 0))
+        # The batch that was held up, and one that the three share.
+        assert first <= 2 * (20_000 // len(data(0)) + 3)
+        for bare in many:
+            assert [sequence for edge, sequence in order if edge == bare.edge] == list(range(100))
 
 
 def test_an_unknown_peer_is_asked_to_say_hello(tmp_path: Path) -> None:
