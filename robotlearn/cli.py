@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robotlearn import gl
+from robotlearn.commands.data import data
 from robotlearn.commands.emulate import emulate
 from robotlearn.commands.estop import estop
 from robotlearn.commands.keys import keys
@@ -321,6 +322,7 @@ def run_policy(
 app.command()(robots)
 app.add_typer(station, name="station")
 app.add_typer(keys, name="keys")
+app.add_typer(data, name="data")
 app.command()(emulate)
 app.command()(teleop)
 app.command()(serve)

@@ -45,6 +45,18 @@ class IntervalSet:
         self.count += added
         return added
 
+    def remove(self, number: int) -> bool:
+        """Take one number out; returns whether it was there."""
+        index = bisect_right(self._starts, number) - 1
+        if index < 0 or number >= self._ends[index]:
+            return False
+        start, end = self._starts[index], self._ends[index]
+        parts = [(low, high) for low, high in ((start, number), (number + 1, end)) if low < high]
+        self._starts[index : index + 1] = [low for low, _ in parts]
+        self._ends[index : index + 1] = [high for _, high in parts]
+        self.count -= 1
+        return True
+
     def __contains__(self, number: int) -> bool:
         index = bisect_right(self._starts, number) - 1
         return index >= 0 and number < self._ends[index]

@@ -1,7 +1,8 @@
 """The accounts of a spool: what became of every record, kept durable as small entries in a log of their own.
 
-Each record of a session (sequence 0, 1, 2, ...) is pending until it is settled, once: acknowledged, evicted or
-rejected. An entry that is applied twice changes nothing. So, whatever is killed between two writes, replaying gives
+Each record of a session (sequence 0, 1, 2, ...) is pending until it is settled: acknowledged, evicted or
+rejected; a rejected one may be pending again, by a person's wish. An entry that is applied twice changes nothing. So,
+whatever is killed between two writes, replaying gives
     recorded = acknowledged + evicted + rejected + pending.
 """
 
@@ -48,6 +49,13 @@ class Sent(msgspec.Struct, tag="sent", forbid_unknown_fields=True):
     ranges: list[Range]
 
 
+class Reopened(msgspec.Struct, tag="reopened", forbid_unknown_fields=True):
+    """A record that was rejected is pending again: a person wants it sent once more."""
+
+    session: Count
+    sequence: Count
+
+
 class SessionState(msgspec.Struct, forbid_unknown_fields=True):
     """A session inside a snapshot."""
 
@@ -64,7 +72,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", forbid_unknown_fields=True):
     sessions: list[SessionState]
 
 
-Entry = Settled | Sent | Snapshot
+Entry = Settled | Sent | Reopened | Snapshot
 _decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -116,6 +124,13 @@ class Ledger:
         entry = Settled(session, fate, list(ranges), reason[:1024])
         self._apply(entry)
         self._write(entry)
+
+    def reopen(self, session: int, sequence: int) -> None:
+        """Make a rejected record pending again, and write it down, durable when this returns."""
+        entry = Reopened(session, sequence)
+        self._apply(entry)
+        self._write(entry)
+        self._log.sync()
 
     def mark_sent(self, ranges: Mapping[int, Sequence[Range]]) -> None:
         """Write down, durable when this returns, that these records of each session may have been sent."""
@@ -186,6 +201,10 @@ class Ledger:
                 session = self.session(entry.session)
                 for start, end in entry.ranges:
                     session.sent.add_range(start, end)
+            case Reopened():
+                session = self.session(entry.session)
+                if session.settled.remove(entry.sequence):
+                    session.counts["rejected"] -= 1
             case Snapshot():
                 self.folded = _no_counts() | entry.folded
                 self.sessions = {

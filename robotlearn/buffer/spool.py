@@ -244,6 +244,33 @@ class Spool:
                 logger.warning("spool %s: %d records are older than max_age_s and evicted", self.path, len(evicted))
             return self._settle(evicted, "evicted") if evicted else 0
 
+    def retry(self, session: int, sequence: int) -> None:
+        """Take a rejected record out of quarantine: it is pending again, and goes out as it was, so that it is stored
+        once whatever is killed meanwhile. Raises LogError when it isn't there, is damaged or not of this spool, or when
+        the disk fails.
+        """
+        key = (session, sequence)
+        with self._record_lock, self._ledger_lock:
+            data = self._quarantine.get(*key)
+            if key not in self._pending:
+                known = self._ledger.sessions.get(session)
+                if known is None or sequence not in known.settled:
+                    raise LogError(f"spool {self.path}: record {sequence} of session {session} was never recorded here")
+                header = records.header_of(data, records.check(data))
+                position = self._log.append(data)
+                self.sync()
+                entry = _Entry(position, header.episode, header.starred, header.last, time.monotonic())
+                with self._state:
+                    self._ledger.reopen(*key)
+                    self._add(key, entry)
+                    self._unsent.put_back((key,))
+            self._quarantine.remove(*key)
+
+    def quarantined(self) -> list[Key]:
+        """What `retry` can take."""
+        with self._ledger_lock:
+            return list(self._quarantine)
+
     def head(self) -> tuple[int, int]:
         """(next sequence, last segments recorded) of this session, at one moment; `lost_lasts` counts from here."""
         with self._state:
@@ -261,10 +288,15 @@ class Spool:
         return self._lost_lasts
 
     def floors(self) -> list[tuple[int, int]]:
-        """(session, sequence below which all is settled) of the newest sessions, for the learner's set of seen ones."""
+        """(session, sequence below which nothing comes any more) of the newest sessions, for the learner's set of seen
+        ones. What lies in quarantine may come again.
+        """
         with self._ledger_lock:
-            newest = list(self._ledger.sessions.items())[-64:]
-            return [(number, session.settled.floor) for number, session in newest]
+            floors = {number: session.settled.floor for number, session in self._ledger.sessions.items()}
+            for session, sequence in self._quarantine:
+                if session in floors:
+                    floors[session] = min(floors[session], sequence)
+            return list(floors.items())[-64:]
 
     # ---- both
 
@@ -335,6 +367,9 @@ class Spool:
         for key in sorted(found, key=lambda key: (order[key[0]], key[1])):
             self._add(key, found[key])
         self._order_all()
+        for key in self._quarantine:
+            if key in found:  # it was taken out of quarantine, or not yet put there, when the process ended
+                self._quarantine.remove(*key)
         for number, session in self._ledger.sessions.items():
             present = [sequence for (s, sequence) in found if s == number]
             if session.settled.count + len(present) != session.recorded:
@@ -414,7 +449,7 @@ class Spool:
 
     def _sessions_on_disk(self) -> set[int]:
         with self._state:
-            return {self.session}.union(*self._in_file.values())
+            return {self.session, *(session for session, _ in self._quarantine)}.union(*self._in_file.values())
 
     def _reclaim(self) -> None:
         """Delete the files in which nothing is pending any more."""

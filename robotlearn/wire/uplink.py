@@ -224,7 +224,7 @@ class Uplink(Connection):
         welcome = self.welcome
         while welcome is not None:
             room = min(welcome.window_bytes - self._in_flight_bytes, self._allowance.left(now))
-            taken = self.spool.take(int(room)) if room > 0 else []
+            taken = self.spool.take(math.ceil(room)) if room > 0 else []
             if not taken:
                 return
             for index, out in enumerate(taken):

@@ -33,6 +33,17 @@ def test_it_holds_what_a_set_holds(steps: list[int | tuple[int, int]]) -> None:
     assert IntervalSet(reversed(pairs)) == intervals
 
 
+@given(STEPS, st.lists(NUMBERS))
+def test_numbers_can_be_taken_out(steps: list[int | tuple[int, int]], out: list[int]) -> None:
+    intervals = IntervalSet((step, step + 1) if isinstance(step, int) else step for step in steps)
+    model = {number for start, end in intervals for number in range(start, end)}
+    for number in out:
+        assert intervals.remove(number) is (number in model)
+        model.discard(number)
+    assert {number for start, end in intervals for number in range(start, end)} == model
+    assert intervals.count == len(model) and intervals == IntervalSet((number, number + 1) for number in model)
+
+
 def test_numbers_in_order_stay_one_interval() -> None:
     intervals = IntervalSet()
     assert all(intervals.add(n) for n in range(1000))

@@ -13,7 +13,7 @@ from robotlearn.buffer.spool import Counts, Spool, SpoolFull
 from robotlearn.errors import LogError
 from robotlearn.wire import record
 from tests.buffer.faults import FullFiles, When, run_until_killed
-from tests.buffer.victims import use_spool
+from tests.buffer.victims import retry_in_spool, use_spool
 from tests.wire.make import make_segment
 
 MB = 1 << 20
@@ -370,6 +370,70 @@ def test_killed_at_every_call_the_accounts_still_balance(tmp_path: Path, when: W
         if not killed and at >= int(words[-1][1]):
             break
     assert killed_at > (20 if when == "half" else 50) and evicted > 0
+
+
+@pytest.mark.parametrize("when", ["before", pytest.param("half", marks=pytest.mark.slow)])
+def test_killed_at_every_call_of_a_retry_a_record_is_pending_or_in_quarantine(tmp_path: Path, when: When) -> None:
+    killed_at = 0
+    for at in itertools.count():
+        path = tmp_path / str(at)
+        told, killed = run_until_killed(retry_in_spool, path, at, when)
+        words = [line.split() for line in told.splitlines()]
+        recorded, rejected, retried = (
+            {int(number) for word, number in words if word == kind} for kind in ("recorded", "rejected", "retried")
+        )
+        for _ in range(2):  # opened again, and again
+            with open_spool(path) as spool:
+                balanced(spool)
+                pending, kept = set(sequences(spool)), {sequence for _, sequence in spool.quarantined()}
+                assert recorded <= pending | kept and retried <= pending and not pending & kept
+                assert balanced(spool).rejected == len(kept)
+        with open_spool(path) as spool:
+            for key in spool.quarantined():
+                spool.retry(*key)
+            assert recorded <= set(sequences(spool)) and balanced(spool).rejected == 0
+        killed_at += killed
+        if not killed and at >= int(words[-1][1]):
+            break
+    assert rejected == {0, 1} and killed_at > (5 if when == "half" else 15)
+
+
+def test_what_is_sent_again_from_quarantine_is_under_its_own_name_and_keeps_the_floor_below_it(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        session = spool.session
+        fill(spool, 4)
+        spool.reject(session, 1, "the learner has no such task")
+        spool.acknowledge([(session, 0, 1), (session, 2, 2)])
+        assert dict(spool.floors())[session] == 1, "or the learner would close the hole, and take it for a duplicate"
+        spool._log.rotate()
+        spool._reclaim()
+        spool._ledger.compact(spool._sessions_on_disk(), force=True)
+    with open_spool(tmp_path) as spool:
+        spool._ledger.compact(spool._sessions_on_disk(), force=True)
+        spool.retry(session, 1)
+        assert not list((tmp_path / "quarantine").iterdir())
+        assert balanced(spool) == Counts(4, 3, 0, 0, 1, 0)
+        assert one_by_one(spool) == [(session, 1)]
+        with pytest.raises(LogError, match="No such file"):
+            spool.retry(session, 1)
+        spool.acknowledge([(session, 1, 1)])
+        assert balanced(spool) == Counts(4, 4, 0, 0, 0, 0) and dict(spool.floors())[session] == 4
+
+
+def test_a_strange_or_damaged_record_in_quarantine_stays_there(tmp_path: Path) -> None:
+    with open_spool(tmp_path / "a") as spool, open_spool(tmp_path / "b") as other:
+        fill(spool, 1)
+        spool.reject(spool.session, 0, "no")
+        (tmp_path / "b" / "quarantine").mkdir()
+        for file in (tmp_path / "a" / "quarantine").iterdir():
+            (tmp_path / "b" / "quarantine" / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(LogError, match="never recorded here"):
+            other.retry(spool.session, 0)
+        [file] = (tmp_path / "a" / "quarantine").glob("*.record")
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(LogError, match="damaged"):
+            spool.retry(spool.session, 0)
+        assert spool.quarantined() == [(spool.session, 0)] and balanced(spool).rejected == 1
 
 
 def test_counts_are_plain_numbers(tmp_path: Path) -> None:

@@ -59,6 +59,22 @@ def use_spool(say: Say, path: Path, at: int, when: When) -> None:
     say("calls", files.calls)
 
 
+def retry_in_spool(say: Say, path: Path, at: int, when: When) -> None:
+    files = KillingFiles(at, when)
+    spool = Spool(path, edge="edge-a", sync="power", max_bytes=1 << 20, files=files)
+    for n in range(3):
+        spool.record(make_segment(seed=n))
+        say("recorded", n)
+    for n in range(2):
+        spool.reject(spool.session, n, "because")
+        say("rejected", n)
+    for session, sequence in spool.quarantined():
+        spool.retry(session, sequence)
+        say("retried", sequence)
+    spool.close()
+    say("calls", files.calls)
+
+
 def append_to_store(say: Say, path: Path, at: int, when: When) -> None:
     files = KillingFiles(at, when)
     store = SegmentStore(path, file_bytes=9000, files=files)

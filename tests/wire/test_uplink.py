@@ -217,6 +217,29 @@ def test_a_record_beyond_the_learners_limit_is_rejected_on_the_edges_own_side(tm
         assert here.uplink.connections == 1 and there.sequences() == [0, 2]
 
 
+def test_what_was_rejected_is_stored_once_when_its_cause_is_mended(tmp_path: Path) -> None:
+    with learner(tmp_path / "l", max_frame_bytes=20_000) as there, edge(tmp_path / "e", there.address) as here:
+        here.record(1)
+        here.record(1, image=64)
+        here.record(1)
+        until(lambda: here.spool.counts().rejected == 1 and not here.spool.pending, "the rejection")
+        until(lambda: there.store._seen_of("edge-a", here.spool.session).floor == 1, "the floor, with the hole")
+        session = here.spool.session
+    with learner(tmp_path / "l") as there, edge(tmp_path / "e", there.address) as here:
+        here.spool.retry(session, 1)
+        settled(here, 3)
+        assert here.balanced() and here.spool.counts().rejected == 0
+        assert sorted(there.sequences()) == [0, 1, 2] and there.server.stats()["duplicates"] == 0
+
+
+def test_an_edge_sends_no_faster_than_it_may(tmp_path: Path) -> None:
+    with learner(tmp_path / "l") as there, edge(tmp_path / "e", there.address, max_bytes_per_s=1e-3) as here:
+        here.record(5)
+        settled(here, 1)
+        until(lambda: there.server.peers()[0].counts.get("pending") == 4, "the edge to say so")
+        assert here.uplink.stats()["sent"] == 1, "the first one overdraws what it may for days"
+
+
 def test_an_oversize_frame_costs_its_sender_the_connection_and_nobody_else(tmp_path: Path) -> None:
     with learner(tmp_path / "l", max_frame_bytes=20_000) as there, edge(tmp_path / "e", there.address) as here:
         with Bare(there.address) as bare:
