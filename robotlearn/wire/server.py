@@ -15,11 +15,11 @@ import zmq
 
 from robotlearn.buffer.store import Kind, Outcome, SegmentStore
 from robotlearn.errors import RobotlearnError, WireError
-from robotlearn.wire import messages, record, sockets
+from robotlearn.wire import messages, sockets
 from robotlearn.wire.door import Door, ServerKeys
 from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.intake import Arrival, Intake, StoredSegment
-from robotlearn.wire.keys import Allowed, Role
+from robotlearn.wire.keys import Allowed
 from robotlearn.wire.messages import (
     Ack,
     Gone,
@@ -34,8 +34,9 @@ from robotlearn.wire.messages import (
     Want,
     Welcome,
 )
-from robotlearn.wire.peers import Edge, EdgeView, Peer, first_difference
+from robotlearn.wire.peers import EdgeView, Peer
 from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.reception import Reception, may
 from robotlearn.wire.sockets import Limits, Monitor, Wakeup
 
 __all__ = ["EdgeView", "LearnerServer", "StoredSegment"]
@@ -80,8 +81,6 @@ class LearnerServer:
         """Binds at once. Raises AddressError (malformed, in use, public without keys and `insecure_public`)."""
         self.limits = limits or Limits(max_frame_bytes=max_frame_bytes, messages=256)
         self.window_bytes = window_bytes
-        self.max_peers = max_peers
-        self.contract = dict(contract)
         self.run = run
         self.incarnation = secrets.randbits(62)
         self.counters = dict.fromkeys(
@@ -102,9 +101,11 @@ class LearnerServer:
             self._context.destroy(linger=0)
             raise
         self._wakeup = Wakeup()
-        self._lock = threading.Lock()  # of the tables below, which other threads read
-        self._peers: dict[bytes, Peer] = {}
-        self._edges: dict[str, Edge] = {}
+        self._reception = Reception(
+            gate, self.counters, self._send, contract=contract, max_peers=max_peers,
+            dead_after_s=self.limits.dead_after_s,
+        )  # fmt: skip
+        self._peers, self._edges = self._reception.peers, self._reception.edges
         self._outbox: deque[tuple[list[Arrival], list[Outcome]]] = deque()
         self._arrived: list[Arrival] = []  # records of this round
         self._inbox_bytes = 0  # unanswered, of all connections, former ones too
@@ -157,10 +158,7 @@ class LearnerServer:
 
     def peers(self) -> list[EdgeView]:
         """All edges that have ever come, by name."""
-        now = time.monotonic()
-        with self._lock:
-            edges = sorted(self._edges.values(), key=lambda edge: edge.name)
-            return [self._view(edge, now) for edge in edges]
+        return self._reception.views()
 
     def stats(self) -> dict[str, int]:
         """Counters since the start.
@@ -189,7 +187,7 @@ class LearnerServer:
         answers: Counter[tuple[str, Kind]] = Counter()
         ended: Counter[tuple[str, int]] = Counter()
         accepted = 0
-        with self._lock:  # against a HELLO, which says anew what runs: an end is counted before it or is in it
+        with self._reception.lock:  # against a HELLO, which says anew what runs: an end comes before it or is in it
             for arrival, outcome in zip(batch, outcomes, strict=True):
                 kind, header = outcome.kind, outcome.header
                 if header is None:
@@ -240,7 +238,7 @@ class LearnerServer:
                 if self._monitor.events in ready:
                     self._monitor.read()
                 if self._door is not None:
-                    self._attend(self._door, now)
+                    self._reception.attend(self._door, now)
                 if 0 < self._receive() < _FEW and not copying:
                     time.sleep(_PACE_S)
                 while self._outbox:
@@ -253,7 +251,7 @@ class LearnerServer:
                 # By the time before this round: what came during a stall of this thread is read by now.
                 if now - swept > 0.25:
                     swept = now
-                    self._bury(now)
+                    self._reception.bury(now)
         except BaseException as error:
             if not isinstance(error, RobotlearnError):
                 logger.exception("the learner's server ends")
@@ -289,12 +287,12 @@ class LearnerServer:
                 holder = None
                 if self._door is not None:
                     holder = self._door.holder(frame)
-                    if not _may(holder, peer):
-                        self._lock_out(identity, peer)
+                    if not may(holder, peer):
+                        self._reception.lock_out(identity, peer)
                         continue
                 records += self._take_in(identity, peer, frame, holder)
             except WireError as error:
-                self._bad_frame(identity, peer, error)
+                self._reception.bad_frame(peer, error)
         if self._arrived:
             self._intake.put(self._arrived)
             self._arrived = []
@@ -303,21 +301,6 @@ class LearnerServer:
     def _skip_parts(self) -> None:
         while self._socket.getsockopt(zmq.RCVMORE):
             self._socket.recv(zmq.NOBLOCK, copy=False)
-
-    def _attend(self, door: Door, now: float) -> None:
-        """Let in who waits; put out who is not allowed any more, also if it says nothing and only listens."""
-        if door.attend(now):
-            for peer in list(self._peers.values()):
-                holder = door.keys.allowed.get(peer.holder.key.bytes) if peer.holder is not None else None
-                if not _may(holder, peer):
-                    self._lock_out(peer.identity, peer)
-
-    def _lock_out(self, identity: bytes, peer: Peer | None) -> None:
-        self.counters["not_allowed"] += 1
-        self._send(identity, Refuse("key", "the learner doesn't allow its key (any more) what it asks for"))
-        if peer is not None:
-            logger.warning("edge %s (%s) is put out: its key may no longer", peer.hello.edge, peer.address)
-            self._forget(peer)
 
     def _take_in(self, identity: bytes, peer: Peer | None, frame: zmq.Frame, holder: Allowed | None) -> bool:
         """Deal with one frame; returns whether it was a record."""
@@ -346,10 +329,23 @@ class LearnerServer:
         elif peer is None:
             self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
         elif peer.superseded:
-            self._refuse_superseded(peer)
+            self._reception.refuse_superseded(peer)
         else:
             self._on_message(peer, message)
         return False
+
+    def _on_hello(self, identity: bytes, hello: Hello, address: str, holder: Allowed | None) -> None:
+        peer = self._reception.greet(identity, hello, address, holder)
+        if peer is None:
+            return
+        self._send(
+            identity,
+            Welcome(
+                self.run, self.incarnation, self.limits.max_frame_bytes, self.window_bytes, self._publisher.version
+            ),
+        )
+        if hello.role == "weights":
+            self._announce_to(peer)
 
     def _on_message(self, peer: Peer, message: Message) -> None:
         hello = peer.hello
@@ -357,7 +353,7 @@ class LearnerServer:
             case Status() if hello.role == "data" and not all(map(math.isfinite, message.rates.values())):
                 raise WireError("STATUS holds a rate that is not finite")
             case Status() if hello.role == "data":
-                with self._lock:
+                with self._reception.lock:
                     self._edges[hello.edge].status = message
                 if message.aborted > peer.aborted:
                     self._gate.ended(hello.edge, hello.session, message.aborted - peer.aborted)
@@ -376,101 +372,6 @@ class LearnerServer:
                 self._send_frame(peer.identity, frame)
             case _:
                 raise WireError(f"{type(message).__name__} does not belong on a {hello.role} connection")
-
-    # ---- handshake, life and death
-
-    def _on_hello(self, identity: bytes, hello: Hello, address: str, holder: Allowed | None) -> None:
-        refusal = self._refusal(identity, hello) or (_not_allowed(holder, hello) if holder is not None else None)
-        if refusal is not None:
-            self.counters["refused"] += 1
-            logger.warning("edge %s at %s is refused: %s: %s", hello.edge, address, refusal.key, refusal.reason)
-            self._send(identity, refusal)
-            return
-        peer = Peer(identity, hello, address, holder)
-        known = self._peers.get(identity)
-        if known is not None:  # it says HELLO again; what it sent before is still to be answered
-            peer.unanswered_bytes = known.unanswered_bytes
-        before = None
-        with self._lock:
-            self._peers[identity] = peer
-            if hello.role == "data":
-                edge = self._edges.setdefault(hello.edge, Edge(hello.edge))
-                before, edge.data = edge.data, peer
-                edge.address, edge.session = address, hello.session
-                self._gate.running(hello.edge, hello.session, hello.running)
-        if hello.role == "data" and before is not None and before.identity != identity:
-            # The same session again: a new connection of the same edge. Another one: its successor takes over.
-            if before.hello.session == hello.session:
-                self._peers.pop(before.identity, None)
-            elif before.identity in self._peers:
-                logger.warning("edge %s came anew from %s; its former session is over", hello.edge, address)
-                before.superseded = True
-                self._refuse_superseded(before)
-        self._send(
-            identity,
-            Welcome(
-                self.run, self.incarnation, self.limits.max_frame_bytes, self.window_bytes, self._publisher.version
-            ),
-        )
-        if hello.role == "weights":
-            self._announce_to(peer)
-
-    def _refusal(self, identity: bytes, hello: Hello) -> Refuse | None:
-        if hello.schema != record.SCHEMA:
-            return Refuse("schema", f"the learner reads schema {record.SCHEMA}, the edge writes {hello.schema}")
-        difference = first_difference(self.contract, hello.contract)
-        if difference is not None:
-            return Refuse(*difference)
-        known = self._peers.get(identity)
-        if known is not None and (known.hello.edge, known.hello.session, known.hello.role) != (
-            hello.edge, hello.session, hello.role,
-        ):  # fmt: skip
-            return Refuse("session", "this connection said HELLO for another edge before")
-        if identity not in self._peers and len(self._peers) >= self.max_peers:
-            return Refuse("peers", f"the learner has {len(self._peers)} connections, which is its limit")
-        return None
-
-    def _refuse_superseded(self, peer: Peer) -> None:
-        self._send(peer.identity, Refuse("session", f"another edge took over the name {peer.hello.edge!r}; rename one"))
-
-    def _bury(self, now: float) -> None:
-        """Forget the peers from which nothing came for too long; what a dead edge was running is freed."""
-        for peer in [p for p in self._peers.values() if now - p.last_seen > self.limits.dead_after_s]:
-            freed = self._forget(peer)
-            if freed is None:
-                continue
-            self.counters["dead"] += 1
-            logger.warning(
-                "edge %s (%s) is silent for %.0f s and counts as dead; %d running episodes are freed",
-                peer.hello.edge,
-                peer.address,
-                now - peer.last_seen,
-                freed,
-            )
-
-    def _forget(self, peer: Peer) -> int | None:
-        """Let a connection go; returns how many running episodes that frees, None when its edge has a newer one."""
-        with self._lock:
-            self._peers.pop(peer.identity, None)
-            edge = self._edges.get(peer.hello.edge)
-            if edge is None or edge.data is not peer:
-                return None
-            edge.data, edge.last_seen = None, peer.last_seen
-        return self._gate.freed(peer.hello.edge)
-
-    def _bad_frame(self, identity: bytes, peer: Peer | None, error: WireError) -> None:
-        self.counters["bad_frames"] += 1
-        if peer is None:
-            if self.counters["bad_frames"] == 1:
-                logger.warning("a frame of an unknown peer is dropped: %s", error)
-            return
-        with self._lock:
-            edge = self._edges.get(peer.hello.edge)
-            if edge is not None:
-                edge.bad_frames += 1
-        if not peer.complained:
-            peer.complained = True
-            logger.warning("a frame of edge %s (%s) is dropped: %s", peer.hello.edge, peer.address, error)
 
     # ---- sending
 
@@ -550,36 +451,3 @@ class LearnerServer:
             if not self._send_frame(peer.identity, frame):
                 self._send(peer.identity, Gone(announce.uid))  # it begins anew rather than wait for the rest
                 return
-
-    def _view(self, edge: Edge, now: float) -> EdgeView:
-        seen = edge.data.last_seen if edge.data is not None else edge.last_seen
-        status, answers = edge.status, edge.answers
-        return EdgeView(
-            edge.name, edge.session, edge.address, edge.data is not None, now - seen,
-            self._gate.running_at(edge.name), self._gate.wanted_by(edge.name),
-            answers["stored"], answers["duplicate"], answers["invalid"], answers["damaged"], edge.bad_frames,
-            status.version if status else -1, status.state if status else "", status.waits_for if status else "",
-            dict(status.counts) if status else {}, dict(status.rates) if status else {},
-        )  # fmt: skip
-
-
-_NEEDED: dict[str, tuple[Role, ...]] = {"data": ("edge",), "weights": ("edge", "weights")}
-"""Of which roles each kind of connection needs one."""
-
-
-def _may(holder: Allowed | None, peer: Peer | None) -> bool:
-    """Whether who holds the key of a message may send it on that connection, which another key may have begun."""
-    if holder is None or peer is None:
-        return holder is not None
-    began = peer.holder is not None and peer.holder.key == holder.key
-    return began and _not_allowed(holder, peer.hello) is None
-
-
-def _not_allowed(holder: Allowed, hello: Hello) -> Refuse | None:
-    """Why that key may not say that HELLO, if it may not."""
-    if hello.edge != holder.name:
-        return Refuse("key", f"its key is that of {holder.name!r}, it says that it is {hello.edge!r}")
-    needed = _NEEDED[hello.role]
-    if not any(role in needed for role in holder.roles):
-        return Refuse("key", f"{holder.name!r} has the role {', '.join(holder.roles)}, it needs {needed[0]}")
-    return None
