@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import mmap
@@ -35,7 +36,10 @@ class Position(NamedTuple):
 
 
 class LogFull(LogError):
-    """Raised when the disk has no space for a record; the log is as it was before, and later appends may succeed."""
+    """Raised when the disk has no space for a record, or the process no descriptor for a file.
+
+    The log is as it was before, and later appends may succeed.
+    """
 
 
 class _Reader:
@@ -171,7 +175,7 @@ class RecordLog:
                     raise LogError(f"log {self.path} is closed")
                 finished, self._unsynced = self._unsynced, []
                 directory, self._directory_changed = self._directory_changed, False
-                current = os.dup(self._descriptor) if self._dirty else -1
+                current = self._descriptor if self._dirty else -1
                 self._dirty = False
             try:
                 for descriptor in finished:
@@ -183,9 +187,8 @@ class RecordLog:
             except OSError as error:
                 raise LogError(f"log {self.path} could not be made durable: {error.strerror or error}") from error
             finally:
-                for descriptor in (*finished, current):
-                    if descriptor >= 0:
-                        os.close(descriptor)
+                for descriptor in finished:
+                    os.close(descriptor)
 
     def rotate(self) -> Position:
         """Go on in a new file; returns the position where it starts (of length 0)."""
@@ -296,7 +299,8 @@ class RecordLog:
             try:
                 self.sync()
             finally:
-                self._release()
+                with self._sync_lock:  # a sync of another thread uses the descriptor
+                    self._release()
 
     def __enter__(self) -> RecordLog:
         return self
@@ -502,7 +506,8 @@ def _next_record(view: memoryview, offset: int) -> int | None:
     return None
 
 
-_NO_SPACE = frozenset((28, 122))  # ENOSPC, EDQUOT
+# No space, and no descriptor left for a new file, as during a flood of connections: both may pass.
+_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE))
 
 
 def _lock(path: Path) -> int:
