@@ -22,14 +22,17 @@ from robotlearn.wire import sockets
 from robotlearn.wire.door import Door, ServerKeys
 from robotlearn.wire.keys import Allowed, PublicKey
 from robotlearn.wire.peers import first_difference
-from robotlearn.wire.sockets import Monitor, Wakeup
+from robotlearn.wire.sockets import Wakeup
+from robotlearn.wire.strangers import Strangers
 
 log = logging.getLogger(__name__)
 
 _FRAMES, _PACE_S = 64, 0.0005  # taken in between two looks at the rest; so long a pause when there were so many
 _IDLE_S = 0.2  # without a tick it sends its state so often all the same
 _IN_FLIGHT = 256 << 10  # [bytes] of states that a client hasn't said it heard; two always may be
-_MAX_PEERS = 16
+_MAX_PEERS, _MAX_STRANGERS = 16, 32
+_SWEEP_S = 0.25
+_MANY = 1024  # of whom the log tells one by one
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +42,7 @@ class _Peer:
     holder: str
     cameras: tuple[str, ...]
     heard_at: float
+    descriptor: int  # of its connection
     key: PublicKey | None  # that it proved, if there are keys
     handled: int = 0  # the newest sequence of its commands
     number: int = 0  # of the newest state that it was sent
@@ -57,8 +61,9 @@ class ArmServer:
     Anyone may press the e-stop, without a lease, even without a Hello. It can be cleared over ipc only, so from this
     machine.
 
-    At most 16 clients (`refused`); one that is silent for 3 s is forgotten (`dead`). Frames beyond 64 kB cost their
-    sender the connection (`disconnects`). Malformed ones are counted (`bad_frames`), logged once per client, dropped.
+    At most 16 clients (`clients_refused`), and 32 connections without a Hello, each for 3 s (`strangers_ended`); a
+    client that is silent for 3 s is forgotten (`dead`). Frames beyond 64 kB cost their sender the connection
+    (`disconnects`). Malformed ones are counted (`bad_frames`), logged once per client, dropped.
     """
 
     def __init__(
@@ -93,11 +98,13 @@ class ArmServer:
         self._socket = sockets.router(self._context, TO_ARM, keys)
         # A client that lost its connection comes back under its random identity before the old one is found dead.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._monitor = Monitor(self._socket)
+        self._strangers = Strangers(
+            self._socket, f"arm {name}", patience_s=TO_ARM.dead_after_s, most=_MAX_STRANGERS
+        )
         try:
             self.address = sockets.bind(self._socket, endpoint, insecure_public=insecure_public)
         except BaseException:
-            self._monitor.close()
+            self._strangers.close()
             self._context.destroy(linger=0)
             raise
         self._wakeup = Wakeup()
@@ -106,7 +113,8 @@ class ArmServer:
         self._pushed_at = 0.0
         self._last: Reading | None = None
         self._peers: dict[bytes, _Peer] = {}
-        self._complained: set[bytes] = set()
+        self._complained: set[bytes] = set()  # of whom the log has told
+        self._locked_out: set[Allowed] = set()
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"arm server {name}", daemon=True)
@@ -128,8 +136,17 @@ class ArmServer:
             raise self._failure
 
     def stats(self) -> dict[str, int]:
-        """`counters`, with `disconnects` (those for size too: libzmq doesn't tell why) and the clients there are."""
-        return {**self.counters, "disconnects": self._monitor.disconnects, "clients": len(self._peers)}
+        """`counters`, with `disconnects` (those for size too: libzmq doesn't tell why), `failed_handshakes`,
+        `strangers_ended` (connections that said no Hello), and the clients and connections there are.
+        """
+        return {
+            **self.counters,
+            "disconnects": self._strangers.disconnects,
+            "failed_handshakes": self._strangers.failed_handshakes,
+            "strangers_ended": self._strangers.ended,
+            "clients": len(self._peers),
+            "connections": self._strangers.connections,
+        }
 
     def close(self) -> None:
         """Idempotent. The loop goes on."""
@@ -138,7 +155,7 @@ class ArmServer:
         if self._thread.is_alive():
             self._thread.join()
         if not self._context.closed:
-            self._monitor.close()
+            self._strangers.close()
             self._context.destroy(linger=0)
             self._wakeup.close()
 
@@ -147,15 +164,16 @@ class ArmServer:
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor.events, zmq.POLLIN)
+        poller.register(self._strangers.events, zmq.POLLIN)
         poller.register(self._wakeup.fileno(), zmq.POLLIN)
         if self._door is not None:
             poller.register(self._door.questions, zmq.POLLIN)
+        swept = 0.0
         try:
             while not self._closing.is_set():
-                poller.poll(round(_IDLE_S * 1000))
+                ready = dict(poller.poll(round(_IDLE_S * 1000)))
                 self._wakeup.clear()
-                self._monitor.read()
+                self._strangers.read()
                 if self._door is not None:
                     self._attend(self._door, time.monotonic())
                 many = self._receive()
@@ -163,6 +181,9 @@ class ArmServer:
                 if self._due or now - self._pushed_at >= _IDLE_S:
                     self._due, self._pushed_at = False, now
                     self._push(now)
+                if self._strangers.events in ready or now - swept > _SWEEP_S:
+                    swept = now
+                    self._strangers.sweep({peer.descriptor for peer in self._peers.values()}, now)
                 if many:
                     time.sleep(_PACE_S)  # a flood must leave the interpreter to the control loop
         except BaseException as error:  # must show up in `check`, not end a thread unseen
@@ -174,12 +195,16 @@ class ArmServer:
         if door.attend(now):
             for identity, peer in list(self._peers.items()):
                 if peer.key is None or not _may(door.keys.allowed.get(peer.key.bytes), peer):
-                    self._lock_out(identity)
+                    self._lock_out(identity, None)
 
-    def _lock_out(self, identity: bytes) -> None:
+    def _lock_out(self, identity: bytes, holder: Allowed | None) -> None:
         self.counters["not_allowed"] += 1
         if self._peers.pop(identity, None) is not None:
             log.warning("%s: a client is put out: its key isn't allowed (any more)", self.name)
+        elif holder is not None and holder not in self._locked_out and len(self._locked_out) < _MANY:
+            self._locked_out.add(holder)
+            roles = ", ".join(holder.roles)
+            log.warning("%s: %s is turned away: it has the role %s, it needs arm", self.name, holder.name, roles)
         self._send(identity, messages.Refused(True, f"{self.name}: its list of keys doesn't allow that key the arm"))
 
     def _receive(self) -> bool:
@@ -193,20 +218,22 @@ class ArmServer:
             try:
                 if len(frames) != 1:
                     raise WireError(f"a message of {len(frames)} parts")
+                if identity not in self._peers:
+                    self._strangers.heard(frames[0])
                 holder = self._door.holder(frames[0]) if self._door is not None else None
                 if self._door is not None and not _may(holder, self._peers.get(identity)):
-                    self._lock_out(identity)
+                    self._lock_out(identity, holder)
                     continue
-                self._take(identity, messages.decode_to_arm(frames[0].bytes), holder.key if holder else None)
+                self._take(identity, frames[0], holder.key if holder else None)
             except WireError as error:
                 self.counters["bad_frames"] += 1
-                if identity not in self._complained and len(self._complained) < 1024:
+                if identity not in self._complained and len(self._complained) < _MANY:
                     self._complained.add(identity)
                     log.warning("%s: dropped, and will drop silently from now on: %s", self.name, error)
         return True
 
-    def _take(self, identity: bytes, message: messages.ToArm, key: PublicKey | None) -> None:
-        now = time.monotonic()
+    def _take(self, identity: bytes, frame: zmq.Frame, key: PublicKey | None) -> None:
+        message, now = messages.decode_to_arm(frame.bytes), time.monotonic()
         peer = self._peers.get(identity)
         if peer is not None:
             peer.heard_at = now
@@ -214,7 +241,7 @@ class ArmServer:
             case messages.Press():
                 self._answer(identity, message.sequence, *self._press(message))
             case messages.Hello():
-                self._welcome(identity, message, key, now)
+                self._welcome(identity, message, self._strangers.heard(frame), key, now)
             case _ if peer is None:
                 self._send(identity, messages.Refused(False, "there was no Hello"))
             case messages.Heard():
@@ -236,7 +263,9 @@ class ArmServer:
                 self._leases.release(message.token)
                 self._answer(identity, message.sequence, "done", "")
 
-    def _welcome(self, identity: bytes, hello: messages.Hello, key: PublicKey | None, now: float) -> None:
+    def _welcome(
+        self, identity: bytes, hello: messages.Hello, descriptor: int, key: PublicKey | None, now: float
+    ) -> None:
         reason = ""
         if hello.schema != messages.SCHEMA:
             reason = f"it speaks schema {hello.schema}, this arm {messages.SCHEMA}: use one version on both sides"
@@ -254,7 +283,7 @@ class ArmServer:
             return
         before = self._peers.get(identity)
         handled = before.handled if before is not None else 0
-        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, key, handled)
+        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, descriptor, key, handled)
         self._send(identity, messages.Welcome(self.name, self._agreed, self._arm))
 
     def _acquire(self, identity: bytes, peer: _Peer, wish: messages.Acquire) -> None:

@@ -49,6 +49,7 @@ class Peer:
     identity: bytes
     hello: Hello
     address: str
+    descriptor: int  # of the connection
     holder: Allowed | None = None  # of the key that it proved, if there are keys
     last_seen: float = field(default_factory=time.monotonic)
     superseded: bool = False

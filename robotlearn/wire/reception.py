@@ -17,6 +17,8 @@ from robotlearn.wire.messages import Hello, Message, Refuse
 from robotlearn.wire.peers import Edge, EdgeView, Peer, first_difference
 
 logger = logging.getLogger("robotlearn.wire")
+_MANY = 1024  # refusals that the log tells one by one
+_MAX_GONE = 1024  # edges without a connection that are still shown
 
 
 class Reception:
@@ -39,6 +41,7 @@ class Reception:
         self.lock = threading.Lock()
         self.peers: dict[bytes, Peer] = {}
         self.edges: dict[str, Edge] = {}
+        self._told: set[tuple[str, str]] = set()  # refusals, by edge and what differs
         self._gate = gate
         self._counters = counters
         self._send = send
@@ -48,15 +51,23 @@ class Reception:
 
     # ---- coming
 
-    def greet(self, identity: bytes, hello: Hello, address: str, holder: Allowed | None) -> Peer | None:
+    def greet(
+        self, identity: bytes, hello: Hello, address: str, descriptor: int, holder: Allowed | None
+    ) -> Peer | None:
         """Let in who said HELLO; None when it is refused, which it is told."""
         refusal = self._refusal(identity, hello) or (_not_allowed(holder, hello) if holder is not None else None)
         if refusal is not None:
             self._counters["refused"] += 1
-            logger.warning("edge %s at %s is refused: %s: %s", hello.edge, address, refusal.key, refusal.reason)
             self._send(identity, refusal)
+            why = (hello.edge, refusal.key)
+            if why not in self._told and len(self._told) < _MANY:
+                self._told.add(why)
+                logger.warning(
+                    "edge %s at %s is refused: %s: %s; more of that is only counted", hello.edge, address, refusal.key,
+                    refusal.reason,
+                )  # fmt: skip
             return None
-        peer = Peer(identity, hello, address, holder)
+        peer = Peer(identity, hello, address, descriptor, holder)
         known = self.peers.get(identity)
         if known is not None:  # it says HELLO again; what it sent before is still to be answered
             peer.unanswered_bytes = known.unanswered_bytes
@@ -64,7 +75,7 @@ class Reception:
         with self.lock:
             self.peers[identity] = peer
             if hello.role == "data":
-                edge = self.edges.setdefault(hello.edge, Edge(hello.edge))
+                edge = self.edges.get(hello.edge) or self._new_edge(hello.edge)
                 before, edge.data = edge.data, peer
                 edge.address, edge.session = address, hello.session
                 self._gate.running(hello.edge, hello.session, hello.running)
@@ -77,6 +88,13 @@ class Reception:
                 before.superseded = True
                 self.refuse_superseded(before)
         return peer
+
+    def _new_edge(self, name: str) -> Edge:
+        gone = [edge for edge in self.edges.values() if edge.data is None]
+        if len(gone) >= _MAX_GONE:
+            del self.edges[min(gone, key=lambda edge: edge.last_seen).name]
+        edge = self.edges[name] = Edge(name)
+        return edge
 
     def _refusal(self, identity: bytes, hello: Hello) -> Refuse | None:
         if hello.schema != record.SCHEMA:
@@ -158,7 +176,7 @@ class Reception:
             logger.warning("a frame of edge %s (%s) is dropped: %s", peer.hello.edge, peer.address, error)
 
     def views(self) -> list[EdgeView]:
-        """All edges that have ever come, by name. Any thread."""
+        """All edges that came, by name; of those that are gone the last 1,024. Any thread."""
         now = time.monotonic()
         with self.lock:
             edges = sorted(self.edges.values(), key=lambda edge: edge.name)

@@ -37,7 +37,8 @@ from robotlearn.wire.messages import (
 from robotlearn.wire.peers import EdgeView, Peer
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.reception import Reception, may
-from robotlearn.wire.sockets import Limits, Monitor, Wakeup
+from robotlearn.wire.sockets import Limits, Wakeup
+from robotlearn.wire.strangers import Strangers
 
 __all__ = ["EdgeView", "LearnerServer", "StoredSegment"]
 logger = logging.getLogger("robotlearn.wire")
@@ -46,6 +47,7 @@ _COUNTERS = {"stored": "stored", "duplicate": "duplicates", "invalid": "rejected
 # interpreter for the intake.
 _FEW, _PACE_S = 64, 0.0005
 _INBOX_BYTES = 1 << 30
+_MAX_STRANGERS = 128
 _FRAMES = 512  # taken in at most between two looks at everything else
 
 
@@ -53,7 +55,8 @@ class LearnerServer:
     """Binds one address; takes segments in, answers for them, grants episodes, serves weights.
 
     What bounds it: `max_peers` connections, each with at most `window_bytes` (and one frame) unanswered, and 1 GiB for
-    all together, those that are gone included. Frames beyond `max_frame_bytes` cost their sender the connection. What
+    all together, those that are gone included; beside them 128 connections that haven't said HELLO yet, each for
+    `limits.dead_after_s`. Frames beyond `max_frame_bytes` cost their sender the connection. What
     an edge sends beyond its window is dropped and counted; it is sent again. Malformed and unknown frames are counted,
     logged once per peer and dropped. The public methods may be called from any thread.
 
@@ -93,11 +96,13 @@ class LearnerServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._door = Door(self._context, keys) if keys is not None else None
         self._socket = sockets.router(self._context, self.limits, keys)
-        self._monitor = Monitor(self._socket)
+        self._strangers = Strangers(
+            self._socket, f"learner {run}", patience_s=self.limits.dead_after_s, most=_MAX_STRANGERS
+        )
         try:
             self.address = sockets.bind(self._socket, bind, insecure_public=insecure_public)
         except BaseException:
-            self._monitor.close()
+            self._strangers.close()
             self._context.destroy(linger=0)
             raise
         self._wakeup = Wakeup()
@@ -157,19 +162,22 @@ class LearnerServer:
         return taken
 
     def peers(self) -> list[EdgeView]:
-        """All edges that have ever come, by name."""
+        """All edges that came, by name; of those that are gone the last 1,024."""
         return self._reception.views()
 
     def stats(self) -> dict[str, int]:
         """Counters since the start.
 
         Among them `disconnects` (those for size too: libzmq does not tell why), `failed_handshakes` (without a key,
-        with one that isn't allowed, or unfinished), and `not_allowed`: messages beyond what the sender's key may.
+        with one that isn't allowed, or unfinished), `strangers_ended`: connections that this learner ended because they
+        said no HELLO, and `not_allowed`: messages beyond what the sender's key may.
         """
         return {
             **self.counters,
-            "disconnects": self._monitor.disconnects,
-            "failed_handshakes": self._monitor.failed_handshakes,
+            "disconnects": self._strangers.disconnects,
+            "failed_handshakes": self._strangers.failed_handshakes,
+            "strangers_ended": self._strangers.ended,
+            "connections": self._strangers.connections,
             "peers": len(self._peers),
             "waiting": self._intake.waiting,
             "corrupt": self._store.corrupt,
@@ -224,7 +232,7 @@ class LearnerServer:
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        for source in (self._socket, self._monitor.events, self._wakeup.fileno()):
+        for source in (self._socket, self._strangers.events, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
         if self._door is not None:
             poller.register(self._door.questions, zmq.POLLIN)
@@ -235,8 +243,8 @@ class LearnerServer:
                 now = time.monotonic()
                 ready = dict(poller.poll(0 if copying else 250))
                 self._wakeup.clear()
-                if self._monitor.events in ready:
-                    self._monitor.read()
+                if self._strangers.events in ready:
+                    self._strangers.read()
                 if self._door is not None:
                     self._reception.attend(self._door, now)
                 if 0 < self._receive() < _FEW and not copying:
@@ -249,9 +257,12 @@ class LearnerServer:
                     self._grants_due = False
                     self._send_grants()
                 # By the time before this round: what came during a stall of this thread is read by now.
-                if now - swept > 0.25:
+                due = now - swept > 0.25
+                if due:
                     swept = now
                     self._reception.bury(now)
+                if due or self._strangers.events in ready:
+                    self._strangers.sweep({peer.descriptor for peer in self._peers.values()}, now)
         except BaseException as error:
             if not isinstance(error, RobotlearnError):
                 logger.exception("the learner's server ends")
@@ -260,7 +271,7 @@ class LearnerServer:
             self._release()
 
     def _release(self) -> None:
-        self._monitor.close()
+        self._strangers.close()
         self._context.destroy(linger=0)
         self._wakeup.close()
 
@@ -280,6 +291,8 @@ class LearnerServer:
             peer = peers.get(identity)
             if peer is not None:
                 peer.last_seen = now
+            else:
+                self._strangers.heard(frame)
             try:
                 if frame.more:
                     self._skip_parts()
@@ -325,7 +338,7 @@ class LearnerServer:
             return True
         message, _ = messages.decode(data)
         if isinstance(message, Hello):
-            self._on_hello(identity, message, str(frame.get("Peer-Address")), holder)
+            self._on_hello(identity, message, frame, holder)
         elif peer is None:
             self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
         elif peer.superseded:
@@ -334,8 +347,9 @@ class LearnerServer:
             self._on_message(peer, message)
         return False
 
-    def _on_hello(self, identity: bytes, hello: Hello, address: str, holder: Allowed | None) -> None:
-        peer = self._reception.greet(identity, hello, address, holder)
+    def _on_hello(self, identity: bytes, hello: Hello, frame: zmq.Frame, holder: Allowed | None) -> None:
+        address, descriptor = str(frame.get("Peer-Address")), self._strangers.heard(frame)
+        peer = self._reception.greet(identity, hello, address, descriptor, holder)
         if peer is None:
             return
         self._send(

@@ -149,19 +149,24 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-_FAILURES = (
+FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
 )
+_EVENTS = 1024  # taken in at most by one `read`
 
 
 class Monitor:
-    """What libzmq sees on the connections of one socket; read it on the socket's own thread."""
+    """What libzmq sees on the connections of one socket; read it on the socket's own thread.
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    Nothing is missed: when 2,000 events wait to be read, libzmq waits too.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], events: int = 0) -> None:
+        """`events` are watched beside those that are counted here."""
         self._events = socket.get_monitor_socket(
-            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES)
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(FAILURES) | events
         )
         self._socket = socket
         self.connects = 0
@@ -176,19 +181,24 @@ class Monitor:
 
     def read(self) -> bool:
         """Take in what happened; returns whether a connection was lost."""
-        lost = False
-        while self._events.poll(0):
-            event = recv_monitor_message(self._events)["event"]
-            self.connects += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            self.failed_handshakes += event in _FAILURES
-            self.turned_away |= event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            if event == zmq.EVENT_DISCONNECTED:
-                self.disconnects += 1
-                lost = True
-        return lost
+        disconnects = self.disconnects
+        for _ in range(_EVENTS):
+            if not self._events.poll(0):
+                break
+            message = recv_monitor_message(self._events)
+            self._happened(message["event"], message["value"], message["endpoint"].decode(errors="replace"))
+        return self.disconnects > disconnects
+
+    def _happened(self, event: int, value: int, endpoint: str) -> None:
+        self.connects += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self.failed_handshakes += event in FAILURES
+        self.turned_away |= event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        self.disconnects += event == zmq.EVENT_DISCONNECTED
 
     def close(self) -> None:
         """Stop watching."""
+        if not self._events.closed:
+            self.read()  # libzmq holds a lock that the next call wants while it waits for events to be read
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disable_monitor()
         self._events.close(linger=0)

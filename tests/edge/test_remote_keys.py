@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from robotlearn.wire.keys import Keys, Role
 from tests.arms import RecordingArm, fast_spec
 from tests.edge.remote_rig import Rig, drive, near
 from tests.waiting import until
+from tests.wire.crowd import GREETING, flood
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -81,3 +83,59 @@ def test_an_e_stop_too_is_for_who_may(rig: Rig, keys: Keys) -> None:
     with operator(rig, keys, "anna", "arm") as arm:
         arm.press_estop("smoke")
         until(lambda: rig.loop.estopped, "the stop")
+
+
+def without_a_key(rig: Rig, keys: Keys) -> Iterator[None]:
+    for connection in flood(rig.address, 3, GREETING):
+        with connection:
+            yield
+
+
+def with_a_revoked_key(rig: Rig, keys: Keys) -> Iterator[None]:
+    keys.new("anna")
+    for _ in range(3):
+        with pytest.raises(hal.RobotFault, match="allow"):
+            robot(rig, keys, "anna").connect()
+        yield
+
+
+def in_a_wrong_role(rig: Rig, keys: Keys) -> Iterator[None]:
+    keys.allow("anna", keys.new("anna").public, ["edge", "weights"])
+    for _ in range(3):
+        with pytest.raises(hal.RobotFault, match="allow"):
+            robot(rig, keys, "anna").connect()
+        yield
+
+
+def revoked_while_connected(rig: Rig, keys: Keys) -> Iterator[None]:
+    with operator(rig, keys, "anna", "arm") as arm:
+        keys.revoke("anna")
+        yield
+        until(lambda: rig.server.stats()["clients"] == 0, "the arm to put it out")
+        with contextlib.suppress(hal.RobotFault):  # what it sends unasked may tell it before it says anything
+            arm.press_estop("smoke")
+        assert not rig.loop.estopped
+
+
+@pytest.mark.parametrize(
+    ("attempts", "counter", "told"),
+    [
+        (without_a_key, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
+        (with_a_revoked_key, "failed_handshakes", "is turned away: its key"),
+        (in_a_wrong_role, "not_allowed", "it needs arm"),
+        (revoked_while_connected, "not_allowed", "a client is put out"),
+    ],
+)
+def test_who_may_not_is_refused_logged_once_and_counted(
+    rig: Rig,
+    keys: Keys,
+    attempts: Callable[[Rig, Keys], Iterator[None]],
+    counter: str,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for number, _ in enumerate(attempts(rig, keys), 1):
+        until(lambda number=number: rig.server.stats().get(counter, 0) >= number, f"attempt {number} to be counted")
+    until(lambda: told in caplog.text, "a line in the log")
+    assert rig.server.stats()["clients"] == 0
+    assert sum(told in line for line in caplog.messages) == 1

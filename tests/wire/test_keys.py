@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from robotlearn.wire.door import Credentials, ServerKeys
 from robotlearn.wire.keys import AllowList, KeyPair, Keys, PublicKey, Role
 from robotlearn.wire.messages import Ack, Announce, Have, Hello, LayoutOf, Refuse, Reject, Status, Welcome
 from tests.waiting import until
+from tests.wire.crowd import flood
 from tests.wire.make import make_segment
 from tests.wire.proxy import Proxy
 from tests.wire.rig import CONTRACT, Bare, Learner, edge, learner, weights_client
@@ -78,6 +80,74 @@ def test_what_is_on_the_way_can_be_read_by_nobody(tmp_path: Path, site: Site) ->
             assert (secret in tap.seen) == (keys is None)
 
 
+def without_a_key(rig: Learner, site: Site) -> Iterator[None]:
+    for _ in range(3):
+        with Bare(rig.address, hello=False):
+            yield
+
+
+def with_garbage(rig: Learner, site: Site) -> Iterator[None]:
+    for connection in flood(rig.address, 3, b"GET / HTTP/1.1\r\n\r\n" * 20):
+        with connection:
+            yield
+
+
+def with_a_revoked_key(rig: Learner, site: Site) -> Iterator[None]:
+    left = site.may("left", "edge")
+    site.keys.revoke("left")
+    for _ in range(3):
+        with Bare(rig.address, hello=False, keys=left):
+            yield
+
+
+def in_a_wrong_role(rig: Learner, site: Site) -> Iterator[None]:
+    watcher = site.may("watcher", "weights")
+    for _ in range(3):
+        with Bare(rig.address, hello=False, keys=watcher) as bare:
+            bare.say(Hello(record.SCHEMA, "watcher", 5, "data", CONTRACT, 0, 0))
+            assert isinstance(bare.hear(), Refuse)
+            bare.send(data(0, "watcher"))
+            assert isinstance(bare.hear(), Refuse)
+            yield
+
+
+def revoked_while_connected(rig: Learner, site: Site) -> Iterator[None]:
+    with Bare(rig.address, name="left", keys=site.may("left", "edge")) as bare:
+        site.keys.revoke("left")
+        assert isinstance(bare.hear(), Refuse)
+        yield
+        for number in range(2):
+            bare.send(data(number, "left"))
+            assert isinstance(bare.hear(), Refuse)
+            yield
+
+
+@pytest.mark.parametrize(
+    ("attempts", "counter", "told"),
+    [
+        (without_a_key, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
+        (with_garbage, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
+        (with_a_revoked_key, "failed_handshakes", "is turned away: its key"),
+        (in_a_wrong_role, "refused", "it needs edge"),
+        (revoked_while_connected, "not_allowed", "is put out: its key may no longer"),
+    ],
+)
+def test_who_may_not_is_refused_logged_once_and_counted(
+    tmp_path: Path,
+    site: Site,
+    attempts: Callable[[Learner, Site], Iterator[None]],
+    counter: str,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with learner(tmp_path / "learner", keys=site.server()) as rig:
+        for number, _ in enumerate(attempts(rig, site), 1):
+            until(lambda number=number: rig.server.stats()[counter] >= number, f"attempt {number} to be counted")
+        assert number == 3 and rig.store.stored == 0 and rig.server.stats()["peers"] == 0
+        until(lambda: told in caplog.text, "a line in the log")
+    assert sum(told in line for line in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("who", ["without a key", "with a key that nobody allowed", "with a key of another server"])
 def test_a_handshake_without_the_right_key_fails(
     tmp_path: Path, site: Site, who: str, caplog: pytest.LogCaptureFixture
@@ -103,6 +173,7 @@ def test_a_handshake_without_the_right_key_fails(
                 with pytest.raises(ContractError, match=f"it doesn't allow {keys.own.public}"):
                     one.uplink.check()
         assert rig.store.stored == 0 and rig.server.peers() == []
+    assert sum("a handshake with 127.0.0.1 failed" in line for line in caplog.messages) <= 1
     told = [line for line in caplog.messages if "is turned away" in line]
     assert len(told) == (1 if who.endswith("allowed") else 0)
 
