@@ -15,6 +15,7 @@ import msgspec
 from robotlearn.buffer.log import LogFull, Position
 from robotlearn.buffer.store import Outcome, SegmentStore
 from robotlearn.errors import LogError
+from robotlearn.wire.peers import Edge
 from robotlearn.wire.record import RecordHeader
 from robotlearn.wire.segment import Segment
 
@@ -59,6 +60,7 @@ class Arrival(msgspec.Struct, gc=False):
 
     identity: bytes
     data: memoryview
+    sender: Edge
     edge: str | None
 
 

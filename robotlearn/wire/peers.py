@@ -73,6 +73,7 @@ class Edge:
     last_seen: float = 0.0
     answers: dict[str, int] = field(default_factory=lambda: {"stored": 0, "duplicate": 0, "invalid": 0, "damaged": 0})
     bad_frames: int = 0
+    unanswered_bytes: int = 0  # over all its connections, former ones too
     status: Status | None = None
 
 

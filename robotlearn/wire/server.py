@@ -55,10 +55,11 @@ class LearnerServer:
     """Binds one address; takes segments in, answers for them, grants episodes, serves weights.
 
     What bounds it: `max_peers` connections, each with at most `window_bytes` (and one frame) unanswered, and 1 GiB for
-    all together, those that are gone included; beside them 128 connections that haven't said HELLO yet, each for
-    `limits.dead_after_s`. Frames beyond `max_frame_bytes` cost their sender the connection. What
-    an edge sends beyond its window is dropped and counted; it is sent again. Malformed and unknown frames are counted,
-    logged once per peer and dropped. The public methods may be called from any thread.
+    all together, those that are gone included; when that is full, each edge may have an even share of as much again.
+    Beside them 128 connections that haven't said HELLO yet, each for `limits.dead_after_s`. Frames beyond
+    `max_frame_bytes` cost their sender the connection. What an edge sends beyond its window is dropped and counted; it
+    is sent again. Malformed and unknown frames are counted, logged once per peer and dropped. The public methods may be
+    called from any thread.
 
     With keys, only who is allowed comes in, speaks only for the edge of its own name, and does only what its roles say;
     each message is asked about anew, so that a revocation ends a connection at once.
@@ -322,19 +323,23 @@ class LearnerServer:
         if kind == "unknown":
             raise WireError("frame is neither a record nor a message")
         if kind == "record":
-            if peer is None or peer.hello.role != "data":
+            hello = peer.hello if peer is not None else None
+            if peer is None or hello is None or hello.role != "data":
                 self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
                 raise WireError("record before HELLO")
+            size, edge = len(data), self._edges[hello.edge]
             bound = self.window_bytes + self.limits.max_frame_bytes
-            size = len(data)
+            # Beyond the bound of all together each edge has an even share still, so that nobody starves.
+            share = self._max_inbox_bytes // len(self._edges)
             if (peer.unanswered_bytes and peer.unanswered_bytes + size > bound) or (
-                self._inbox_bytes and self._inbox_bytes + size > self._max_inbox_bytes
+                self._inbox_bytes + size > self._max_inbox_bytes and edge.unanswered_bytes + size > share
             ):
                 self.counters["over_window"] += 1
                 return True
-            peer.unanswered_bytes += len(data)
-            self._inbox_bytes += len(data)
-            self._arrived.append(Arrival(identity, data, holder.name if holder is not None else None))
+            peer.unanswered_bytes += size
+            edge.unanswered_bytes += size
+            self._inbox_bytes += size
+            self._arrived.append(Arrival(identity, data, edge, holder.name if holder is not None else None))
             return True
         message, _ = messages.decode(data)
         if isinstance(message, Hello):
@@ -409,6 +414,7 @@ class LearnerServer:
         for arrival, outcome in zip(batch, outcomes, strict=True):
             identity = arrival.identity
             self._inbox_bytes -= len(arrival.data)
+            arrival.sender.unanswered_bytes -= len(arrival.data)
             peer = self._peers.get(identity)
             if peer is not None:
                 peer.unanswered_bytes -= len(arrival.data)

@@ -330,16 +330,27 @@ def test_what_is_sent_beyond_the_window_is_dropped_and_counted(tmp_path: Path) -
         until(lambda: there.server.stats()["over_window"] > 50, "the window's bound")
 
 
-def test_all_connections_together_are_bounded_former_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with learner(tmp_path / "l", max_frame_bytes=20_000) as there:
-        there.server._max_inbox_bytes = 5000
-        monkeypatch.setattr(there.server._intake, "put", lambda arrivals: None)  # nothing is ever answered
-        for number in range(10):
-            with Bare(there.address, name=f"edge-{number}") as bare:
-                bare.send(data(0))
-                until(lambda: there.server._inbox_bytes or there.server.counters["over_window"], "a record")
-        until(lambda: there.server.counters["over_window"] >= 5, "the bound")
-        assert there.server._inbox_bytes <= 5000 + 20_000
+def test_all_edges_together_are_bounded_over_all_connections_and_nobody_starves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(data(0))
+    with learner(tmp_path / "l", max_frame_bytes=20_000) as there, contextlib.ExitStack() as stack:
+        server = there.server
+        server._max_inbox_bytes = 6 * size
+        monkeypatch.setattr(server._intake, "put", lambda arrivals: None)  # nothing is ever answered
+        for number in range(10):  # connections of one edge
+            with Bare(there.address, session=number) as bare:
+                for sequence in range(5):
+                    bare.send(data(sequence))
+                told = 5 * (number + 1)
+                until(lambda told=told: server._inbox_bytes // size + server.counters["over_window"] == told, "records")  # type: ignore[misc]
+        assert server._inbox_bytes == 6 * size
+        others = [stack.enter_context(Bare(there.address, name=f"edge-{number}")) for number in range(2)]
+        for bare in others:
+            for sequence in range(5):
+                bare.send(data(sequence, edge=bare.edge))
+        until(lambda: server._inbox_bytes // size + server.counters["over_window"] == 60, "records of the others")
+        assert server._inbox_bytes == (6 + 2 * 2) * size, "each its share"
 
 
 def test_an_honest_edge_never_sends_beyond_the_window(tmp_path: Path) -> None:
