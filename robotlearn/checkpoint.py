@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +171,8 @@ def newest(directory: Path) -> Path:
     return versions[-1]
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints, and what an interrupted save left behind."""
-    for path in [*list_versions(directory)[:-keep], *directory.glob(".*.new")]:
+def prune(directory: Path, keep: int, needed: Collection[int] = ()) -> None:
+    """Delete all but the `keep` newest checkpoints and the `needed` ones, and what an interrupted save left behind."""
+    old = [path for path in list_versions(directory)[:-keep] if int(path.name) not in needed]
+    for path in [*old, *directory.glob(".*.new")]:
         shutil.rmtree(path)

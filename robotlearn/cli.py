@@ -18,6 +18,7 @@ from robotlearn.commands.robots import robots
 from robotlearn.commands.serve import serve
 from robotlearn.commands.station import station
 from robotlearn.commands.teleop import teleop
+from robotlearn.commands.weights import weights
 from robotlearn.version import __version__
 
 if TYPE_CHECKING:
@@ -323,6 +324,7 @@ app.command()(robots)
 app.add_typer(station, name="station")
 app.add_typer(keys, name="keys")
 app.add_typer(data, name="data")
+app.add_typer(weights, name="weights")
 app.command()(emulate)
 app.command()(teleop)
 app.command()(serve)

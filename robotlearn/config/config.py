@@ -116,6 +116,7 @@ class Config(Section):
                 ("edges",), f"[] is not valid with {self.learner.updates} learner.updates, expected at least one edge"
             )
         names = [edge.name for edge in self.edges]
+        self._approval_fits(names)
         horizon = self.policy.horizon
         for index, edge in enumerate(self.edges):
             if edge.name in names[:index]:
@@ -138,6 +139,24 @@ class Config(Section):
                 )
             self._edge_fits(index, edge)
         return self
+
+    def _approval_fits(self, names: list[str]) -> None:
+        approval = self.learner.approval
+        if approval is None:
+            return
+        paced = [edge.name for edge in self.edges if isinstance(edge, PacedEdgeConfig)]
+        for name in approval.edges or ():
+            if name not in names:
+                wrong = f"'{name}' is not valid, expected of: {', '.join(names)}"
+                raise Misfit(("learner", "approval", "edges"), wrong)
+        held = paced if approval.edges is None else list(approval.edges)
+        if not held:
+            raise Misfit(("learner", "approval", "edges"), "null is not valid without a paced edge, expected names")
+        if approval.trial_edge is not None and approval.trial_edge not in held:
+            raise Misfit(
+                ("learner", "approval", "trial_edge"),
+                f"'{approval.trial_edge}' is not valid, expected one that needs approval: {', '.join(held)}",
+            )
 
     def _edge_fits(self, index: int, edge: EdgeConfig) -> None:
         for key in ("robot", "task"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, model_validator
 
 from robotlearn.config.address import BindAddress, PublicKeyText, is_loopback
+from robotlearn.config.approval import ApprovalConfig
 from robotlearn.config.section import Misfit, Section
 
 
@@ -58,6 +59,10 @@ class LearnerConfig(Section):
     eval_episodes: PositiveInt = Field(100, description="Episodes of one such evaluation.")
     max_frame_bytes: Annotated[int, Field(ge=65536, lt=2**31)] = Field(
         64 * 2**20, description="Largest message that is accepted; edges are told, and reject larger ones themselves."
+    )
+
+    approval: ApprovalConfig | None = Field(
+        None, description="What new weights must pass before real arms have them; null: nothing."
     )
 
     @model_validator(mode="after")

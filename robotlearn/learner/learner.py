@@ -28,11 +28,13 @@ from robotlearn.durable import write_atomic
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
+from robotlearn.learner.approval import Approval
 from robotlearn.learner.episodes import EpisodePool, Waiting
 from robotlearn.learner.live import LiveView
+from robotlearn.learner.serving import Serving
 from robotlearn.learner.start import teach
 from robotlearn.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
-from robotlearn.policy import build_policy, to_arrays
+from robotlearn.policy import build_policy
 from robotlearn.report.page import write_report
 from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder
@@ -110,6 +112,18 @@ class Learner:
         self._read_to = self._store.end
         """What is stored from here on is not in the pool yet."""
         self._publisher = Publisher()
+        approval = settings.approval
+        self._serving = Serving(
+            config,
+            folder,
+            self._publisher,
+            self._policy,
+            Approval(approval, self._inputs, self._cells, config.seed) if approval is not None else None,
+            next_version=self._next_version,
+            save=self._save,
+            restore=self._restore,
+            rehearse=self._evaluate,
+        )
         try:
             self._server = LearnerServer(
                 bind or settings.bind,
@@ -197,7 +211,8 @@ class Learner:
                 self._note(self._measured(taught.measured) | {"sft_steps": taught.steps})
             self._film()
         # Last: what edges do from here on takes time that is counted.
-        self._publish()
+        self._serving.publish(self._version)
+        self._serving.offer(self._version)
 
     def _go_on(self, saved: Checkpoint) -> None:
         self._policy.load_state_dict(saved.policy)
@@ -226,8 +241,9 @@ class Learner:
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._version = saved.version  # the run folder's may be older, restored from a copy
-        self._reserve_version()
-        self._publish()
+        self._serving.resume()
+        self._serving.publish(self._next_version())
+        self._serving.offer(self._version)
         # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
         self._gate.restore(ended)
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
@@ -262,9 +278,12 @@ class Learner:
         for stored in self._server.take_stored(timeout=0.1):
             self._env_steps += stored.segment.steps
             self._pool.add([(stored.segment, stored.position)])
+            self._serving.hear(stored)
             if self._live is not None:
                 self._live.segment(stored.segment, self._version)
             self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
+        self._serving.obey()
+        self._serving.show({edge.edge: edge.version for edge in self._server.peers()})
         self._mark_rate()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
@@ -288,8 +307,7 @@ class Learner:
         seconds = time.perf_counter() - begun
         self._updates += 1
         row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
-        self._reserve_version()
-        self._publish()
+        self._serving.publish(self._next_version())
         self._torn = False
         # Only now: with the new version out, what is granted from here on starts from it.
         self._gate.consumed(batch)
@@ -306,6 +324,7 @@ class Learner:
                 self._save()
             except CheckpointError as error:
                 log.error("%s; training goes on, and so does the checkpoint before it", error)
+        self._serving.offer(self._version)
 
     def _note_imitation(self, steps: int, measured: Evaluation) -> None:
         self._metrics.write(
@@ -336,8 +355,18 @@ class Learner:
         self._version = max(self.folder.highest_version, self._version) + 1
         self.folder.reserve_version(self._version)
 
-    def _publish(self) -> None:
-        self._publisher.publish(self._version, to_arrays(self._policy))
+    def _next_version(self) -> int:
+        self._reserve_version()
+        return self._version
+
+    def _restore(self, version: int) -> None:
+        """Policy and optimiser as they were at a checkpoint. Raises CheckpointError when it is gone or damaged."""
+        saved = checkpoint.load(self.folder.checkpoints / f"{version:06d}", self._contract)
+        self._publisher.settle()
+        self._torn = True
+        self._policy.load_state_dict(saved.policy)
+        self._algorithm.load_state_dict(saved.algorithm)
+        self._torn = False
 
     def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
         staleness = np.concatenate([self._version - waiting.episode.version for waiting in taken])
@@ -421,6 +450,8 @@ class Learner:
     # ---- end
 
     def _save(self) -> None:
+        if self._saved == self._version:
+            return
         facts = {
             "updates": self._updates,
             "env_steps": self._env_steps,
@@ -436,12 +467,11 @@ class Learner:
             ),
             self.folder.checkpoints,
         )
-        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints)
+        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints, self._serving.needed)
         self._saved = self._version
 
     def _conclude(self) -> None:
-        if self._saved != self._version:
-            self._save()
+        self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
         seconds = round(self._seconds(), 3)
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
@@ -468,7 +498,7 @@ class Learner:
     def _close(self) -> None:
         try:
             # What a failed update left is no version: the checkpoint before it knows which episodes it took.
-            if self._version >= 0 and self._saved != self._version and not self._torn:
+            if self._version >= 0 and not self._torn:
                 self._save()
             self._draw()
         finally:

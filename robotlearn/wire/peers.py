@@ -58,6 +58,7 @@ class Peer:
     aborted: int = 0  # as its last STATUS said
     told_layout: bytes = b""
     has_weights: int = 0  # uid, as its last HAVE said
+    announced: int = 0  # uid
     credit: int = 0  # chunks that it takes unasked with the next announcement
     complained: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,9 @@ class Publisher:
         self._lock = threading.Lock()
         self._newest: _Published | None = None
         self._older: list[_Published] = []
+        self._held: dict[str, _Published | None] = {}  # by edge
+        self._pinned: _Published | None = None
+        self.changes = 0  # of what is served to whom
         self._free: list[_Memory] = []
         self._hashes: dict[int, list[bytes | None]] = {}  # uid to those of its chunks
         self._layout: WeightsLayout | None = None
@@ -158,6 +161,7 @@ class Publisher:
             if len(self._hashes) > _REMEMBERED:
                 del self._hashes[next(iter(self._hashes))]
             self.published += 1
+            self.changes += 1
             self._retire()
         if self.announced is not None:
             self.announced()
@@ -167,6 +171,31 @@ class Publisher:
         newest = self._newest
         if newest is not None:
             newest.copy(len(newest.hashes))
+
+    def hold(self, edges: Iterable[str], version: int | None) -> None:
+        """Serve these edges the weights `version` from now on, and none newer; None: none at all, so far.
+
+        Raises WireError when those weights are not kept any more: hold them when they are the newest.
+        """
+        with self._lock:
+            held = self._kept(version) if version is not None else None
+            self._held |= dict.fromkeys(edges, held)
+            self.changes += 1
+        if self.announced is not None:
+            self.announced()
+
+    def pin(self, version: int | None) -> None:
+        """Serve every edge the weights `version`, whatever is newer or held for it; None: no longer. As `hold`."""
+        with self._lock:
+            self._pinned = self._kept(version) if version is not None else None
+            self.changes += 1
+        if self.announced is not None:
+            self.announced()
+
+    def served(self, edge: str) -> tuple[int, int]:
+        """(version, uid) of what an edge is served now; (-1, 0): nothing."""
+        served = self._served(edge)
+        return (served.version, served.uid) if served is not None else (-1, 0)
 
     @property
     def version(self) -> int:
@@ -204,9 +233,9 @@ class Publisher:
                 newest.memory.in_use -= 1
         return not newest.complete
 
-    def announcement(self, credit: int) -> tuple[Announce, LayoutOf] | None:
-        """The newest weights and their layout, None before the first `publish`; `credit` chunks may go with it."""
-        newest = self._newest
+    def announcement(self, edge: str, credit: int) -> tuple[Announce, LayoutOf] | None:
+        """The weights that an edge is served and their layout, None for none; `credit` chunks may go with it."""
+        newest = self._served(edge)
         if newest is None:
             return None
         layout = newest.memory.layout
@@ -222,7 +251,7 @@ class Publisher:
     def pull(self, pull: Pull) -> tuple[bytes | zmq.Frame, int]:
         """The frame that answers a PULL, and the version it is of (-1: gone)."""
         with self._lock:
-            found = next((p for p in (self._newest, *self._older) if p is not None and p.uid == pull.uid), None)
+            found = next((one for one in self._all() if one.uid == pull.uid), None)
             if found is None or pull.chunk >= len(found.hashes):
                 self.gone += 1
                 return encode(Gone(pull.uid)), -1
@@ -249,6 +278,18 @@ class Publisher:
 
     # ---- inside
 
+    def _served(self, edge: str) -> _Published | None:
+        return self._pinned or self._held.get(edge, self._newest)
+
+    def _all(self) -> Iterator[_Published]:
+        return (one for one in (self._newest, *self._older) if one is not None)
+
+    def _kept(self, version: int) -> _Published:
+        found = next((one for one in self._all() if one.version == version), None)
+        if found is None:
+            raise WireError(f"weights of version {version} are not kept any more")
+        return found
+
     def _layout_of(self, tensors: Mapping[str, NDArray[Any]]) -> WeightsLayout:
         key = [(name, array.shape, array.dtype) for name, array in tensors.items()]
         if self._layout is None or key != self._key:
@@ -267,8 +308,9 @@ class Publisher:
     def _retire(self) -> None:
         """Let go of older weights that nobody pulls any more, or that are too many; their memory is used again."""
         now = time.monotonic()
-        leased = [old for old in self._older if now - old.last_pull < _LEASE_S]
-        keep = leased[max(0, len(leased) - self._keep_older) :]
+        held = [old for old in self._older if old is self._pinned or old in self._held.values()]
+        leased = [old for old in self._older if now - old.last_pull < _LEASE_S and old not in held]
+        keep = [*held, *leased[max(0, len(leased) - self._keep_older) :]]
         self._free.extend(old.memory for old in self._older if old not in keep)
         self._older = keep
         del self._free[: max(0, len(self._free) - self._keep_older - 1)]

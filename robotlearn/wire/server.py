@@ -116,7 +116,7 @@ class LearnerServer:
         self._arrived: list[Arrival] = []  # records of this round
         self._inbox_bytes = 0  # unanswered, of all connections, former ones too
         self._max_inbox_bytes = max(_INBOX_BYTES, 4 * (window_bytes + self.limits.max_frame_bytes))
-        self._announced_uid = 0
+        self._changes_announced = 0
         self._grants_due = True
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -381,10 +381,12 @@ class LearnerServer:
                     self._store.settle_below(hello.edge, session, floor)
             case Want() if hello.role == "data":
                 on_the_way = peer.granted - message.received
-                self._gate.want(hello.edge, hello.session, max(0, message.episodes - max(0, on_the_way)))
+                wanted = max(0, message.episodes - max(0, on_the_way))
+                # While it may have no weights it can't begin, and what was granted to it would lack elsewhere.
+                self._gate.want(hello.edge, hello.session, wanted if self._publisher.served(hello.edge)[1] else 0)
             case Have() if hello.role == "weights":
                 peer.has_weights, peer.credit = message.uid, message.credit
-                if message.uid != self._publisher.uid:
+                if message.uid != self._publisher.served(hello.edge)[1]:
                     self._announce_to(peer)
             case Pull() if hello.role == "weights":
                 frame, _ = self._publisher.pull(message)
@@ -441,26 +443,28 @@ class LearnerServer:
             edge = self._edges.get(grant.edge)
             peer = edge.data if edge is not None else None
             known = peer is not None and peer.hello.session == grant.session
-            if known and peer is not None and self._send(peer.identity, Grant(grant.episodes, grant.version)):
+            # No version that it may not have: it would wait for it.
+            version = min(grant.version, self._publisher.served(grant.edge)[0])
+            if known and peer is not None and self._send(peer.identity, Grant(grant.episodes, version)):
                 peer.granted += grant.episodes
             else:
                 self._gate.ended(grant.edge, grant.session, grant.episodes)
 
     def _announce(self) -> None:
-        uid = self._publisher.uid
-        if uid == self._announced_uid:
+        changes = self._publisher.changes
+        if changes == self._changes_announced:
             return
-        self._announced_uid = uid
+        self._changes_announced = changes
         for peer in list(self._peers.values()):
-            if peer.hello.role == "weights":
+            if peer.hello.role == "weights" and peer.announced != self._publisher.served(peer.hello.edge)[1]:
                 self._announce_to(peer)
 
     def _announce_to(self, peer: Peer) -> None:
-        newest = self._publisher.announcement(peer.credit)
-        if newest is None:
+        served = self._publisher.announcement(peer.hello.edge, peer.credit)
+        if served is None:
             return
-        announce, layout = newest
-        peer.credit = 0
+        announce, layout = served
+        peer.credit, peer.announced = 0, announce.uid
         if peer.told_layout != layout.hash and self._send(peer.identity, layout):
             peer.told_layout = layout.hash
         if not self._send(peer.identity, announce):

@@ -19,10 +19,9 @@ from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of
 from robotlearn.checkpoint import Checkpoint
-from robotlearn.config import Config, dump, load_config
+from robotlearn.config import Config, dump
 from robotlearn.contract import contract
 from robotlearn.display import Display
-from robotlearn.edge.batch import BatchEdge
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import LogError, RunFolderError
 from robotlearn.inputs import Inputs
@@ -33,82 +32,8 @@ from robotlearn.run_folder import RunFolder
 from robotlearn.wire import record
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.uplink import Uplink
+from tests.learner.running import Running, served, tiny
 from tests.waiting import until
-
-TINY = [
-    "policy.hidden=[8]", "sft.steps=10", "demonstrations.episodes=1", "episode_steps=40", "edges.1.arms=4",
-    "learner.episodes_per_update=4", "learner.updates=3", "learner.eval_episodes=2", "learner.checkpoint_every=2",
-    "learner.keep_checkpoints=2", "edges.1.segment_steps=8",
-]  # fmt: skip
-
-
-def tiny(*overrides: str) -> Config:
-    return load_config("smoke", [*TINY, *overrides])
-
-
-@pytest.fixture(autouse=True)
-def no_film(monkeypatch: pytest.MonkeyPatch) -> None:
-    def film(self: Learner) -> None:
-        # While the first film is made edges have no weights yet: what they did would take time that isn't counted.
-        assert (self._publisher.version < 0) == (self._updates == 0 < self.config.learner.updates)
-
-    monkeypatch.setattr(Learner, "_film", film)
-
-
-class Running:
-    """A learner on a thread."""
-
-    def __init__(self, config: Config, folder: RunFolder, resume: bool = False) -> None:
-        self.learner = Learner(config, folder, resume=resume)
-        self.console = Console(file=io.StringIO(), width=200)
-        self.stop = threading.Event()
-        self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self) -> None:
-        try:
-            with Display(self.learner.view, self.console) as display:
-                self.learner.run(self.stop, display)
-        except BaseException as error:
-            self.failure = error
-
-    def end(self) -> str:
-        self.stop.set()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        if self.failure is not None:
-            raise self.failure
-        return self.console.file.getvalue()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    made: list[Running] = []
-
-    def start(config: Config, folder: RunFolder, resume: bool = False) -> Running:
-        made.append(Running(config, folder, resume))
-        return made[-1]
-
-    yield start
-    for running in made:
-        running.stop.set()
-        running.thread.join(60)
-
-
-def served(running: Running, config: Config, folder: RunFolder) -> BatchEdge:
-    """An edge that has served the run to its end."""
-    until(folder.address.exists, "the address")
-    edge = BatchEdge(config, config.edges[1], folder.address.read_text(), folder.path.parent / "edge")
-    stop = threading.Event()
-    thread = threading.Thread(target=edge.run, args=(stop,))
-    thread.start()
-    running.thread.join(60)
-    stop.set()
-    thread.join(20)
-    edge.close()
-    running.stop.clear()
-    return edge
 
 
 def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Running]) -> None:

@@ -1,0 +1,145 @@
+"""`robotlearn weights`: the versions of a run, and which of them its edges have."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from robotlearn.learner.orders import Orders
+    from robotlearn.run_folder import RunFolder
+
+weights = typer.Typer(
+    help="The versions of a run's weights, and which of them its edges have.\n\n"
+    "An edge's versions only grow: weights that are served again get a new version, and `ls` says whose they are.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_PATIENCE_S = 30.0
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The learner's run folder.")]
+VersionArgument = Annotated[int, typer.Argument(min=0, help="One that `ls` lists with a checkpoint.")]
+
+
+@weights.command("ls")
+def ls(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Versions that have a checkpoint, that something was decided about, or that an edge has; the newest last."""
+    from robotlearn.learner.orders import Orders
+    from robotlearn.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    rows = _rows(folder, Orders(folder))
+    if as_json:
+        typer.echo(json.dumps({"versions": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = {"version": "version", "success": "success", "measured": "measured", "checkpoint": "checkpoint",
+               "edges": "edges", "decisions": "decided"}  # fmt: skip
+    for title in columns.values():
+        table.add_column(title, justify="right" if title in ("version", "success", "measured") else "left")
+    for row in rows:
+        table.add_row(*(Text(_shown(key, row[key])) for key in columns))
+    Console().print(table)
+
+
+@weights.command()
+def pin(run: RunArgument, version: VersionArgument) -> None:
+    """Every edge has the weights of VERSION from now on, whatever is newer, until `unpin`; also after a restart.
+
+    Training goes on with what max_staleness allows; what edges collect is stored in any case.
+    """
+    _order(run, "pin", version)
+
+
+@weights.command()
+def unpin(run: RunArgument) -> None:
+    """Edges have the newest weights again, or the approved ones."""
+    _order(run, "unpin", 0)
+
+
+@weights.command()
+def rollback(run: RunArgument, version: VersionArgument) -> None:
+    """Take the run back to VERSION: policy and optimiser, and what the edges have. Training goes on from there."""
+    _order(run, "rollback", version)
+
+
+def _rows(folder: RunFolder, orders: Orders) -> list[dict[str, Any]]:
+    from robotlearn.checkpoint import list_versions
+    from robotlearn.metrics import read_metrics
+
+    kept = {int(path.name) for path in list_versions(folder.checkpoints)}
+    served, decided = orders.served, orders.decisions()
+    success, measured = {}, {}
+    for row in read_metrics(folder.metrics):
+        if row.get("success") is not None:
+            success[row["version"]] = row["success"]
+        if row.get("eval_success") is not None:
+            measured[row["version"]] = row["eval_success"]
+    shown = kept | {int(row["version"]) for row in decided} | {version for version in served.values() if version >= 0}
+    return [
+        {
+            "version": version,
+            "success": success.get(version),
+            "measured": measured.get(version),
+            "checkpoint": version in kept,
+            "edges": sorted(name for name, has in served.items() if has == version),
+            "decisions": [row for row in decided if row["version"] == version],
+        }
+        for version in sorted(shown)
+    ]
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "decisions":
+        return "; ".join(
+            row["decision"]
+            + (f" (weights of {row['of']})" if row["of"] != row["version"] else "")
+            + (f": {row['why']}" if row["why"] else "")
+            for row in value
+        )
+    if key == "edges":
+        return ", ".join(value) or "-"
+    if key == "checkpoint":
+        return "yes" if value else "-"
+    return "-" if value is None else str(value) if key == "version" else f"{value:.1%}"
+
+
+def _order(run: Path, what: Literal["pin", "unpin", "rollback"], version: int) -> None:
+    from robotlearn.checkpoint import list_versions
+    from robotlearn.display import busy
+    from robotlearn.errors import CheckpointError
+    from robotlearn.learner.orders import Orders
+    from robotlearn.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    kept = [int(path.name) for path in list_versions(folder.checkpoints)]
+    if what != "unpin" and version not in kept:
+        found = ", ".join(map(str, kept)) or "none"
+        raise CheckpointError(f"{run} has no checkpoint of version {version}; it has {found}")
+    orders = Orders(folder)
+    number = orders.give(what, version)
+    if not folder.address.exists():
+        typer.echo(f"no learner of {run} runs here: it does so when it comes again (--resume)")
+        return
+    end = time.monotonic() + _PATIENCE_S
+    with busy("the learner does it between two updates"):
+        while (done := orders.outcome(number)) is None and time.monotonic() < end:
+            time.sleep(0.1)
+    if done is None:
+        typer.echo(f"the learner has not done it within {_PATIENCE_S:.0f} s; it will between two updates", err=True)
+        raise typer.Exit(1)
+    if done["decision"] == "refused":
+        raise CheckpointError(str(done["why"]))
+    same = f" with the weights of version {done['of']}" if done["of"] != done["version"] else ""
+    typer.echo(f"{done['decision']}: version {done['version']}{same}" if what != "unpin" else "unpinned")

@@ -1,0 +1,156 @@
+"""Whether new weights may go to arms that could break something: tested, tried by one arm, then watched."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from envs.control import JointDeltaControl
+from policies.base import Policy
+from robotlearn.cells import Cell
+from robotlearn.config.approval import ApprovalConfig
+from robotlearn.evaluation import Evaluation
+from robotlearn.inputs import Inputs
+from robotlearn.policy import ask
+from robotlearn.wire.segment import Segment
+
+Step = Literal["approved", "trial", "rejected", "roll back"]
+_TOLERANCE = 1e-4  # rad, m
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a version.
+
+    approved: the edges that need it may have it. trial: one of them may. rejected: none. roll back: approved before, it
+    does worse than the one before it.
+    """
+
+    version: int
+    step: Step
+    why: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Approval:
+    """Decides; that the edges get what was decided is for `Serving`. Used by the learner's thread.
+
+    One version is under trial at a time; those published meanwhile are not offered. The success of the last
+    `watch_episodes` with approved weights is compared with what it was with the ones before, over as many episodes.
+    """
+
+    def __init__(self, settings: ApprovalConfig, inputs: Inputs, cells: Sequence[Cell], seed: int) -> None:
+        self.settings = settings
+        self.approved = self.candidate = -1
+        self._inputs = inputs
+        limits = {cell.spec.embodiment: JointDeltaControl(cell.spec, 1) for cell in cells}
+        self._limits = {name: (control.low, control.high) for name, control in limits.items()}
+        self._seen: dict[str, deque[tuple[dict[str, np.ndarray], str]]] = {
+            name: deque(maxlen=settings.observations) for name in limits
+        }
+        self._rng = np.random.default_rng([seed, 3])
+        self._offered = 0
+        self._figures: dict[str, float] = {}
+        self._trial: list[bool] = []
+        self._watch: deque[bool] = deque(maxlen=settings.watch_episodes)
+        self._before: float | None = None  # success with the weights approved before these
+
+    def remember(self, segment: Segment) -> None:
+        """Keep one of its observations for the tests to come."""
+        row = int(self._rng.integers(segment.steps + 1))
+        seen = {key: np.array(value[row]) for key, value in segment.observations.items()}
+        self._seen[segment.embodiment].append((seen, segment.task))
+
+    def offer(self, version: int, policy: Policy, rehearse: Callable[[int], Evaluation]) -> Decision | None:
+        """Test weights that were just published; None when their turn has not come. `rehearse(episodes)` measures them
+        in simulation.
+        """
+        if self.candidate >= 0:
+            return None
+        self._offered += 1
+        if (self._offered - 1) % self.settings.every:
+            return None
+        self._figures = {}
+        wrong = self._wrong_with(policy)
+        if not wrong and self.settings.rehearsal_episodes:
+            measured = rehearse(self.settings.rehearsal_episodes)
+            self._figures["rehearsal_success"] = measured.success
+            least = self.settings.rehearsal_success
+            if measured.success < least:
+                wrong = f"success {measured.success:.1%} in rehearsal, at least {least:.1%} asked"
+        if wrong:
+            return self._decide(version, "rejected", wrong)
+        if self.settings.trial_edge is None or self.approved < 0:
+            # Nobody waits for the outcome of a trial with nothing to do: the first weights go to all.
+            return self.settle(version)
+        self.candidate, self._trial = version, []
+        return self._decide(version, "trial", f"{self.settings.trial_episodes} episodes of {self.settings.trial_edge}")
+
+    def heard(self, edge: str, version: int, success: bool) -> Decision | None:
+        """One of the edges that need approval ended an episode, all of it with weights of at least `version`."""
+        settings = self.settings
+        if edge == settings.trial_edge and 0 <= self.candidate <= version:
+            self._trial.append(success)
+            if len(self._trial) < settings.trial_episodes:
+                return None
+            candidate, share = self.candidate, float(np.mean(self._trial))
+            self._figures["trial_success"] = share
+            if share >= settings.trial_success:
+                return self.settle(candidate)
+            self.candidate = -1
+            return self._decide(
+                candidate, "rejected", f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked"
+            )
+        if self.approved < 0 or version < self.approved:
+            return None
+        self._watch.append(success)
+        share = float(np.mean(self._watch))
+        if len(self._watch) < settings.watch_episodes or self._before is None:
+            return None
+        if share >= self._before - settings.max_drop:
+            return None
+        self._figures = {"success": share, "success_before": self._before}
+        self._watch.clear()
+        return self._decide(self.approved, "roll back", f"success fell from {self._before:.1%} to {share:.1%}")
+
+    def settle(self, version: int) -> Decision:
+        """These weights are approved."""
+        if len(self._watch) == self.settings.watch_episodes:
+            self._before = float(np.mean(self._watch))
+        self._watch.clear()
+        self.approved, self.candidate = version, -1
+        return self._decide(version, "approved")
+
+    def _decide(self, version: int, step: Step, why: str = "") -> Decision:
+        return Decision(version, step, why, dict(self._figures))
+
+    def _wrong_with(self, policy: Policy) -> str:
+        """What keeps it from an arm, "" if nothing: numbers that are not finite, actions beyond the arm's limits."""
+        for name, tensor in policy.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                return f"{name} holds a number that is not finite"
+        if not self.settings.observations:
+            return ""
+        outside = total = looked_at = 0
+        for embodiment, rows in self._seen.items():
+            if not rows:
+                continue
+            seen = {key: np.stack([row[key] for row, _ in rows]) for key in rows[0][0]}
+            noise = policy.noise(len(rows), self._rng)
+            actions, _ = ask(policy, self._inputs, embodiment, seen, [words for _, words in rows], noise, False)
+            if not np.isfinite(actions).all():
+                return f"its chunks for {embodiment} hold numbers that are not finite"
+            low, high = self._limits[embodiment]
+            outside += int(((actions < low - _TOLERANCE) | (actions > high + _TOLERANCE)).sum())
+            total += actions.size
+            looked_at += len(rows)
+        self._figures |= {"observations": looked_at, "outside": outside / max(1, total)}
+        if outside > self.settings.max_outside * total:
+            most = self.settings.max_outside
+            return f"{outside / total:.1%} of its actions are beyond the arm's limits, {most:.1%} may be"
+        return ""

@@ -1,0 +1,204 @@
+"""Which weights each edge is served: the newest, approved ones, or older ones again when a person says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from policies.base import Policy
+from robotlearn import checkpoint
+from robotlearn.config.config import Config
+from robotlearn.config.edge import PacedEdgeConfig
+from robotlearn.errors import CheckpointError, RunFolderError
+from robotlearn.evaluation import Evaluation
+from robotlearn.learner.approval import Approval, Decision
+from robotlearn.learner.orders import Order, Orders
+from robotlearn.policy import to_arrays
+from robotlearn.run_folder import RunFolder
+from robotlearn.wire.publisher import Publisher
+from robotlearn.wire.server import StoredSegment
+
+_SHOW_S = 1.0
+
+
+def approving(config: Config) -> tuple[str, ...]:
+    """Names of the edges that have approved weights only."""
+    settings = config.learner.approval
+    if settings is None:
+        return ()
+    paced = tuple(edge.name for edge in config.edges if isinstance(edge, PacedEdgeConfig))
+    return paced if settings.edges is None else settings.edges
+
+
+class Serving:
+    """Publishes the learner's weights, each set once under one version, and says who may have them.
+
+    An edge's versions only grow: weights that are served again get a version of their own. Used by the learner's
+    thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        publisher: Publisher,
+        policy: Policy,
+        approval: Approval | None,
+        *,
+        next_version: Callable[[], int],
+        save: Callable[[], None],
+        restore: Callable[[int], None],
+        rehearse: Callable[[int], Evaluation],
+    ) -> None:
+        """`next_version` gives the next one; `save` writes a checkpoint of the weights that it was given last for, if
+        there is none; `restore` takes policy and optimiser back to a checkpoint.
+        """
+        self._folder, self._publisher, self._policy, self._approval = folder, publisher, policy, approval
+        self._next_version, self._save, self._restore, self._rehearse = next_version, save, restore, rehearse
+        self._held = approving(config)
+        self._all_held = set(self._held) >= {edge.name for edge in config.edges}
+        self._orders = Orders(folder)
+        self._checkpoint = -1  # of the approved weights
+        self._checkpoint_before = -1  # of those approved before them
+        self._pinned = -1
+        self._shown: dict[str, int] = {}
+        self._shown_at = 0.0
+        if self._held:
+            publisher.hold(self._held, None)
+
+    @property
+    def needed(self) -> set[int]:
+        """Checkpoints that must stay."""
+        candidate = self._approval.candidate if self._approval is not None else -1
+        return {self._checkpoint, self._checkpoint_before, self._pinned, candidate} - {-1}
+
+    def resume(self) -> None:
+        """Before a resumed run's first `publish`: serve again what was approved, and what was pinned."""
+        rows = self._orders.decisions()
+        last = next((row for row in reversed(rows) if row["decision"] in ("approved", "rolled back")), None)
+        approved = [number for number in (last["version"], last["of"]) if self._has(number)] if last else []
+        if self._approval is not None and approved:
+            self._serve_again(approved[0], "the learner came again")
+            self._checkpoint = approved[0]
+        if (pinned := self._orders.pinned) is not None and self._has(pinned):
+            self._pin(pinned, "the learner came again")
+
+    def publish(self, version: int) -> None:
+        """The policy as it is becomes the newest weights."""
+        self._publisher.publish(version, to_arrays(self._policy))
+
+    def offer(self, version: int) -> None:
+        """Have what was published last approved, if it is to be. Raises RunFolderError when the first weights are not
+        and nobody may collect episodes.
+        """
+        if self._approval is not None:
+            self._act(self._approval.offer(version, self._policy, self._rehearse))
+
+    def hear(self, stored: StoredSegment) -> None:
+        """A segment was stored."""
+        if self._approval is None:
+            return
+        self._approval.remember(stored.segment)
+        header = stored.header
+        if header.last and header.edge in self._held:
+            self._act(self._approval.heard(header.edge, header.version, header.success))
+
+    def show(self, versions: dict[str, int]) -> None:
+        """The version that each edge says it has, for `robotlearn weights ls`."""
+        if versions != self._shown and time.monotonic() - self._shown_at > _SHOW_S:
+            self._orders.served = self._shown = versions
+            self._shown_at = time.monotonic()
+
+    def obey(self) -> None:
+        """Do what a person asked for with `robotlearn weights`."""
+        order = self._orders.take()
+        if order is None:
+            return
+        try:
+            self._do(order)
+        except CheckpointError as error:
+            self._orders.note(order.version, order.version, "refused", str(error), order=order.id)
+
+    def _do(self, order: Order) -> None:
+        if order.what == "unpin":
+            self._publisher.pin(None)
+            self._pinned, self._orders.pinned = -1, None
+            self._orders.note(order.version, order.version, "unpinned", "by a person", order=order.id)
+        elif order.what == "pin":
+            self._pin(order.version, "by a person", order.id)
+            self.publish(self._next_version())
+        else:
+            self._go_back(order.version, "by a person", order.id)
+
+    def _act(self, decision: Decision | None) -> None:
+        if decision is None:
+            return
+        version, settings = decision.version, self._approval.settings if self._approval is not None else None
+        if decision.step == "trial" and settings is not None and settings.trial_edge is not None:
+            self._save()
+            self._publisher.hold([settings.trial_edge], version)
+            self._note(decision)
+        elif decision.step == "approved":
+            self._save()
+            self._publisher.hold(self._held, version)
+            self._checkpoint_before, self._checkpoint = self._checkpoint, version
+            self._note(decision)
+        elif decision.step == "rejected":
+            self._note(decision)
+            if self._checkpoint >= 0 and (self._all_held or "finite" in decision.why):
+                self._go_back(self._checkpoint, f"version {version} is rejected, and nobody else collects")
+            elif "trial_success" in decision.figures:
+                self._serve_again(self._checkpoint, f"the trial of version {version} failed")
+                self.publish(self._next_version())
+            elif self._checkpoint < 0 and self._all_held:
+                raise RunFolderError(
+                    f"the first weights are rejected ({decision.why}), and no edge may collect episodes without: more "
+                    "or better demonstrations, or a lower learner.approval"
+                )
+        else:
+            self._note(decision)
+            if self._checkpoint_before >= 0:
+                self._go_back(self._checkpoint_before, decision.why)
+
+    def _go_back(self, version: int, why: str, order: str = "") -> None:
+        """Policy and optimiser as they were at `version`, under a new one, for all edges."""
+        self._restore(version)
+        number = self._next_version()
+        self.publish(number)
+        self._save()
+        if self._approval is not None:
+            self._approval.settle(number)
+            self._publisher.hold(self._held, number)
+            self._checkpoint = number
+        self._orders.note(number, version, "rolled back", why, **_order(order))
+
+    def _serve_again(self, version: int, why: str) -> None:
+        """The edges that need approval have the weights of `version` under a new one; training goes on as it was."""
+        number = self._publish_again(version)
+        self._publisher.hold(self._held, number)
+        if self._approval is not None:
+            self._approval.settle(number)
+        self._orders.note(number, version, "approved", why)
+
+    def _pin(self, version: int, why: str, order: str = "") -> None:
+        number = self._publish_again(version)
+        self._publisher.pin(number)
+        self._pinned = self._orders.pinned = version
+        self._orders.note(number, version, "pinned", why, **_order(order))
+
+    def _publish_again(self, version: int) -> int:
+        saved = checkpoint.load(self._folder.checkpoints / f"{version:06d}")
+        number = self._next_version()
+        self._publisher.publish(number, {name: tensor.numpy() for name, tensor in saved.policy.items()})
+        self._publisher.settle()
+        return number
+
+    def _has(self, version: int) -> bool:
+        return version in {int(path.name) for path in checkpoint.list_versions(self._folder.checkpoints)}
+
+    def _note(self, decision: Decision) -> None:
+        self._orders.note(decision.version, decision.version, decision.step, decision.why, **decision.figures)
+
+
+def _order(number: str) -> dict[str, str]:
+    return {"order": number} if number else {}

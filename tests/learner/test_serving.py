@@ -1,0 +1,181 @@
+"""A run whose edge has approved weights only, and what a person may ask of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from robotlearn import checkpoint, cli
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.config import Config, dump
+from robotlearn.edge.batch import BatchEdge
+from robotlearn.errors import CheckpointError, RunFolderError
+from robotlearn.evaluation import Evaluation
+from robotlearn.learner.learner import Learner
+from robotlearn.learner.orders import Orders
+from robotlearn.metrics import read_metrics
+from robotlearn.run_folder import RunFolder
+from tests.learner.running import Running, served, tiny
+from tests.waiting import until
+
+ASKING = "learner.approval={{edges: [{}], rehearsal_episodes: 2, observations: 8, max_outside: 1}}"
+MANY = "learner.updates=1000"
+
+
+def rehearsing(monkeypatch: pytest.MonkeyPatch, success: Callable[[int], float]) -> None:
+    """Rehearsals end as `success` says for each version; what they measure is tested elsewhere."""
+
+    def evaluate(self: Learner, episodes: int) -> Evaluation:
+        share = success(self._version)
+        return Evaluation(episodes, round(share * episodes), share, 0.0, 1.0, 0.0, 1.0)
+
+    monkeypatch.setattr(Learner, "_evaluate", evaluate)
+
+
+def used(folder: RunFolder) -> set[int]:
+    """The versions that edges acted with."""
+    with SegmentStore(folder.segments) as store:
+        return {int(version) for _, segment in store.scan() for version in segment.chunk_version}
+
+
+def used_in_order(folder: RunFolder) -> list[int]:
+    """The versions that edges acted with, by the clock: they take new weights for all their arms at once."""
+    found = []
+    with SegmentStore(folder.segments) as store:
+        for _, segment in store.scan():
+            begun = segment.monotonic[segment.chunk_start]
+            found += list(zip(begun.tolist(), segment.chunk_version.tolist(), strict=True))
+    return [version for _, version in sorted(found)]
+
+
+def weights(folder: RunFolder, version: int) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder.checkpoints / f"{version:06d}").policy
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def decided(folder: RunFolder, *keys: str) -> list[Any]:
+    rows = Orders(folder).decisions()
+    return [tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]] for row in rows]
+
+
+class Served:
+    """An edge that serves a run until told to stop."""
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        until(folder.address.exists, "the address")
+        self.edge = BatchEdge(config, config.edges[1], folder.address.read_text(), folder.path.parent / "edge")
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.edge.run, args=(self.stop,))
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(60)
+        self.edge.close()
+
+
+def test_an_edge_acts_only_with_what_was_approved(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0 if version == 2 else 1.0)
+    config = tiny("learner.updates=4", "learner.checkpoint_every=1", ASKING.format("batch"))
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert decided(folder, "version", "decision")[:3] == [(0, "approved"), (1, "approved"), (2, "rejected")]
+    assert 2 not in used(folder) and {0, 1} & used(folder)
+    assert [row["updates"] for row in read_metrics(folder.metrics) if "updates" in row] == [1, 2, 3, 4]
+
+
+def test_where_nobody_else_collects_a_rejected_version_takes_the_run_back(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0 if version == 2 else 1.0)
+    config = tiny(
+        "learner.updates=4", "learner.checkpoint_every=1", "learner.keep_checkpoints=20",
+        ASKING.format("batch, station"),
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert decided(folder, "version", "of", "decision")[2:4] == [(2, 2, "rejected"), (3, 1, "rolled back")]
+    first, rejected, after = (checkpoint.load(folder.checkpoints / f"{version:06d}") for version in (1, 2, 3))
+    assert equal(first.policy, after.policy) and equal(first.algorithm, after.algorithm)
+    assert not equal(first.algorithm, rejected.algorithm)
+    assert 2 not in used(folder)
+
+
+def test_first_weights_that_nobody_may_use_end_the_run_with_a_reason(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0)
+    config = tiny("learner.approval={edges: [batch, station]}")
+    running = run(config, RunFolder.create(tmp_path / "run", dump(config), "id"))
+    running.thread.join(60)
+    with pytest.raises(RunFolderError, match=r"first weights are rejected \(success 0\.0% in rehearsal"):
+        running.end()
+
+
+def said(*arguments: object) -> str:
+    done = CliRunner().invoke(cli.app, ["weights", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_person_pins_and_takes_back_and_it_outlives_the_learner(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny(MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=2", "learner.max_staleness=inf")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    there = Served(config, folder)
+    until(lambda: folder.highest_version > 4, "some versions")
+
+    version = int(checkpoint.newest(folder.checkpoints).name)
+    wanted = weights(folder, version)
+    told = re.fullmatch(
+        rf"pinned: version (\d+) with the weights of version {version}\n", said("pin", folder.path, version)
+    )
+    assert told is not None
+    pinned = int(told[1])
+    until(lambda: there.edge.version == pinned and folder.highest_version > pinned + 5, "training that goes on")
+    assert there.edge.version == pinned
+    assert equal(there.edge._policy.state_dict(), wanted)
+    until(lambda: Orders(folder).served == {"batch": pinned}, "what the edges have to be written down")
+    [row] = [row for row in json.loads(said("ls", folder.path, "--json"))["versions"] if row["version"] == pinned]
+    assert row["edges"] == ["batch"] and [one["decision"] for one in row["decisions"]] == ["pinned"]
+    assert f"pinned (weights of {version}): by a person" in " ".join(said("ls", folder.path).split())
+
+    running.end()
+    there.end()
+    running = run(config, folder, True)
+    there = Served(config, folder)
+    try:
+        until(lambda: there.edge.version > pinned, "the pinned weights, under a new version")
+        assert equal(there.edge._policy.state_dict(), wanted)
+        assert said("unpin", folder.path) == "unpinned\n"
+        newest = folder.highest_version
+        until(lambda: there.edge.version > newest, "newer weights")
+
+        back = int(checkpoint.newest(folder.checkpoints).name)
+        with pytest.raises(CheckpointError, match="has no checkpoint of version 99999; it has "):
+            said("rollback", folder.path, 99999)
+        done = said("rollback", folder.path, back)
+        found = re.fullmatch(r"rolled back: version (\d+) with the weights of version (\d+)\n", done)
+        assert found is not None and int(found[2]) == back and int(found[1]) > newest
+    finally:
+        running.end()
+        there.end()
+    versions = used_in_order(folder)
+    assert versions == sorted(versions), "an edge's versions only grow"
