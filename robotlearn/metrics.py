@@ -1,7 +1,12 @@
 """A run's figures: one JSON object per line, the same as TensorBoard scalars, and the picture of the curve."""
 
+import errno
+import io
 import json
+import logging
 import math
+import os
+import socket
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,41 +16,103 @@ from typing import Any
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
+
+_MOST_WAITING = 10_000
+
 RECENT = 5
 """Updates whose training success is averaged for `learner.stop_success`."""
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl` and to the TensorBoard files of a run; a resumed run goes on in the same file."""
+    """Appends to `metrics.jsonl` and to a TensorBoard file of a run; a resumed run goes on in the same `metrics.jsonl`.
+
+    What a full disk has no room for is kept, and written as soon as it has.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
-        # Imported here: it takes a second, and only a learner pays for it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._stream = folder.metrics.open("a", encoding="utf-8")
+        """Raises OSError where the files can't be opened."""
+        self._rows = _Appended(folder.metrics)
         if not _ends_a_line(folder.metrics):
-            self._stream.write("\n")  # after what a crash cut short, which would take the next row with it
-        self._board = SummaryWriter(str(folder.tensorboard))
+            self._rows.append(b"\n")  # after what a crash cut short, which would take the next row with it
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        folder.tensorboard.mkdir(parents=True, exist_ok=True)
+        self._board = _Appended(folder.tensorboard / name)
+        self._board.append(_event(time.time(), file_version="brain.Event:2"))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write one row; it must hold `version`, or `imitation_steps`. `time` (seconds since the epoch) is added.
 
-        JSON knows no infinite number and no NaN: they are written as null.
+        JSON knows no infinite number and no NaN: they are written as null. Raises OSError when the disk fails, or is
+        full for 10,000 rows.
         """
         row = {"time": round(time.time(), 3), **row}
         row = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
-        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
-        self._stream.flush()
+        self._rows.append((json.dumps(row, allow_nan=False) + "\n").encode())
         along = "version" if "version" in row else "imitation_steps"
-        for key, value in row.items():
-            if key not in ("time", along) and isinstance(value, int | float):
-                self._board.add_scalar(key, value, row[along], walltime=row["time"])
+        values = {
+            key: float(value)
+            for key, value in row.items()
+            if key not in ("time", along) and isinstance(value, int | float)
+        }
+        self._board.append(_event(row["time"], step=row[along], scalars=values))
 
     def close(self) -> None:
-        self._stream.close()
+        self._rows.close()
         self._board.close()
+
+
+class _Appended:
+    """A file that takes pieces whole and in order; those for which there is no space wait for the next `append`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("ab", buffering=0)
+        self._waiting: list[bytes] = []
+
+    def append(self, piece: bytes) -> None:
+        """Raises OSError when the disk fails, or too many pieces wait."""
+        self._waiting.append(piece)
+        data, end = b"".join(self._waiting), self._stream.seek(0, os.SEEK_END)
+        try:
+            if self._stream.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._stream.truncate(end)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or len(self._waiting) > _MOST_WAITING:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+            if len(self._waiting) == 1:
+                log.error("%s: %s; what comes is kept, and written when there is space", self._path, error.strerror)
+        else:
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """What waits gets its last chance."""
+        try:
+            if self._waiting:
+                self.append(b"")
+            if self._waiting:
+                log.error("%s: its last %d rows are lost, there is no space", self._path, len(self._waiting) - 1)
+        finally:
+            self._stream.close()
+
+
+def _event(moment: float, **fields: Any) -> bytes:
+    """A record of a TensorBoard file: its version, or the values of one step."""
+    # Imported here: it takes long, and only a learner pays for it.
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    scalars = fields.pop("scalars", {})
+    event = Event(wall_time=moment, **fields)
+    if scalars:
+        event.summary.CopyFrom(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]))
+    record = io.BytesIO()
+    RecordWriter(record).write(event.SerializeToString())
+    return record.getvalue()
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robotlearn.metrics import MetricsLog, draw_curve, read_metrics
 from robotlearn.run_folder import RunFolder
+from tests.disk import Disk
 
 
 @pytest.fixture
@@ -66,3 +69,39 @@ def test_the_curve_needs_an_update(folder: RunFolder) -> None:
     log.close()
     assert draw_curve(folder, "title") == folder.curve
     assert folder.curve.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not Disk.allowed(), reason="mounting a disk that can be full takes root")
+def test_what_a_full_disk_has_no_room_for_is_written_later(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "run", 1 << 20)
+    try:
+        folder = RunFolder.create(disk.path, "seed: 0\n", "id")
+        log = MetricsLog(folder)
+        log.write(row(1))
+        disk.fill()
+        for update in range(2, 100):  # the pages that are begun have room for some
+            log.write(row(update))
+        assert len(read_metrics(folder.metrics)) < 99
+        disk.free()
+        log.write(row(100))
+        log.close()
+        assert [one["version"] for one in read_metrics(folder.metrics)] == list(range(1, 101))
+        assert [event.step for event in scalars(folder, "success")] == list(range(1, 101))
+    finally:
+        disk.close()
+
+
+def test_tensorboard_reads_what_was_written(folder: RunFolder) -> None:
+    for update in (1, 2):
+        log = MetricsLog(folder)
+        log.write(row(update, kl=update / 4, name="not a number"))
+        log.close()
+    read = scalars(folder, "kl")
+    assert [(event.step, event.value) for event in read] == [(1, 0.25), (2, 0.5)]
+    assert read[0].wall_time == pytest.approx(read_metrics(folder.metrics)[0]["time"])
+
+
+def scalars(folder: RunFolder, tag: str) -> list[Any]:
+    board = EventAccumulator(str(folder.tensorboard))
+    board.Reload()
+    return list(board.Scalars(tag))

@@ -51,11 +51,11 @@ class Disk:
         self.full = False
 
     def close(self, *, keep: bool = False) -> None:
-        """Unmount; with `keep` what was on it lies in the folder below then."""
+        """Unmount, whoever still has a file open; with `keep` what was on it lies in the folder below then."""
         kept = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent)) if keep else None
         if kept is not None:
             shutil.copytree(self.path, kept, dirs_exist_ok=True)
-        subprocess.run(["umount", self.path], check=True, capture_output=True)
+        subprocess.run(["umount", "--lazy", self.path], check=True, capture_output=True)
         if kept is not None:
             shutil.rmtree(self.path)
             kept.rename(self.path)
