@@ -26,8 +26,8 @@ from robotlearn.contract import contract
 from robotlearn.errors import WireError
 from robotlearn.wire import record
 from robotlearn.wire.bad_link import BadLink, Faults
+from tests.disk import Disk
 from tests.e2e.courier import Courier
-from tests.e2e.disk import Disk
 from tests.e2e.evidence import Evidence
 from tests.e2e.harness import Accounts, Program, Site, accounts, batch, check_metrics, free_port, paced, tiny, wait_for
 
@@ -54,9 +54,9 @@ class Kind(NamedTuple):
 
 KINDS = {
     "kill learner": Kind(1, 0.2, 4),
-    "kill edge": Kind(2, 0.2, 4),
-    "kill arm": Kind(1),
-    "kill policy server": Kind(1),
+    "kill edge": Kind(3, 0.2, 4),
+    "kill arm": Kind(0.5),
+    "kill policy server": Kind(0.5),
     "stop learner": Kind(1, 2, 20),
     "partition": Kind(2, 5, 30),
     "partition of all": Kind(0.5, 5, 30),
@@ -68,7 +68,7 @@ KINDS = {
     "half-open": Kind(2),
     "re-sent segments": Kind(3, 2, 5),
     "full disk at an edge": Kind(1.5, 5, 20),
-    "full disk at the learner": Kind(1, 5, 20),
+    "full disk at the learner": Kind(1.5, 5, 20),
 }
 _ON_THE_LINE = {
     "partition": {"hole": True},
@@ -225,7 +225,7 @@ class Chaos:
             deck = list(KINDS)
         kinds = list(deck)
         self._random.shuffle(deck)
-        between_s = min(6.0, seconds / len(kinds) / 2.5)
+        between_s = min(4.0, seconds / len(kinds) / 3.5)
         due = self._now()
         while self._now() < seconds:
             if self._now() >= due:

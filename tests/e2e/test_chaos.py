@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.disk import Disk
 from tests.e2e.chaos import KINDS, Chaos
-from tests.e2e.disk import Disk
 from tests.e2e.harness import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
