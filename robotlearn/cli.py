@@ -1,5 +1,6 @@
 """The command line. A command imports what it needs when it runs, so that `--help` is quick and an arm stays light."""
 
+import errno
 import json
 import logging
 import sys
@@ -508,18 +509,20 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}"  # no permission, not a folder, no space, ...
+        no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, OSError) and (no_space or error.filename is not None):
+            where = "" if error.filename is None else f"{error.filename}: "
+            text = f"{where}{error.strerror}"  # no permission, not a folder, no space, ...
         elif isinstance(error, _mendable()):
             text = " ".join(str(error).split())
         else:
             raise
         print(f"robotlearn: {text}", file=sys.stderr)
-        sys.exit(1 if type(error).__name__ in _TRANSIENT else 2)
+        sys.exit(1 if no_space or type(error).__name__ in _TRANSIENT else 2)
 
 
-_TRANSIENT = ("RobotFault", "Stopped")
-"""What may be over when the process is started again: an arm that was unplugged, or switched off."""
+_TRANSIENT = ("RobotFault", "Stopped", "LogFull")
+"""What may be over when the process is started again: an arm that was unplugged, or switched off; a full disk."""
 
 
 def _mendable() -> tuple[type[Exception], ...]:

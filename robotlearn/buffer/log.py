@@ -103,7 +103,8 @@ class RecordLog:
             self._tail = Position(self._last, self._end, 0)
         except OSError as error:
             self._release()
-            raise LogError(f"log {self.path} can't be opened: {error.strerror or error}") from error
+            kind = LogFull if error.errno in _NO_SPACE else LogError
+            raise kind(f"log {self.path} can't be opened: {error.strerror or error}") from error
         except BaseException:
             self._release()
             raise
