@@ -12,7 +12,7 @@ import msgspec
 
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
-from robotlearn.buffer.log import Position, RecordLog, Sync
+from robotlearn.buffer.log import LogFull, Position, RecordLog, Sync
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import layout as layouts
 from robotlearn.wire import record as records
@@ -219,10 +219,14 @@ class SegmentStore:
     def close(self) -> None:
         """Sync and release. Idempotent."""
         with self._lock:
-            if self._log.open and self._failed is None:
-                self._write_snapshot()
-            self._log.close()
-            self._snapshots.close()
+            try:
+                if self._log.open and self._failed is None:
+                    self._write_snapshot()
+            except LogFull:
+                pass  # opening only has more to read
+            finally:
+                self._log.close()
+                self._snapshots.close()
 
     def __enter__(self) -> SegmentStore:
         return self

@@ -130,6 +130,16 @@ def test_a_full_disk_at_the_snapshot_takes_nothing_back(tmp_path: Path) -> None:
         assert store.stored == 3 and stored_sequences(store) == [0, 1, 2]
 
 
+def test_a_full_disk_does_not_keep_it_from_closing(tmp_path: Path) -> None:
+    files = FullFiles()
+    store = SegmentStore(tmp_path, files=files)
+    store.append([data(0)])
+    files.room = 0
+    store.close()
+    with SegmentStore(tmp_path) as store:
+        assert stored_sequences(store) == [0] and store.seen("edge-a", 1, 0)
+
+
 def test_what_does_not_fit_the_run_is_invalid(tmp_path: Path) -> None:
     with SegmentStore(tmp_path, misfit=lambda header, layout: f"horizon {layout.dims.horizon}") as store:
         (outcome,) = store.append([data(1)])
