@@ -306,7 +306,9 @@ class WeightsClient(Connection):
             good = len(payload) == pulling.layout.chunks[index].length
             if not good or xxhash.xxh3_64_digest(payload) != message.hash:
                 self.bad_hashes += 1
-                logger.warning("chunk %d of weights %d fails its hash; pulled again", index, pulling.announce.version)
+                if self.bad_hashes == 1:  # over a line that changes bytes, each version has some
+                    version = pulling.announce.version
+                    logger.warning("chunk %d of weights %d fails its hash; such are pulled again", index, version)
                 if self._send(Pull(message.uid, index, None)):
                     pulling.asked.add(index)
                 else:

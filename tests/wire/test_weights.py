@@ -188,7 +188,9 @@ def test_a_slow_edge_skips_versions_and_never_starves(tmp_path: Path) -> None:
         assert -1 not in seen and seen == sorted(seen) and len(seen) < 40, "never mixed, in order, some skipped"
 
 
-def test_a_chunk_that_fails_its_hash_is_pulled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_fails_its_hash_is_pulled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     spoiled: list[int] = []
     original = WeightsClient._on_chunk
 
@@ -205,6 +207,7 @@ def test_a_chunk_that_fails_its_hash_is_pulled_again(tmp_path: Path, monkeypatch
         there.publisher.publish(0, tensors(1.0))
         assert same(client.wait(0, 20), tensors(1.0))
         assert client.bad_hashes == 2 and sorted(spoiled) == [1, 3]
+        assert caplog.text.count("fails its hash") == 1
 
 
 def test_several_edges_pull_at_once(tmp_path: Path) -> None:
