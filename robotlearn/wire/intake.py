@@ -192,8 +192,8 @@ class Intake:
                 if not self.disk_full:
                     logger.error("the learner can't store segments and answers none; the edges keep theirs: %s", error)
                 self.disk_full = str(error)
-                with self._condition:
-                    self._condition.wait(_RETRY_S)
+                with self._condition:  # which `take` notifies, many times a second
+                    self._condition.wait_for(lambda: self._stopping, _RETRY_S)
         else:
             return
         if self.disk_full:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zmq
 
+from robotlearn.buffer.store import SegmentStore
 from robotlearn.errors import AddressError, ContractError
 from robotlearn.wire import intake, messages, record
 from robotlearn.wire.messages import Ack, Grant, Hello, Refuse, Status, Want, Welcome
@@ -376,6 +377,28 @@ def test_a_learner_with_a_full_disk_answers_when_it_has_space_again(
         settled(here, 5)
         assert not there.server.disk_full and caplog.text.count("can't store segments") == 1
         assert there.sequences() == list(range(5))
+
+
+def test_a_training_loop_that_asks_does_not_make_a_full_disk_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+    original = SegmentStore.append
+
+    def count(self: SegmentStore, batch: Any, edges: Any = None) -> Any:
+        tries.append(len(batch))
+        return original(self, batch, edges)
+
+    monkeypatch.setattr(SegmentStore, "append", count)
+    monkeypatch.setattr(intake, "_RETRY_S", 3600.0)
+    files = FullFiles()
+    with learner(tmp_path / "l", files=files) as there, edge(tmp_path / "e", there.address) as here:
+        files.room = 0
+        here.record(1)
+        until(lambda: there.server.disk_full, "the disk to be found full")
+        for _ in range(20):
+            there.server.take_stored(0.01)
+        assert tries == [1]
 
 
 def test_an_edge_that_sends_little_does_not_wait_for_those_that_send_much(
