@@ -37,7 +37,7 @@ ARM = "west"
 MAX_STALENESS = 7
 """So that training goes on while most edges are cut off with episodes that were granted to them."""
 OFFLINE_EPISODES = 60
-SPOOL_BYTES = 32 << 20
+SPOOL_BYTES = 16 << 20
 DISK_BYTES = {"learner": 4 << 30, "edge": 2 * SPOOL_BYTES}
 
 Undo = Callable[[], None]

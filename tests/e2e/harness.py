@@ -281,12 +281,11 @@ def accounts(site: Site, *edges: str) -> Accounts:
     is stored and still in the edge's log, and counts once.
     """
     with SegmentStore(site.run / "segments") as store:
-        segments = [segment for _, segment in store.scan()]
+        keys = [(segment.edge, segment.session, segment.sequence) for _, segment in store.scan()]
         headers = [header for _, header in store.scan_headers()]
         assert store.corrupt == 0
-        assert store.stored == len(segments)
-    keys = [(segment.edge, segment.session, segment.sequence) for segment in segments]
-    assert len(set(keys)) == len(keys), "a segment is stored twice"
+        assert len(set(keys)) == len(keys), "a segment is stored twice"
+        assert store.stored == len(keys)
     counts, pending, stored = {}, {}, {}
     for name in edges:
         with Spool(site.state(name) / "spool", edge=name) as spool:
