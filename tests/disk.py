@@ -33,17 +33,16 @@ class Disk:
         return True
 
     def fill(self) -> None:
-        """Nothing more can be written, but into pages that are begun."""
+        """Nothing more can be written, but into pages that are begun. Raises CalledProcessError."""
         self.full = True
-        room = 0
-        while True:
+        for pages in range(1000):
             state = os.statvfs(self.path)
-            used = (state.f_blocks - state.f_bfree) * state.f_frsize + room
+            used = (state.f_blocks - state.f_bfree + pages) * state.f_frsize
             try:
-                self._mount("-o", f"remount,size={used}")
-                return
+                return self._mount("-o", f"remount,size={used}")
             except subprocess.CalledProcessError:  # more was written meanwhile
-                room += state.f_frsize
+                if pages == 999:
+                    raise
 
     def free(self) -> None:
         """There is room again."""
