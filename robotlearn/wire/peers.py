@@ -55,6 +55,7 @@ class Peer:
     superseded: bool = False
     unanswered_bytes: int = 0
     granted: int = 0  # since HELLO
+    granted_at: float = 0.0  # when it was granted some last
     aborted: int = 0  # as its last STATUS said
     told_layout: bytes = b""
     has_weights: int = 0  # uid, as its last HAVE said

@@ -380,8 +380,12 @@ class LearnerServer:
                 for session, floor in message.floors:
                     self._store.settle_below(hello.edge, session, floor)
             case Want() if hello.role == "data":
-                on_the_way = peer.granted - message.received
-                wanted = max(0, message.episodes - max(0, on_the_way))
+                on_the_way = max(0, peer.granted - message.received)
+                if on_the_way and time.monotonic() - peer.granted_at > self.limits.dead_after_s:
+                    # Lost: over a line that changes bytes, a message may be dropped while the connection lives.
+                    self._gate.ended(hello.edge, hello.session, on_the_way)
+                    peer.granted, on_the_way = message.received, 0
+                wanted = max(0, message.episodes - on_the_way)
                 # While it may have no weights it can't begin, and what was granted to it would lack elsewhere.
                 self._gate.want(hello.edge, hello.session, wanted if self._publisher.served(hello.edge)[1] else 0)
             case Have() if hello.role == "weights":
@@ -447,6 +451,7 @@ class LearnerServer:
             version = min(grant.version, self._publisher.served(grant.edge)[0])
             if known and peer is not None and self._send(peer.identity, Grant(grant.episodes, version)):
                 peer.granted += grant.episodes
+                peer.granted_at = time.monotonic()
             else:
                 self._gate.ended(grant.edge, grant.session, grant.episodes)
 
