@@ -277,6 +277,7 @@ class WeightsClient(Connection):
         layout = self._layout
         if layout is None or layout.hash != announce.layout:
             if self._told is None or self._told.hash != announce.layout:
+                self._redial(1.0)  # it was damaged on the way, and is told once per connection
                 raise WireError("weights are announced whose layout was not told")
             if announce.nbytes > self._max_bytes:
                 raise WireError(f"weights of {announce.nbytes} bytes are announced, the limit is {self._max_bytes}")

@@ -26,3 +26,18 @@ class Proxy(BadLink):
             self.cut_after = None
             self.sever()
         return super().carry(data, up=up)
+
+
+class Spoiler(BadLink):
+    """A link that changes one bit of the first message that holds these bytes."""
+
+    def __init__(self, target: str, holds: bytes) -> None:
+        self.holds = holds
+        super().__init__(target)
+
+    def carry(self, data: bytes, *, up: bool) -> bytes:
+        at = data.find(self.holds)
+        if at < 0 or self.corrupted:
+            return data
+        self.corrupted = 1
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]

@@ -16,7 +16,7 @@ from robotlearn.wire.messages import Gone, Pull
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.weights import Weights, WeightsClient
 from tests.waiting import until
-from tests.wire.proxy import Proxy
+from tests.wire.proxy import Proxy, Spoiler
 from tests.wire.rig import learner, weights_client
 
 Tensors = dict[str, np.ndarray]
@@ -208,6 +208,17 @@ def test_a_chunk_that_fails_its_hash_is_pulled_again(
         assert same(client.wait(0, 20), tensors(1.0))
         assert client.bad_hashes == 2 and sorted(spoiled) == [1, 3]
         assert caplog.text.count("fails its hash") == 1
+
+
+def test_a_layout_that_was_damaged_on_the_way_is_told_again(tmp_path: Path) -> None:
+    with (
+        learner(tmp_path) as there,
+        Spoiler(there.address, b"middling") as link,  # a tensor's name
+        weights_client(link.address) as client,
+    ):
+        there.publisher.publish(0, tensors(1.0))
+        assert same(client.wait(0, 30), tensors(1.0))
+        assert link.corrupted and client.connections == 2
 
 
 def test_several_edges_pull_at_once(tmp_path: Path) -> None:
