@@ -276,7 +276,10 @@ class Connection(ABC):
         if not self._failed_handshakes:
             return ""
         if self.keys is None:
-            return "; it ends the handshake: does it want keys? Give this edge its key (learner.key, --learner-key)"
+            return (
+                "; it ends the handshake: is it there, behind a tunnel that takes connections for nobody? Or does it "
+                "want keys? Give this edge its key (learner.key, --learner-key)"
+            )
         return f"; it ends the handshake: is {self.keys.server} its key (learner.key)?"
 
     def __enter__(self) -> Connection:
