@@ -14,11 +14,12 @@ import fcntl
 import logging
 import os
 import re
+import reprlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 import zmq
@@ -153,9 +154,8 @@ class Keys:
         except (OSError, UnicodeDecodeError) as error:
             raise KeysError(f"{self.allowed_file} can't be read: {error}") from None
         try:
-            entries = yaml.safe_load(text) or []
-            found = [_entry(entry) for entry in entries]
-        except (yaml.YAMLError, TypeError, KeysError) as error:
+            found = [_entry(entry) for entry in _parsed(text) or []]
+        except (TypeError, KeysError) as error:
             problem = " ".join(str(error).split())
             raise KeysError(f"{self.allowed_file}: {problem}; each entry has name, key and roles") from None
         if min(len({entry.name for entry in found}), len({entry.key for entry in found})) < len(found):
@@ -246,9 +246,18 @@ class AllowList:
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KeysError(str(error)) from None
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:  # PyYAML's own: a wrong number, date, depth
+        raise KeysError(f"that isn't YAML: {error}") from None
+
+
 def _entry(entry: object) -> Allowed:
     if not isinstance(entry, dict) or set(entry) != {"name", "key", "roles"}:
-        raise KeysError(f"{entry!r} is no entry")
+        raise KeysError(f"{reprlib.repr(entry)} is no entry")
     _check_name(entry["name"])
     return Allowed(entry["name"], PublicKey.parse(str(entry["key"])), roles(entry["roles"]))
 
@@ -257,13 +266,13 @@ def roles(given: object) -> tuple[Role, ...]:
     """Raises KeysError unless these are roles, and at least one."""
     known: tuple[Role, ...] = get_args(Role)
     if not isinstance(given, list) or not given or not all(role in known for role in given):
-        raise KeysError(f"{given!r} aren't roles: expected of {', '.join(known)}")
+        raise KeysError(f"{reprlib.repr(given)} aren't roles: expected of {', '.join(known)}")
     return tuple(dict.fromkeys(given))
 
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise KeysError(f"{name!r} can't name a key: letters, digits, '.', '_', '-', at most 63")
+        raise KeysError(f"{reprlib.repr(name)} can't name a key: letters, digits, '.', '_', '-', at most 63")
 
 
 def _raw(text: str, prefix: str) -> bytes:
