@@ -35,7 +35,9 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     def array(self) -> np.ndarray:
         """A read-only view. Raises WireError when bytes and shape don't fit together."""
         dtype = np.dtype(self.dtype)
-        sound = all(0 <= size <= MAX_FRAME for size in self.shape) and len(self.shape) <= MAX_DIMS
+        sound = len(self.shape) <= MAX_DIMS and all(0 <= size <= MAX_FRAME for size in self.shape)
+        # Also where it is empty: NumPy multiplies the other sizes.
+        sound = sound and math.prod(max(size, 1) for size in self.shape) <= MAX_FRAME
         if not sound or math.prod(self.shape) * dtype.itemsize != len(self.data):
             raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
         return np.frombuffer(self.data, dtype).reshape(self.shape)
@@ -200,7 +202,7 @@ def decode(frame: bytes) -> Any:
     """Raises WireError for anything that is not one of the messages above."""
     try:
         return _decoder.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"malformed local message of {len(frame)} bytes: {error}") from error
 
 

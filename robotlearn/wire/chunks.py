@@ -50,6 +50,9 @@ class WeightsLayout:
                 raise WireError(f"weights: tensor {entry.name!r} has dtype {entry.dtype!r}, or is there twice")
             if math.prod(entry.shape) * np.dtype(entry.dtype).itemsize != entry.nbytes:
                 raise WireError(f"weights: tensor {entry.name!r} of shape {entry.shape} has {entry.nbytes} bytes")
+            if math.prod(max(size, 1) for size in entry.shape) >= 2**40:
+                # Empty, yet NumPy can't make it: it multiplies the other sizes.
+                raise WireError(f"weights: tensor {entry.name!r} has the impossible shape {entry.shape}")
             names.add(entry.name)
         if sum(entry.nbytes // chunk_bytes for entry in tensors) > MAX_CHUNKS:
             raise WireError(f"weights: more than {MAX_CHUNKS} chunks of {chunk_bytes} bytes")
