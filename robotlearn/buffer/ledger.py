@@ -106,8 +106,12 @@ class Ledger:
         self._unwritten: list[bytearray] = []  # entries for which the disk had no space
         self.sessions: dict[int, Session] = {}
         self.folded: dict[Fate, int] = _no_counts()  # of sessions that nothing is left of
-        for _, view in self._log.scan():
-            self._apply(self._decode(view))
+        try:
+            for _, view in self._log.scan():
+                self._apply(self._decode(view))
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
+            self._log.close()
+            raise LogError(f"ledger {self._log.path} holds an entry that this version can't read: {error}") from error
         self._make_reserve()
 
     @property
@@ -215,11 +219,7 @@ class Ledger:
                 }
 
     def _decode(self, view: memoryview) -> Entry | None:
-        fixed = records.prefix(view)
-        try:
-            return _decoder.decode(view[records.PREFIX : records.PREFIX + fixed.header_length])
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-            raise LogError(f"ledger {self._log.path} holds an entry that this version can't read: {error}") from error
+        return _decoder.decode(view[records.PREFIX : records.PREFIX + records.prefix(view).header_length])
 
     def _write(self, entry: Entry) -> None:
         """Append an entry, and before it those that found no space; what finds none now is kept for later."""

@@ -247,10 +247,10 @@ class SegmentStore:
             fixed = records.prefix(view)
             try:
                 snapshot = _decoder.decode(view[records.PREFIX : records.PREFIX + fixed.header_length])
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in snapshot.seen}
+            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 raise LogError(f"store {self.path} holds a snapshot that this version can't read: {error}") from error
             self._stored = snapshot.stored
-            self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in snapshot.seen}
             start = Position(*snapshot.position, 0)
         for position, view in self._log.scan(start, verify=False):
             try:
