@@ -9,7 +9,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,12 +206,19 @@ class Spool:
 
         What is not pending is passed over: an acknowledgement may come twice.
         """
-        keys: list[Key] = []
+        return self._settle(self._recorded(ranges), "acknowledged")
+
+    def _recorded(self, ranges: Iterable[tuple[int, int, int]]) -> Iterator[Key]:
+        """What of these was recorded; wild counts, and the same said again and again, make it neither long nor large.
+        """
+        left: dict[int, int] = {}
         for session, first, count in ranges:
             known = self._ledger.sessions.get(session)
-            end = min(first + count, known.recorded if known else 0)  # a wild count must not make us loop
-            keys.extend((session, sequence) for sequence in range(first, end))
-        return self._settle(keys, "acknowledged")
+            recorded = known.recorded if known else 0
+            end = min(first + count, recorded, first + left.get(session, recorded))
+            if end > first:
+                left[session] = left.get(session, recorded) - (end - first)
+                yield from ((session, sequence) for sequence in range(first, end))
 
     def reject(self, session: int, sequence: int, reason: str) -> bool:
         """The learner can never store this record: move it to the quarantine folder. False when it isn't pending.

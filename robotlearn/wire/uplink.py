@@ -20,6 +20,7 @@ from robotlearn.wire.messages import Ack, Grant, Hello, Message, Reject, Status,
 from robotlearn.wire.sockets import Limits
 
 _STATUS_S = 0.5
+_MANY = 1 << 16
 _EXPIRE_S = 5.0
 _ZERO_COPY = 64 << 10
 
@@ -255,6 +256,8 @@ class Uplink(Connection):
                 self.spool.reject(message.session, message.sequence, message.reason)
             case Grant():
                 with self._lock:
+                    if self._received + message.count >= 2**62:
+                        raise WireError("GRANT of more episodes than anybody can count")
                     self._received += message.count
                     self._untaken += message.count
                     self._grant_version = message.version
@@ -265,6 +268,8 @@ class Uplink(Connection):
 
     def _on_ack(self, ack: Ack) -> None:
         newest, flying = -1, self._in_flight
+        if sum(min(count, len(flying)) for _, _, count in ack.ranges) > 64 * len(flying) + _MANY:
+            raise WireError("ACK says the same again and again")  # looking it all up would take minutes
         for session, first, count in ack.ranges:
             if count > len(self._in_flight):  # some of it we don't wait for any more
                 keys = [key for key in self._in_flight if key[0] == session and first <= key[1] < first + count]
