@@ -252,6 +252,7 @@ class WeightsClient(Connection):
             case LayoutOf():
                 self._told = message
             case Announce():
+                self._layout = self._layout_of(message)
                 self._announced = message
                 if message.uid != self._finished and (
                     self._pulling is None
@@ -271,9 +272,24 @@ class WeightsClient(Connection):
 
     def _begin(self, pushed: int = 0) -> None:
         """Pull what was announced; its first `pushed` chunks come by themselves."""
-        announce = self._announced
-        if announce is None or self.welcome is None:
+        announce, layout = self._announced, self._layout
+        if announce is None or layout is None or self.welcome is None:
             return
+        if self._pulling is not None:
+            self._held = self._pulling
+        try:
+            pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation, self._memory)
+        except MemoryError:
+            logger.error("weights %d have %d bytes, which this machine hasn't", announce.version, announce.nbytes)
+            self._announced = self._pulling = None  # asked for anew
+            return
+        self._pulling = pulling
+        pulling.next = min(pushed, len(layout.chunks))
+        pulling.asked = set(range(pulling.next))
+        self._progress_at = time.monotonic()
+
+    def _layout_of(self, announce: Announce) -> WeightsLayout:
+        """The layout of announced weights. Raises WireError when it was not told, or isn't theirs."""
         layout = self._layout
         if layout is None or layout.hash != announce.layout:
             if self._told is None or self._told.hash != announce.layout:
@@ -282,15 +298,9 @@ class WeightsClient(Connection):
             if announce.nbytes > self._max_bytes:
                 raise WireError(f"weights of {announce.nbytes} bytes are announced, the limit is {self._max_bytes}")
             layout = WeightsLayout(self._told.tensors, announce.chunk_bytes)
-            if layout.hash != announce.layout or layout.nbytes != announce.nbytes:
-                raise WireError("weights are announced with a layout that does not fit them")
-            self._layout = layout
-        if self._pulling is not None:
-            self._held = self._pulling
-        self._pulling = pulling = _Pulling(announce, layout, self._held, self.welcome.incarnation, self._memory)
-        pulling.next = min(pushed, len(layout.chunks))
-        pulling.asked = set(range(pulling.next))
-        self._progress_at = time.monotonic()
+        if layout.hash != announce.layout or layout.nbytes != announce.nbytes or not layout.chunks:
+            raise WireError("weights are announced with a layout that does not fit them")
+        return layout
 
     def _on_chunk(self, message: ChunkOf, payload: memoryview) -> None:
         pulling = self._pulling
