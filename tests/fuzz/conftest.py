@@ -1,0 +1,5 @@
+"""A served arm's own machine, as in the tests of edges."""
+
+from tests.edge.conftest import runtime
+
+__all__ = ["runtime"]
