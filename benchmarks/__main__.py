@@ -10,7 +10,7 @@ from benchmarks.report import RESULTS
 from robotlearn import gl
 
 NAMES = ("sim", "render", "safety", "wire", "weights", "serving")
-LONG = ("learning", "from_scratch", "ticks", "stops")
+LONG = ("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart")
 
 
 def main() -> None:

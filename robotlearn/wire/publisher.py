@@ -197,6 +197,10 @@ class Publisher:
         served = self._served(edge)
         return (served.version, served.uid) if served is not None else (-1, 0)
 
+    def withheld(self, edge: str) -> bool:
+        """Whether an edge may have no weights at all, so far."""
+        return self._pinned is None and self._held.get(edge, self) is None
+
     @property
     def version(self) -> int:
         """The newest version, -1 before the first."""

@@ -387,7 +387,7 @@ class LearnerServer:
                     peer.granted, on_the_way = message.received, 0
                 wanted = max(0, message.episodes - on_the_way)
                 # While it may have no weights it can't begin, and what was granted to it would lack elsewhere.
-                self._gate.want(hello.edge, hello.session, wanted if self._publisher.served(hello.edge)[1] else 0)
+                self._gate.want(hello.edge, hello.session, 0 if self._publisher.withheld(hello.edge) else wanted)
             case Have() if hello.role == "weights":
                 peer.has_weights, peer.credit = message.uid, message.credit
                 if message.uid != self._publisher.served(hello.edge)[1]:

@@ -186,7 +186,7 @@ def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
     for one in segments[4:]:
         spool.record(one)
     learning = Learner(config, folder, resume=True)
-    monkeypatch.setattr("tests.learner.test_learner.Learner", lambda *_, **__: learning)
+    monkeypatch.setattr("tests.learner.running.Learner", lambda *_, **__: learning)
     uplink = Uplink(learning.address, spool, edge="batch", contract=contract(config))
     uplink.start()
     running = run(config, folder, True)
