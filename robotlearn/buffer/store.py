@@ -78,6 +78,8 @@ class SegmentStore:
         Raises LogError when another process has it open or the disk fails.
         """
         self._misfit = misfit
+        self.undecodable = 0
+        """Times that a segment was read whose images can't be decoded: that isn't tried when it is stored."""
         self.path = Path(path)
         self._lock = threading.Lock()  # held while a batch is written and synced
         self._seen_lock = threading.Lock()  # of `_seen`, never held for long
@@ -180,17 +182,25 @@ class SegmentStore:
         return outcomes
 
     def read(self, position: Position) -> Segment:
-        """The segment at a position. Raises LogError when it is not there (any more) or damaged."""
-        return records.decode(self._log.read(position), verify=False)
+        """The segment at a position. Raises LogError when it is not there (any more), damaged, or can't be decoded."""
+        return self._decode(self._log.read(position), position)
 
     def read_record(self, position: Position) -> memoryview:
         """The record at a position, as it was sent. Raises as `read` does."""
         return self._log.read(position)
 
     def scan(self, start: Position | None = None) -> Iterator[tuple[Position, Segment]]:
-        """All stored segments from a position on (None: from the beginning), in the order of storing."""
+        """All stored segments from a position on (None: from the beginning), in the order of storing.
+
+        What can't be decoded is passed over, and counted.
+        """
         for position, view in self._log.scan(start):
-            yield position, records.decode(view, verify=False)
+            try:
+                segment = self._decode(view, position)
+            except LogError as error:
+                logger.error("%s", error)
+                continue
+            yield position, segment
 
     def scan_headers(self, start: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
         """As `scan`, but only the headers, which is fast: the tensors are not looked at."""
@@ -235,6 +245,13 @@ class SegmentStore:
         self.close()
 
     # ---- inside
+
+    def _decode(self, data: memoryview, position: Position) -> Segment:
+        try:
+            return records.decode(data, verify=False)
+        except WireError as error:
+            self.undecodable += 1
+            raise LogError(f"store {self.path}: the segment at {position} can't be decoded: {error}") from error
 
     def _seen_of(self, edge: str, session: int) -> IntervalSet:
         return self._seen.setdefault((edge, session), IntervalSet())

@@ -10,15 +10,17 @@
         24     8  length of the body
         32        header: msgpack, typed
                   zeros up to a multiple of 64
-                  body: the tensors one after the other, each padded with zeros to a multiple of 64
+                  body: the raw tensors one after the other, then the encoded parts (see `Layout`), each with its length
+                  (8 bytes) before it; each padded with zeros to a multiple of 64
 
-All numbers are little-endian. A record's length is a multiple of 64, so that records lie aligned in a log.
+Schema 1 had raw tensors only; its records are read too. All numbers are little-endian. A record's length is a multiple
+of 64, so that records lie aligned in a log.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Buffer, Sequence
+from collections.abc import Buffer, Iterator, Sequence
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
@@ -28,12 +30,17 @@ import xxhash
 from msgspec import Meta
 
 from robotlearn.errors import WireError
+from robotlearn.wire import encodings as codecs
 from robotlearn.wire import layout as layouts
-from robotlearn.wire.layout import ALIGNMENT, Layout, TensorEntry
+from robotlearn.wire.encodings import CODECS, RAW, ZSTD, Encodings, ImageEncoding
+from robotlearn.wire.layout import ALIGNMENT, Layout, Tensor, TensorEntry, padded
+from robotlearn.wire.packing import pack as pack_block
+from robotlearn.wire.packing import unpack
 from robotlearn.wire.segment import ARRAYS, CHUNK_INDICES, Segment, check_chunks
 
 MAGIC = b"\x89RLREC\r\n"
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)
 SEGMENT, ENTRY = 1, 2
 PREFIX = 32
 MAX_HEADER = 1 << 20
@@ -41,8 +48,11 @@ MAX_RECORD = 1 << 40
 
 _PREFIX = struct.Struct("<8sQHBBIQ")
 _CHECKSUM = struct.Struct("<Q")
+_LENGTH = struct.Struct("<Q")
 _SMALL = 16 << 10
-_ALIKE_BYTES = 64 << 10  # larger records are verified one by one
+_ALIKE_BYTES, _ALIKE = 64 << 10, 256  # larger records are verified one by one, others so many at a time
+_PAYS = 0.9  # arrays that don't become smaller than this share stay raw: reading them again then costs nothing
+_AS_THEY_ARE = Encodings(RAW)
 _CACHED_MARKS = 4096  # booleans and indices of more bytes are checked anew each time
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -101,8 +111,8 @@ def prefix(buffer: Buffer, offset: int = 0) -> Prefix:
         raise WireError("record is cut off within its first bytes") from None
     if magic != MAGIC:
         raise WireError("these bytes are not a record")
-    if schema != SCHEMA:
-        raise WireError(f"record has schema {schema}, this version reads {SCHEMA}")
+    if schema not in READS:
+        raise WireError(f"record has schema {schema}, this version reads {' and '.join(map(str, READS))}")
     if kind not in (SEGMENT, ENTRY) or flags:
         raise WireError(f"record has kind {kind} and flags {flags}, which this version can't read")
     if header_length > MAX_HEADER or body_length > MAX_RECORD or body_length % ALIGNMENT:
@@ -134,18 +144,31 @@ def pack(kind: int, header: bytes, parts: list[Any], body_length: int) -> bytear
 
 # ---- encode
 
+
+class _Plan(NamedTuple):
+    """How segments of one kind are encoded; numbers are those of the tensors in the table's order."""
+
+    layout: Layout
+    large: bool  # any of its tensors is
+    raw: tuple[int, ...]
+    block: tuple[int, ...]
+    images: tuple[tuple[int, ImageEncoding], ...]
+    unpacked: _Plan | None  # where the block doesn't pay
+
+
 # Neighbours share a dtype wherever they can, see `Layout.floats`: observations go behind the other float32.
 _BEFORE = tuple(name for name, (dtype, _) in ARRAYS.items() if dtype in ("<f8", "<i8", "<f4"))
 _AFTER = tuple(name for name in ARRAYS if name not in _BEFORE)
 _before, _after, _shape_and_dtype = attrgetter(*_BEFORE), attrgetter(*_AFTER), attrgetter("shape", "dtype")
-_layouts: dict[tuple[Any, ...], tuple[Layout, bool]] = {}  # to the layout and whether any of its tensors is large
+_plans: dict[tuple[Any, ...], _Plan] = {}
 _orders: dict[tuple[str, ...], tuple[str, ...]] = {}
 
 
 def encode(segment: Segment, *, session: int | None = None, sequence: int | None = None) -> bytearray:
     """The record of a segment; `session` and `sequence` stand in for the segment's own where given.
 
-    Raises WireError naming the array whose dtype or shape is wrong; the values are checked by whoever receives it.
+    `segment.encodings` says how its arrays are encoded. Raises WireError naming the array whose dtype or shape is
+    wrong; the values are checked by whoever receives it.
     """
     observations = segment.observations
     if len(segment.task) > _MAX_TASK or len(segment.robot) > _MAX_TEXT or len(segment.embodiment) > _MAX_TEXT:
@@ -153,11 +176,27 @@ def encode(segment: Segment, *, session: int | None = None, sequence: int | None
     names = _orders.get(tuple(observations)) or _order(observations)
     arrays = (*_before(segment), *[observations[name] for name in names], *_after(segment))
     try:
-        key = (names, *map(_shape_and_dtype, arrays))
-        layout, large = _layouts.get(key) or _make_layout(segment, names, arrays, key)
+        key = (names, segment.encodings, *map(_shape_and_dtype, arrays))
+        plan = _plans.get(key) or _make_plan(segment, names, arrays, key)
     except AttributeError:
         segment.dimensions()  # says which it is
         raise
+    if plan.large:
+        data = [array.tobytes() if array.nbytes <= _SMALL else _flat(array) for array in arrays]
+    else:
+        data = [array.tobytes() for array in arrays]
+    encoded: list[bytes] = []
+    if plan.block and not (encoded := _encode_block(plan, data)):
+        plan = plan.unpacked or plan
+    encoded += [codecs.encode(arrays[index], how) for index, how in plan.images]
+    layout = plan.layout
+    parts: list[Any] = layout.raw_pads.copy()
+    parts[::2] = [data[index] for index in plan.raw]
+    length = layout.raw_bytes
+    for part in encoded:
+        pad = -(_LENGTH.size + len(part)) % ALIGNMENT
+        parts += (_LENGTH.pack(len(part)), part, bytes(pad))
+        length += _LENGTH.size + len(part) + pad
     header = _encoder.encode(
         RecordHeader(
             edge=segment.edge,
@@ -176,13 +215,16 @@ def encode(segment: Segment, *, session: int | None = None, sequence: int | None
             tensors=layout.table,
         )
     )
-    if large:
-        data = [array.tobytes() if array.nbytes <= _SMALL else _flat(array) for array in arrays]
-    else:
-        data = [array.tobytes() for array in arrays]
-    parts: list[Any] = layout.pads.copy()
-    parts[::2] = data
-    return pack(SEGMENT, header, parts, layout.body_length)
+    return pack(SEGMENT, header, parts, length)
+
+
+def _encode_block(plan: _Plan, data: Sequence[Any]) -> list[bytes]:
+    """The arrays of the block together, or nothing where that doesn't pay."""
+    parts: list[Any] = plan.layout.block_pads.copy()
+    parts[::2] = [data[index] for index in plan.block]
+    block = b"".join(parts)
+    packed = pack_block(block, plan.layout.planes)
+    return [packed] if len(packed) <= _PAYS * len(block) else []
 
 
 def _flat(array: np.ndarray[Any, Any]) -> Any:
@@ -197,17 +239,31 @@ def _order(observations: dict[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:
     return names
 
 
-def _make_layout(
+def _make_plan(
     segment: Segment, names: tuple[str, ...], arrays: tuple[np.ndarray[Any, Any], ...], key: tuple[Any, ...]
-) -> tuple[Layout, bool]:
+) -> _Plan:
     segment.dimensions()
-    order = (*_BEFORE, *names, *_AFTER)
-    entries = [TensorEntry(n, a.dtype.str, a.shape, "raw", a.nbytes) for n, a in zip(order, arrays, strict=True)]
-    made = Layout(entries), any(array.nbytes > _SMALL for array in arrays)
-    if len(_layouts) >= layouts.MAX_CACHED:
-        _layouts.clear()
-    _layouts[key] = made
+    made = _plan((*_BEFORE, *names, *_AFTER), arrays, segment.encodings or _AS_THEY_ARE)
+    if len(_plans) >= layouts.MAX_CACHED:
+        _plans.clear()
+    _plans[key] = made
     return made
+
+
+def _plan(names: tuple[str, ...], arrays: tuple[np.ndarray[Any, Any], ...], encodings: Encodings) -> _Plan:
+    cameras = [codecs.is_images(array.dtype.str, array.shape) for array in arrays]
+    others = sum(padded(array.nbytes) for array, camera in zip(arrays, cameras, strict=True) if not camera)
+    other = ImageEncoding(encodings.arrays if others <= layouts.MAX_BLOCK else RAW)
+    hows = [encodings.image(name) if camera else other for name, camera in zip(names, cameras, strict=True)]
+    entries = [
+        TensorEntry(name, array.dtype.str, array.shape, how.name, array.nbytes)
+        for name, array, how in zip(names, arrays, hows, strict=True)
+    ]
+    images = [(index, how) for index, how in enumerate(hows) if how.name in CODECS]
+    raw, block = (tuple(i for i, how in enumerate(hows) if how.name == encoding) for encoding in (RAW, ZSTD))
+    large = any(array.nbytes > _SMALL for array in arrays)
+    unpacked = _plan(names, arrays, encodings._replace(arrays=RAW)) if block else None
+    return _Plan(Layout(entries), large, raw, block, tuple(images), unpacked)
 
 
 # ---- decode
@@ -247,50 +303,66 @@ def verify(buffer: Buffer) -> RecordHeader:
 
 def verify_checked(view: memoryview, fixed: Prefix, header: RecordHeader) -> None:
     """The part of `verify` that follows `check` and `header_of`. Raises WireError."""
-    layout, body = _body(fixed, header)
+    _verify_opened(_open(view, fixed, header), header)
+
+
+def _verify_opened(opened: _Opened, header: RecordHeader) -> None:
+    layout, checked = opened.layout, opened.checked()
+    if opened.parts:
+        opened.check_images()
     for dtype, offset, size in layout.floats:
-        numbers = np.frombuffer(view, dtype, size // np.dtype(dtype).itemsize, body + offset)
+        numbers = np.frombuffer(checked, dtype, size // np.dtype(dtype).itemsize, offset)
         if not np.isfinite(numbers).all():
-            _check_finite(view, layout, body)
-    marks = b"".join([view[body + offset : body + offset + size] for _, offset, size in layout.marks])
-    versions = layout.versions.unpack_from(view, body + layout.where["chunk_version"])
-    _check_header(header, layout, layout.known.get(marks) or _check_marks(view, layout, body, marks), versions)
+            _check_finite(checked, layout)
+    marks = b"".join([checked[offset : offset + size] for _, offset, size in layout.marks])
+    versions = layout.versions.unpack_from(checked, layout.where["chunk_version"])
+    _check_header(header, layout, layout.known.get(marks) or _check_marks(checked, layout, marks), versions)
 
 
 def verify_many(checked: Sequence[tuple[memoryview, Prefix, RecordHeader]]) -> list[WireError | None]:
     """`verify_checked` of many records: what is wrong with each, None where nothing is. Fastest when they are alike."""
     found: list[WireError | None] = [None] * len(checked)
-    groups: dict[tuple[int, int, bytes], list[int]] = {}
+    groups: dict[Layout, list[tuple[int, _Opened, RecordHeader]]] = {}
     for index, (view, fixed, header) in enumerate(checked):
-        groups.setdefault((len(view), fixed.header_length, bytes(header.tensors)), []).append(index)
-    for (length, _, _), group in groups.items():
-        if length <= _ALIKE_BYTES and len(group) > 1 and _all_well([checked[index] for index in group]):
+        try:
+            opened = _open(view, fixed, header)
+        except WireError as error:
+            found[index] = error
             continue
-        for index in group:
-            try:
-                verify_checked(*checked[index])
-            except WireError as error:
-                found[index] = error
+        groups.setdefault(opened.layout, []).append((index, opened, header))
+    for layout, group in groups.items():
+        for start in range(0, len(group), _ALIKE):
+            some = group[start : start + _ALIKE]
+            if len(some) > 1 and layout.checked_bytes <= _ALIKE_BYTES and _all_well(layout, some):
+                continue
+            for index, opened, header in some:
+                try:
+                    _verify_opened(opened, header)
+                except WireError as error:
+                    found[index] = error
     return found
 
 
-def _all_well(checked: Sequence[tuple[memoryview, Prefix, RecordHeader]]) -> bool:
+def _all_well(layout: Layout, group: Sequence[tuple[int, _Opened, RecordHeader]]) -> bool:
     """Whether records that differ in nothing but their values are all valid; where not, each must be looked at."""
     try:
-        layout, body = _body(*checked[0][1:])
-        length = len(checked[0][0])
-        data = b"".join([view for view, _, _ in checked])
-        rows = np.frombuffer(data, np.uint8).reshape(len(checked), length)
+        if layout.block_bytes:
+            rows = unpack([opened.block for _, opened, _ in group], layout.planes, layout.block_bytes)
+        else:
+            data = b"".join([opened.raw for _, opened, _ in group])
+            rows = np.frombuffer(data, np.uint8).reshape(len(group), layout.raw_bytes)
         for dtype, offset, size in layout.floats:
-            if not np.isfinite(rows[:, body + offset : body + offset + size].view(dtype)).all():
+            if not np.isfinite(rows[:, offset : offset + size].view(dtype)).all():
                 return False
-        at = body + layout.where["chunk_version"]
+        at = layout.where["chunk_version"]
         versions = rows[:, at : at + layout.versions.size].view(np.int64).tolist()
-        known, spans = layout.known, [(body + offset, body + offset + size) for _, offset, size in layout.marks]
-        for index, (view, _, header) in enumerate(checked):
-            start = index * length
-            marks = b"".join([data[start + low : start + high] for low, high in spans])
-            _check_header(header, layout, known.get(marks) or _check_marks(view, layout, body, marks), versions[index])
+        known, spans = layout.known, [(offset, offset + size) for _, offset, size in layout.marks]
+        for row, (_, opened, header), found in zip(rows, group, versions, strict=True):
+            if opened.parts:
+                opened.check_images()
+            checked = memoryview(row)
+            marks = b"".join([checked[low:high] for low, high in spans])
+            _check_header(header, layout, known.get(marks) or _check_marks(checked, layout, marks), found)
     except WireError:
         return False
     return True
@@ -307,13 +379,13 @@ def _check_header(
         raise WireError("record's header contradicts its arrays (steps, last, success, starred or version)")
 
 
-def _check_marks(view: memoryview, layout: Layout, body: int, marks: bytes) -> tuple[bool, bool, bool]:
+def _check_marks(checked: memoryview, layout: Layout, marks: bytes) -> tuple[bool, bool, bool]:
     """Check booleans and indices, `marks` being the bytes of them; returns (last, success, starred) of the segment."""
     arrays: dict[str, np.ndarray[Any, Any]] = {
-        t.name: np.ndarray(t.shape, t.dtype, view, body + t.offset) for t in layout.arrays
+        t.name: np.ndarray(t.shape, t.dtype, checked, t.offset) for t in layout.arrays
     }
     for t in (*layout.arrays, *layout.observations):
-        if t.dtype.kind == "b" and (np.ndarray(t.shape, np.uint8, view, body + t.offset) > 1).any():
+        if t.dtype.kind == "b" and (np.ndarray(t.shape, np.uint8, checked, t.offset) > 1).any():
             raise WireError(f"segment: {t.name} holds a boolean that is neither 0 nor 1")
     for name in ("terminated", "truncated"):
         if arrays[name][:-1].any():
@@ -328,16 +400,22 @@ def _check_marks(view: memoryview, layout: Layout, body: int, marks: bytes) -> t
 
 
 def decode(buffer: Buffer, verify: bool = True) -> Segment:
-    """The segment in a record; its arrays are read-only views of `buffer`, which they keep alive. Raises WireError.
+    """The segment in a record. Its arrays are read-only: views of `buffer`, which they keep alive, where they are raw.
 
+    Raises WireError, also where images that pass `verify` can't be decoded, which is found out only here.
     `verify=False` is for bytes that were verified before and are read again from a log that checks its own checksums.
     """
     view = memoryview(buffer).cast("B").toreadonly()
     header = _verify(view) if verify else peek(view)
-    layout, body = _body(prefix(view), header)
-    arrays: dict[str, Any] = {t.name: np.ndarray(t.shape, t.dtype, view, body + t.offset) for t in layout.arrays}
+    opened = _open(view, prefix(view), header)
+    layout, checked, raw = opened.layout, opened.checked(), opened.raw
+    arrays: dict[str, Any] = {t.name: np.ndarray(t.shape, t.dtype, checked, t.offset) for t in layout.arrays}
+    images = {t.name: codecs.decode(t.encoding, part, t.shape) for t, part in opened.images}
     observations: dict[str, np.ndarray[Any, Any]] = {
-        t.name: np.ndarray(t.shape, t.dtype, view, body + t.offset) for t in layout.observations
+        t.name: images[t.name]
+        if t.name in images
+        else np.ndarray(t.shape, t.dtype, raw if t.encoding == RAW else checked, t.offset)
+        for t in layout.observations
     }
     return Segment(
         edge=header.edge,
@@ -356,15 +434,52 @@ def decode(buffer: Buffer, verify: bool = True) -> Segment:
 _verify = verify
 
 
-def _body(fixed: Prefix, header: RecordHeader) -> tuple[Layout, int]:
-    """The layout of a record and where its body starts; after this every tensor lies inside the record."""
+class _Opened(NamedTuple):
+    """A record whose tensors and encoded parts were found to lie inside it."""
+
+    layout: Layout
+    raw: memoryview
+    parts: list[memoryview]  # the block, if there is one, then the images
+
+    @property
+    def block(self) -> memoryview:
+        return self.parts[0]
+
+    @property
+    def images(self) -> Iterator[tuple[Tensor, memoryview]]:
+        return zip(self.layout.images, self.parts[bool(self.layout.block_bytes) :], strict=True)
+
+    def checked(self) -> memoryview:
+        """What must be checked, in the places where the layout has it."""
+        if not self.layout.block_bytes:
+            return self.raw
+        return memoryview(unpack([self.block], self.layout.planes, self.layout.block_bytes)[0])
+
+    def check_images(self) -> None:
+        for tensor, part in self.images:
+            try:
+                codecs.check(tensor.encoding, part, tensor.shape)
+            except WireError as error:
+                raise WireError(f"segment: {tensor.name}: {error}") from None
+
+
+def _open(view: memoryview, fixed: Prefix, header: RecordHeader) -> _Opened:
     layout = layouts.parse(bytes(header.tensors))
-    if fixed.body_length != layout.body_length:
-        raise WireError(f"record's body has {fixed.body_length} bytes, its tensors need {layout.body_length}")
-    return layout, fixed.body_start
+    at = fixed.body_start + layout.raw_bytes
+    raw, parts = view[fixed.body_start : at], []
+    for _ in range(layout.parts):
+        if at + _LENGTH.size > fixed.length:
+            raise WireError(f"record's body has {fixed.body_length} bytes, which lack an encoded part")
+        (size,) = _LENGTH.unpack_from(view, at)
+        start, at = at + _LENGTH.size, at + padded(_LENGTH.size + size)
+        parts.append(view[start : start + size])
+    if at != fixed.length:
+        needed = at - fixed.body_start
+        raise WireError(f"record's body has {fixed.body_length} bytes, its tensors need {needed}")
+    return _Opened(layout, raw, parts)
 
 
-def _check_finite(view: memoryview, layout: Layout, body: int) -> None:
+def _check_finite(checked: memoryview, layout: Layout) -> None:
     for t in (*layout.arrays, *layout.observations):
-        if t.dtype.kind == "f" and not np.isfinite(np.ndarray(t.shape, t.dtype, view, body + t.offset)).all():
+        if t.dtype.kind == "f" and not np.isfinite(np.ndarray(t.shape, t.dtype, checked, t.offset)).all():
             raise WireError(f"segment: {t.name} holds a number that is not finite")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotlearn.errors import WireError
+from robotlearn.wire.encodings import Encodings
 
 OBSERVATION_PREFIX = "observation."
 
@@ -84,6 +85,7 @@ class Segment:
     chunk_path: NDArray[np.float32]  # (C, N+1, H, P) denoising path in normalised space, padded dims included
     chunk_stochastic: NDArray[np.bool_]  # (C, N) which denoising steps were sampled
     chunk_log_prob: NDArray[np.float32]  # (C, N, H), 0 where not stochastic
+    encodings: Encodings | None = None  # what its record is to be encoded with; None: all as it is
 
     @property
     def steps(self) -> int:
@@ -99,6 +101,12 @@ class Segment:
     def starred(self) -> bool:
         """Whether a person intervened; a starred segment is never evicted from a spool."""
         return b"\x01" in self.intervention.tobytes()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, as they are in memory."""
+        arrays = (*(getattr(self, name) for name in ARRAYS), *self.observations.values())
+        return sum(int(array.nbytes) for array in arrays)
 
     def dimensions(self) -> Dimensions:
         """The sizes that all arrays agree on; raises WireError naming the first array whose dtype or shape doesn't."""

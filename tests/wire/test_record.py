@@ -162,7 +162,11 @@ def test_a_header_that_contradicts_its_arrays_is_refused(lie: dict[str, Any]) ->
     ("change", "said"),
     [
         (lambda table: [*table[:3], ["f4", "<c8", [1], "raw", 8]], "dtype"),
-        (lambda table: [[n, d, s, "zstd", b] for n, d, s, _, b in table], "zstd"),
+        (lambda table: [[n, d, s, "zzzz", b] for n, d, s, _, b in table], "'zzzz', unknown to this version"),
+        (lambda table: [[n, d, s, "zstd", b] for n, d, s, _, b in table], "its tensors need|zstd|lack"),
+        (lambda table: [[n, d, s, "zstd" if i else e, b] for i, (n, d, s, e, b) in enumerate(table)], "is raw where"),
+        (lambda table: [[n, d, s, "jpeg", b] for n, d, s, _, b in table], "isn't a row of images"),
+        (lambda table: [*table, ["observation.x", "|u1", [7, 2**30], "zstd", 7 * 2**30]], "is raw where|at most"),
         (lambda table: [[n, d, s, e, b + 1] for n, d, s, e, b in table], "bytes"),
         (lambda table: [*table, table[0]], "twice"),
         (lambda table: table[1:], "missing"),
