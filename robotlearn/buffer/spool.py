@@ -107,6 +107,7 @@ class Spool:
         self._mark = 0
         self._lost_lasts = 0
         self._refused = 0
+        self.recorded_bytes = 0  # of all records since opening
         self.recorded: Callable[[], None] | None = None  # called after each `record`, on its thread
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=min(max_bytes // 16, 64 << 20), files=files)
         try:
@@ -160,6 +161,7 @@ class Spool:
                     self._add(key, _Entry(position, segment.episode, starred, last, now))
                     self._unsent.add(key, (self.session, segment.episode), starred=starred, last=last)
                 self._sequence = self.session_state.recorded = first + len(batch)
+                self.recorded_bytes += size
         if self.recorded is not None:
             self.recorded()
         return list(range(first, first + len(batch)))
