@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
+from robotlearn.config.algorithms import PPOConfig
 from robotlearn.config.config import Config
+from robotlearn.wire.encodings import LOSSY
 from robotlearn.wire.layout import Layout
 from robotlearn.wire.record import RecordHeader
 
@@ -30,6 +32,8 @@ class Fit:
         options = env_options(config)
         self._horizon, self._path_steps = config.policy.horizon, config.policy.path_steps
         self._path_dim = policy_dim([cell.spec for cell in cells])
+        ppo = config.algorithm if isinstance(config.algorithm, PPOConfig) else None
+        self._lossless = ppo is not None and not ppo.lossy_images and config.learner.updates > 0
         self._cells: dict[tuple[str, str], tuple[int, Mapping[str, tuple[int, ...]]]] = {
             (cell.spec.embodiment, words): (cell.spec.dim, observation_shapes(cell, options))
             for cell in cells
@@ -59,4 +63,6 @@ class Fit:
             expected = np.uint8 if len(tensor.shape) == 4 else np.float32
             if tensor.dtype != expected:
                 return f"{tensor.name} is {tensor.dtype} in the segment and {np.dtype(expected)} in this run"
+            if self._lossless and tensor.encoding in LOSSY:
+                return f"{tensor.name} is encoded as {tensor.encoding}, and this run has no algorithm.lossy_images"
         return ""

@@ -76,6 +76,11 @@ class PPOConfig(Section):
     value_image_encoder: Literal["cnn", "resnet18"] = Field(
         "cnn", description="What reads the images for the value network."
     )
+    lossy_images: bool = Field(
+        False,
+        description="Take images that an edge encoded as jpeg or video: what the policy did is then judged by slightly "
+        "other images than those it saw, and the ratios are off by that.",
+    )
     entropy_bonus: float = Field(
         0.0, ge=0, description="Reward for the entropy of noise whose size is learnt (Flow-Noise, gaussian), per unit."
     )

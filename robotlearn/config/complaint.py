@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,7 @@ _EXPECTED = {
     "string_type": "text",
     "string_too_short": "text that isn't empty",
     "bool_type": "true or false",
+    "dict_type": "a section of keys",
     "tuple_type": "a list",
     "model_type": "a section of keys",
     "model_attributes_type": "a section of keys",
@@ -93,13 +94,17 @@ def _resolve(
     """
     path: list[int | str] = []
     models = [model]
+    names = False  # the next part is a key that the user chose: of a mapping
     for position, part in enumerate(loc):
         last = position == len(loc) - 1
-        known = any(part in one.model_fields for one in models)
-        if isinstance(part, int) or known or (last and unknown):
+        known = not names and any(part in one.model_fields for one in models)
+        if names or isinstance(part, int) or known or (last and unknown):
             path.append(part)
+            names = False
             if known and not last:
-                models = [inner for one in models for inner in _models(one.model_fields[str(part)].annotation)]
+                fields = [one.model_fields[str(part)].annotation for one in models if part in one.model_fields]
+                names = any(get_origin(field) is dict for field in fields)
+                models = [inner for field in fields for inner in _models(field)]
         else:
             models = [one for one in models if _tagged(one, part)]
     return tuple(path), models

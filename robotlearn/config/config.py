@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from robotlearn.config.algorithms import AlgorithmConfig, PPOConfig, SFTConfig
-from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
+from robotlearn.config.edge import DEFAULT, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.config.policy import FlowMLPConfig, PolicyConfig
 from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
+from robotlearn.wire.encodings import IMAGES, LOSSY
 
 
 class DemonstrationsConfig(Section):
@@ -178,6 +179,29 @@ class Config(Section):
                 ("edges", index, "arms"),
                 f"{edge.arms} is not valid, expected at least {count}, one for each of its robots and tasks",
             )
+        self._images_fit(index, edge)
+
+    def _images_fit(self, index: int, edge: EdgeConfig) -> None:
+        cameras = self.observations.cameras
+        for camera in edge.images:
+            if camera not in (*cameras, DEFAULT):
+                raise Misfit(
+                    ("edges", index, "images", camera),
+                    f"no camera of observations.cameras, which are {', '.join(cameras)}"
+                    if cameras
+                    else "not valid without observations.cameras",
+                )
+        if not isinstance(self.algorithm, PPOConfig) or self.algorithm.lossy_images or not self.learner.updates:
+            return
+        encodings = edge.encodings()
+        for camera in cameras:
+            how = encodings.image(IMAGES + camera).name
+            if how in LOSSY:
+                raise Misfit(
+                    ("edges", index, "images"),
+                    f"{how} is not valid for {camera} with ppo, which computes probabilities anew from the images "
+                    "that the policy saw, and gets others: expected raw or lossless, or algorithm.lossy_images=true",
+                )
 
     def cells(self, edge: EdgeConfig | None = None) -> tuple[tuple[str, str], ...]:
         """Each (robot, task) of the run, or of one of its edges."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from robotlearn.config.complaint import shown
 from robotlearn.config.estop import EstopConfig
 from robotlearn.config.section import Misfit, Names, Section
+from robotlearn.wire.encodings import CRF, IMAGES, QUALITY, Encodings, ImageEncoding
 
 
 class SpoolConfig(Section):
@@ -40,6 +42,41 @@ class LinkConfig(Section):
     )
 
 
+class ImagesConfig(Section):
+    """How the images of a camera are recorded, stored and sent."""
+
+    encoding: Literal["raw", "jpeg", "lossless", "video"] = Field(
+        "raw", description="raw; jpeg, each by itself; lossless; video, a segment at a time (H.264)."
+    )
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(QUALITY, description="Of jpeg: higher is better and larger.")
+    crf: Annotated[int, Field(ge=0, le=51)] = Field(CRF, description="Of video: lower is better and larger.")
+
+    @model_validator(mode="after")
+    def _keys_are_the_encodings(self) -> Self:
+        for key, encoding in (("quality", "jpeg"), ("crf", "video")):
+            default = type(self).model_fields[key].default
+            # A dumped config holds the defaults too: only another value can have been wanted.
+            if self.encoding != encoding and getattr(self, key) != default:
+                raise Misfit(
+                    (key,),
+                    f"{shown(getattr(self, key))} is not valid with encoding {self.encoding}, expected it with "
+                    f"{encoding} only",
+                )
+        return self
+
+
+def _encoding(value: Any) -> Any:
+    return {"encoding": value} if isinstance(value, str) else value
+
+
+def _cameras(value: Any) -> Any:
+    return {DEFAULT: value} if isinstance(value, str) else value
+
+
+DEFAULT = "default"
+"""In place of a camera's name: all cameras that aren't named."""
+Images = Annotated[dict[str, Annotated[ImagesConfig, BeforeValidator(_encoding)]], BeforeValidator(_cameras)]
+
 _KIND = "batch: many simulated arms as fast as they go; paced: one arm by the wall clock."
 
 
@@ -68,6 +105,23 @@ class _Edge(Section):
     )
     link: LinkConfig | None = Field(None, description="A bad network to the learner, for rehearsal; null: as it is.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Its log of what isn't acknowledged yet.")
+    arrays: Literal["zstd", "raw"] = Field(
+        "zstd",
+        description="All that isn't an image: zstd, compressed without loss where that saves a tenth or more; raw.",
+    )
+    images: Images = Field(
+        {},
+        description="How images are recorded and sent: raw, jpeg, lossless or video, for all cameras or for each, such "
+        "as {front: jpeg, wrist: {encoding: video, crf: 23}, default: lossless}. jpeg has a quality, 1 to 100 "
+        f"({QUALITY}), video a crf, 0 to 51, less is better ({CRF}); both lose something, which PPO must be allowed "
+        "(algorithm.lossy_images).",
+    )
+
+    def encodings(self) -> Encodings:
+        """What its recorder encodes with."""
+        images = {camera: ImageEncoding(*one.model_dump().values()) for camera, one in self.images.items()}
+        other = images.pop(DEFAULT, ImageEncoding())
+        return Encodings(self.arrays, tuple((IMAGES + camera, how) for camera, how in images.items()), other)
 
 
 class BatchEdgeConfig(_Edge):

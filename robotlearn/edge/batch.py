@@ -55,6 +55,7 @@ class BatchEdge:
                 seed=(seed + index) % 2**63,
                 emit=self._gate.record,
                 options=env_options(config),
+                encodings=edge.encodings(),
             )
             for index, cell in enumerate(cells)
         ]
@@ -134,7 +135,11 @@ class BatchEdge:
             version=self.version,
             state=self._gate.state + (f"{running} of {self._arms} arms working" if running else "resting"),
             waits_for="" if running else self._gate.waits_for(self.version),
-            rates={"steps": self._rate, "episodes": float(self._count("episodes"))},
+            rates={
+                "steps": self._rate,
+                "episodes": float(self._count("episodes")),
+                **self._gate.traffic.rates(self._arms),
+            },
             counts={
                 "steps_held": self._count("held"),
                 "steps_clipped": self._count("clipped"),

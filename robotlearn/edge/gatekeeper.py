@@ -4,6 +4,7 @@ import logging
 import time
 
 from robotlearn.buffer.spool import Spool, SpoolFull
+from robotlearn.edge.traffic import Traffic
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.uplink import Uplink
 
@@ -11,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Gatekeeper:
-    """Counts the episodes of one edge against the learner's gate. Used by one thread.
+    """Counts the episodes of one edge against the learner's gate. Used by one thread, `record` perhaps by another one.
 
     A grant carries the version that its episodes need at least. While the learner can't be reached, `offline_episodes`
     may start with the newest weights there are; the allowance is new after each connection.
@@ -23,6 +24,7 @@ class Gatekeeper:
         self._granted = 0
         self.needs = -1
         """The version that the grants in hand wait for."""
+        self.traffic = Traffic()
         self._refusing = 0  # segments that the spool had no room for, since it had some
 
     def may_start(self, idle: int, version: int) -> int:
@@ -51,6 +53,7 @@ class Gatekeeper:
 
     def record(self, segments: list[Segment]) -> None:
         """Put segments into the spool; without room they are refused, counted, and their episodes count as aborted."""
+        before = self._spool.recorded_bytes
         try:
             self._spool.record_many(segments)
         except SpoolFull as error:
@@ -59,6 +62,7 @@ class Gatekeeper:
             self._refusing += len(segments)
             self._uplink.episode_aborted(sum(segment.last for segment in segments))
         else:
+            self.traffic.add(self._spool.recorded_bytes - before, sum(segment.nbytes for segment in segments))
             if self._refusing:
                 log.warning("recording goes on; %d segments were refused meanwhile", self._refusing)
                 self._refusing = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robotlearn.wire.encodings import Encodings
 from robotlearn.wire.segment import Segment
 
 
@@ -52,17 +53,24 @@ class Recorder:
 
     A segment ends with its episode, or at the first new chunk after `segment_steps` steps, or after twice as many steps
     when no chunk comes. `emit` is called on the thread that calls `step` or `chunk`. Arms are addressed by an index
-    array `ids`; each array argument has one row per id.
+    array `ids`; each array argument has one row per id. `encodings`: what the segments' records are encoded with.
     """
 
     def __init__(
-        self, n: int, origin: Origin, sizes: Sizes, segment_steps: int, emit: Callable[[list[Segment]], object]
+        self,
+        n: int,
+        origin: Origin,
+        sizes: Sizes,
+        segment_steps: int,
+        emit: Callable[[list[Segment]], object],
+        encodings: Encodings | None = None,
     ) -> None:
         if segment_steps < sizes.horizon:
             raise ValueError(
                 f"segment_steps must be at least the horizon, {sizes.horizon}, or a chunk is cut; it is {segment_steps}"
             )
         self._origin, self._emit, self._segment_steps = origin, emit, segment_steps
+        self._encodings = encodings or Encodings()
         self._capacity = capacity = 2 * segment_steps
         h, k, d = sizes.horizon, sizes.denoising_steps, sizes.action_dim
         self._observations = {
@@ -174,6 +182,7 @@ class Recorder:
             observations=observations,
             action_proposed=self._proposed[arm, :t].copy(),
             action_executed=self._executed[arm, :t].copy(),
+            encodings=self._encodings,
             **{name: array[arm, :t].copy() for name, array in self._steps.items()},
             **chunks,
         )

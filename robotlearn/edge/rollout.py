@@ -15,6 +15,7 @@ from robotlearn.cells import Cell
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
 from robotlearn.inputs import Inputs
 from robotlearn.policy import ask
+from robotlearn.wire.encodings import Encodings
 from robotlearn.wire.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class BatchRollout:
         emit: Callable[[list[Segment]], object],
         explore: bool = True,
         options: EnvOptions | None = None,
+        encodings: Encodings | None = None,
     ) -> None:
         """`policy` is used as it is at each chunk: change its weights between two calls of `advance`."""
         self.policy, self.explore, self.counts = policy, explore, Counts()
@@ -69,6 +71,7 @@ class BatchRollout:
             Sizes(observations, policy.horizon, policy.denoising_steps, cell.spec.dim, policy.action_dim),
             segment_steps,
             emit,
+            encodings,
         )
         self._observations: dict[str, np.ndarray] = {}
 

@@ -15,6 +15,7 @@ from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.contract import contract
 from robotlearn.edge import local
+from robotlearn.edge.encoder import Encoder
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.paced_arm import PacedArm
@@ -48,6 +49,7 @@ class Station:
         self._name = edge.name
         self._spool, self._uplink = outgoing(edge, 1, address, state, contract(config, cells), config.learner.key)
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
+        self._encoder = Encoder(self._gate.record)
         spaces = observation_space(spec, task, env_options(config)).spaces
         self._recorder = Recorder(
             1,
@@ -60,7 +62,8 @@ class Station:
                 policy_dim([each.spec for each in cells]),
             ),
             edge.segment_steps,
-            self._gate.record,
+            self._encoder.put,
+            edge.encodings(),
         )
         session = ["--session", str(self._spool.session)]
         self._arm = PacedArm(
@@ -79,6 +82,7 @@ class Station:
         """
         while not stop.is_set():
             self._uplink.check()
+            self._encoder.check()
             self._arm.turn()
             if self._arm.idle and self._gate.may_start(1, self.version):
                 self._arm.start()
@@ -87,6 +91,7 @@ class Station:
     def close(self) -> None:
         """Stop the arm first, then the rest; what the learner has not answered for stays in the spool."""
         self._arm.close()
+        self._encoder.close()
         self._gate.flush(FLUSH_S)
         self._uplink.close()
         self._spool.close()
@@ -163,7 +168,7 @@ class Station:
             version=self.version,
             state=self._gate.state + state,
             waits_for=waits_for,
-            rates={"steps": self._rate, "episodes": float(self._arm.started)},
+            rates={"steps": self._rate, "episodes": float(self._arm.started), **self._gate.traffic.rates(1)},
             counts={
                 "steps_held": self._held,
                 "steps_clipped": arm.clipped if arm is not None else 0,

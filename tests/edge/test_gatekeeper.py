@@ -102,6 +102,14 @@ def test_connected_only_grants_count_and_the_allowance_is_new_afterwards(tmp_pat
     edge.close()
 
 
+def test_what_is_recorded_is_told_per_robot_encoded_and_not(edge: Edge) -> None:
+    assert edge.gate.traffic.rates(4) == {"robot_bytes": 0.0, "robot_array_bytes": 0.0}
+    edge.finish(3)
+    one, four = edge.gate.traffic.rates(1), edge.gate.traffic.rates(4)
+    assert edge.spool.recorded_bytes > 3 * one_step_episode().nbytes > 0, "a record has a header too"
+    assert one["robot_bytes"] > one["robot_array_bytes"] > 3.9 * four["robot_array_bytes"] > 0
+
+
 def test_a_grant_waits_for_the_version_it_needs(tmp_path: Path) -> None:
     end = LearnersEnd(tmp_path / "learner", CONTRACT)
     end.publisher.publish(5, {"w": np.zeros(1, np.float32)})

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from robotlearn.algorithms.chunks import Episode, join
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.wire import layout, record
+from robotlearn.wire.encodings import Encodings, ImageEncoding
 from robotlearn.wire.segment import Segment
 
 HORIZON, STEPS, DIM = 4, 2, 3
@@ -182,3 +184,49 @@ def test_what_was_handed_out_does_not_change_afterwards() -> None:
 def test_a_segment_shorter_than_a_chunk_is_refused() -> None:
     with pytest.raises(ValueError, match="at least the horizon, 4"):
         Recorder(1, ORIGIN, SIZES, 3, lambda segment: None)
+
+
+CAMERA = "observation.images.front"
+
+
+def filmed(encodings: Encodings | None) -> list[Segment]:
+    """Three segments of one episode, with a picture at each step that shows its number."""
+    sizes = Sizes(
+        {"observation.state": ((2,), np.dtype(np.float32)), CAMERA: ((16, 16, 3), np.dtype(np.uint8))}, 4, 2, DIM, DIM
+    )
+    segments: list[Segment] = []
+    recorder = Recorder(1, ORIGIN, sizes, 4, segments.extend, encodings)
+    ids, no = np.zeros(1, np.int64), np.zeros(1, bool)
+
+    def seen(t: int) -> dict[str, np.ndarray]:
+        return {"observation.state": np.full((1, 2), t, np.float32), CAMERA: np.full((1, 16, 16, 3), t, np.uint8)}
+
+    recorder.begin(ids, seen(0), ["reach"])
+    for t in range(20):
+        recorder.step(
+            ids, seen(t + 1), proposed=np.zeros((1, DIM)), executed=np.zeros((1, DIM)), from_chunk=no, monotonic=t,
+            wall=t, intervention=no, held=no, reward=np.zeros(1), terminated=no, truncated=np.array([t == 19]),
+            success=no,
+        )  # fmt: skip
+    return segments
+
+
+@pytest.mark.parametrize("name", ["raw", "jpeg", "lossless", "video"])
+def test_segments_are_encoded_as_the_recorder_was_told_and_join_again(name: str) -> None:
+    how = Encodings(images=((CAMERA, ImageEncoding(name)),))
+    records = [record.encode(segment) for segment in filmed(how)]
+    assert len(records) == 3
+    for data in records:
+        tensors = {tensor.name: tensor for tensor in layout.parse(bytes(record.peek(data).tensors)).observations}
+        assert tensors[CAMERA].encoding == name and tensors["observation.state"].encoding == "zstd"
+    # Each by itself, and in any order: no segment needs another one to be decoded.
+    joined = join([record.decode(data) for data in reversed(records)])
+    expected = np.arange(21)[:, None, None, None]
+    assert np.abs(joined.observations[CAMERA].astype(int) - expected).max() <= (2 if name in ("jpeg", "video") else 0)
+
+
+def test_by_default_arrays_are_compressed_and_images_are_not() -> None:
+    (first, *_) = filmed(None)
+    found = layout.parse(bytes(record.peek(record.encode(first)).tensors))
+    assert {tensor.encoding for tensor in found.arrays} == {"zstd"}
+    assert {tensor.name: tensor.encoding for tensor in found.observations}[CAMERA] == "raw"
