@@ -19,7 +19,9 @@ LINE_PERIOD_S = 5.0
 
 @dataclass(frozen=True)
 class PeerLine:
-    """One edge, as the learner sees it."""
+    """One edge, as the learner sees it. Bytes are those that it records per second and robot: as they are recorded, and
+    as they would be if nothing were encoded.
+    """
 
     name: str
     state: str
@@ -28,6 +30,8 @@ class PeerLine:
     rate: float
     pending: int
     waits_for: str
+    robot_bytes: float = 0.0
+    robot_array_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,12 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _peer(peer: PeerLine) -> str:
-    return f"{peer.name}: {peer.state}" + (f" (waits for {peer.waits_for})" if peer.waits_for else "")
+    traffic = f", {_traffic(peer)} kB/s per robot" if peer.robot_array_bytes else ""
+    return f"{peer.name}: {peer.state}{traffic}" + (f" (waits for {peer.waits_for})" if peer.waits_for else "")
+
+
+def _traffic(peer: PeerLine) -> str:
+    return f"{peer.robot_bytes / 1e3:.1f} of {peer.robot_array_bytes / 1e3:.1f}"
 
 
 def line(view: View) -> str:
@@ -158,10 +167,8 @@ def page(view: View) -> Group:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total=1.0, completed=view.progress, width=40), f"{view.progress:.0%}", view.phase)
     edges = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2))
-    for column in ("edge", "state", "version", "episodes", "steps/s", "in its log", "waits for"):
-        edges.add_column(
-            column, justify="right" if column in ("version", "episodes", "steps/s", "in its log") else "left"
-        )
+    for column in ("edge", "state", "version", "episodes", "steps/s", "kB/s per robot", "in its log", "waits for"):
+        edges.add_column(column, justify="left" if column in ("edge", "state", "waits for") else "right")
     for peer in view.peers:
         edges.add_row(
             Text(peer.name),
@@ -169,6 +176,7 @@ def page(view: View) -> Group:
             str(peer.version) if peer.version >= 0 else "-",
             str(peer.episodes),
             f"{peer.rate:.0f}",
+            _traffic(peer),
             str(peer.pending),
             Text(peer.waits_for or "-"),
         )

@@ -11,7 +11,9 @@ from rich.console import Console
 from robotlearn.display import Display, PeerLine, View, busy, line, page
 from tests.waiting import until
 
-PEER = PeerLine("left", "64 of 64 arms working", 7, 12, 1234.0, 5, "the learner's gate (max_staleness)")
+PEER = PeerLine(
+    "left", "64 of 64 arms working", 7, 12, 1234.0, 5, "the learner's gate (max_staleness)", 2_340.0, 12_300.0
+)
 VIEW = View(
     title="lift with panda: runs/demo",
     phase="collecting",
@@ -43,6 +45,7 @@ def drawn(view: View) -> str:
         "return 0.40",
         "staleness 0.3 (max 1)",
         "5000 samples/s",
+        "left: 64 of 64 arms working, 2.3 of 12.3 kB/s per robot (waits for",
         "waiting for episodes: 3 of 256",
     ],
 )

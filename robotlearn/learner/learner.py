@@ -52,6 +52,8 @@ TOLD = (
     "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost",
 )  # fmt: skip
 """Counts that the edges tell, summed in the metrics."""
+TOLD_RATES = ("robot_bytes", "robot_array_bytes")
+"""What each edge records per robot, and what that would be if nothing were encoded."""
 RATE_OVER_S = 10.0
 """Segments come in bursts: over less, their rate would be that of a burst."""
 UNBOUNDED_UPDATES = 4
@@ -276,12 +278,19 @@ class Learner:
         self._progress = self._updates / self.config.learner.updates
         self._waits_for = f"episodes: {ready} of {batch}" if ready < batch else ""
         for stored in self._server.take_stored(timeout=0.1):
-            self._env_steps += stored.segment.steps
-            self._pool.add([(stored.segment, stored.position)])
+            self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
+            self._env_steps += stored.header.steps
+            try:
+                segment = stored.segment
+            except LogError as error:
+                # What an edge sent must not end the run; of its episode the other segments wait in vain.
+                log.error("an episode of edge %s is lost: %s", stored.edge, error)
+                self._gate.skipped(int(stored.header.last))
+                continue
+            self._pool.add([(segment, stored.position)])
             self._serving.hear(stored)
             if self._live is not None:
-                self._live.segment(stored.segment, self._version)
-            self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
+                self._live.segment(segment, self._version)
         self._serving.obey()
         self._serving.show({edge.edge: edge.version for edge in self._server.peers()})
         self._mark_rate()
@@ -409,9 +418,15 @@ class Learner:
             "segments_stored": self._store.stored,
             **{f"segments_{name}": sum(counts.get(name, 0) for counts in told) for name in TOLD_SEGMENTS},
             **{name: sum(counts.get(name, 0) for counts in told) for name in TOLD},
+            **{
+                f"{name}_per_s/{edge.edge}": round(edge.rates.get(name, 0.0), 1)
+                for edge in self._server.peers()
+                for name in TOLD_RATES
+            },
             "segments_duplicate": stats["duplicates"],
             "segments_damaged": stats["damaged"],
             "segments_corrupt": stats["corrupt"],
+            "segments_undecodable": self._store.undecodable,
             "episodes_lost": self._lost,
             "episodes_unusable": self._unusable,
             "frames_bad": stats["bad_frames"],
@@ -552,6 +567,7 @@ class Learner:
                 edge.rates.get("steps", 0.0) if edge.connected else 0.0,
                 edge.counts.get("pending", 0),
                 edge.waits_for if edge.connected else "",
+                *(edge.rates.get(name, 0.0) if edge.connected else 0.0 for name in TOLD_RATES),
             )
             for edge in self._server.peers()
         ]

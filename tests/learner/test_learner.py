@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xxhash
 from rich.console import Console
 
 from envs import EnvOptions
@@ -254,6 +256,52 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     finally:
         learning._close()
     assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
+
+
+def test_images_that_cant_be_decoded_cost_their_episode_and_nothing_else(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny("learner.max_staleness=inf")
+    config = tiny(
+        "learner.max_staleness=inf", "learner.episodes_per_update=100", "observations.cameras=[front]",
+        "observations.image_size=[32,32]", "edges.1.images=lossless",
+    )  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 16, (5, 32, 32, 3), np.uint8)
+    segments = [
+        replace(
+            one,
+            observations=one.observations | {"observation.images.front": images},
+            encodings=config.edges[1].encodings(),
+        )
+        for one in episodes(plain, 6)
+    ]
+    encode = record.encode
+
+    def spoilt(segment: Segment, **name: int) -> bytearray:
+        """The record with an image that isn't one, of an edge that tells a right checksum."""
+        data = encode(segment, **name)
+        if segment.episode in (segments[1].episode, segments[4].episode):
+            data[-1000:] = bytes(1000)
+            data[8:16] = xxhash.xxh3_64_intdigest(memoryview(data)[16:]).to_bytes(8, "little")
+        return data
+
+    monkeypatch.setattr("robotlearn.buffer.spool.records.encode", spoilt)
+    monkeypatch.setattr(record, "encode", spoilt)
+    folder = saved_run(tmp_path / "run", config, segments[:3])
+    running = run(config, folder, True)
+    until(lambda: running.learner._phase == "collecting", "the learner to collect")
+    spool = Spool(tmp_path / "spool", edge="batch")
+    for one in segments[3:]:
+        spool.record(one)
+    uplink = Uplink(running.learner.address, spool, edge="batch", contract=contract(config))
+    uplink.start()
+    until(lambda: len(running.learner._pool) == 4, "the four good ones of six episodes")
+    assert running.learner._accounts()["segments_undecodable"] == 2
+    assert spool.counts().acknowledged == 3 and spool.counts().rejected == 0
+    assert running.learner._gate._pending == 4, "the gate waits for none that never comes"
+    uplink.close()
+    spool.close()
+    running.end()
 
 
 def test_a_page_that_cannot_be_written_costs_the_run_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
