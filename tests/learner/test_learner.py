@@ -281,7 +281,7 @@ def test_images_that_cant_be_decoded_cost_their_episode_and_nothing_else(
         """The record with an image that isn't one, of an edge that tells a right checksum."""
         data = encode(segment, **name)
         if segment.episode in (segments[1].episode, segments[4].episode):
-            data[-9100:] = bytes(9100)
+            data[-9100:] = b"\xff" * 9100
             data[8:16] = xxhash.xxh3_64_intdigest(memoryview(data)[16:]).to_bytes(8, "little")
         return data
 
