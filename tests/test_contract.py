@@ -7,6 +7,7 @@ from robotlearn.cells import cells_of
 from robotlearn.config import load_config
 from robotlearn.contract import Fit, contract
 from robotlearn.wire import layout, record
+from robotlearn.wire.encodings import IMAGES, Encodings, ImageEncoding
 from robotlearn.wire.segment import Segment
 
 CONFIG = load_config("smoke")
@@ -63,3 +64,22 @@ def test_a_segment_of_another_run_is_told_by_its_layout(made: Segment, reason: s
     header = record.verify(data)
     assert FIT(header, layout.parse(bytes(header.tensors))).startswith(reason)
     assert bool(FIT(header, layout.parse(bytes(header.tensors)))) == bool(reason)
+
+
+@pytest.mark.parametrize("how", ["raw", "lossless", "jpeg", "video"])
+def test_images_that_lost_something_are_not_for_ppo_unless_it_is_told_so(how: str) -> None:
+    key, seen = f"{IMAGES}front", ["observations.cameras=[front]", "observations.image_size=[16,16]"]
+    made = segment(CONFIG.policy.horizon)
+    made.observations[key] = np.zeros((made.steps + 1, 16, 16, 3), np.uint8)
+    made.encodings = Encodings(other=ImageEncoding(how))
+    header = record.verify(record.encode(made, session=1, sequence=0))
+    found = layout.parse(bytes(header.tensors))
+
+    def reason(*more: str) -> str:
+        config = load_config("smoke", [*seen, *more])
+        return Fit(config, cells_of(config))(header, found)
+
+    lossy = how in ("jpeg", "video")
+    assert (reason() == "") == (not lossy)
+    assert not lossy or reason().startswith(f"{key} is encoded as {how}, and this run has no algorithm.lossy_images")
+    assert reason("algorithm.lossy_images=true") == reason("learner.updates=0") == ""

@@ -308,7 +308,7 @@ def verify_checked(view: memoryview, fixed: Prefix, header: RecordHeader) -> Non
 
 def _verify_opened(opened: _Opened, header: RecordHeader) -> None:
     layout, checked = opened.layout, opened.checked()
-    if opened.parts:
+    if layout.images:
         opened.check_images()
     for dtype, offset, size in layout.floats:
         numbers = np.frombuffer(checked, dtype, size // np.dtype(dtype).itemsize, offset)
@@ -347,21 +347,23 @@ def _all_well(layout: Layout, group: Sequence[tuple[int, _Opened, RecordHeader]]
     """Whether records that differ in nothing but their values are all valid; where not, each must be looked at."""
     try:
         if layout.block_bytes:
-            rows = unpack([opened.block for _, opened, _ in group], layout.planes, layout.block_bytes)
+            data = unpack([opened.block for _, opened, _ in group], layout.planes, layout.block_bytes).tobytes()
         else:
             data = b"".join([opened.raw for _, opened, _ in group])
-            rows = np.frombuffer(data, np.uint8).reshape(len(group), layout.raw_bytes)
+        rows = np.frombuffer(data, np.uint8).reshape(len(group), layout.checked_bytes)
         for dtype, offset, size in layout.floats:
             if not np.isfinite(rows[:, offset : offset + size].view(dtype)).all():
                 return False
         at = layout.where["chunk_version"]
         versions = rows[:, at : at + layout.versions.size].view(np.int64).tolist()
         known, spans = layout.known, [(offset, offset + size) for _, offset, size in layout.marks]
-        for row, (_, opened, header), found in zip(rows, group, versions, strict=True):
-            if opened.parts:
+        for start, (_, opened, header), found in zip(
+            range(0, len(data), layout.checked_bytes), group, versions, strict=True
+        ):
+            if layout.images:
                 opened.check_images()
-            checked = memoryview(row)
-            marks = b"".join([checked[low:high] for low, high in spans])
+            marks = b"".join([data[start + low : start + high] for low, high in spans])
+            checked = memoryview(data)[start : start + layout.checked_bytes]
             _check_header(header, layout, known.get(marks) or _check_marks(checked, layout, marks), found)
     except WireError:
         return False
@@ -465,17 +467,17 @@ class _Opened(NamedTuple):
 
 def _open(view: memoryview, fixed: Prefix, header: RecordHeader) -> _Opened:
     layout = layouts.parse(bytes(header.tensors))
-    at = fixed.body_start + layout.raw_bytes
-    raw, parts = view[fixed.body_start : at], []
+    body = fixed.body_start
+    at, end = body + layout.raw_bytes, body + fixed.body_length
+    raw, parts = view[body:at], []
     for _ in range(layout.parts):
-        if at + _LENGTH.size > fixed.length:
+        if at + _LENGTH.size > end:
             raise WireError(f"record's body has {fixed.body_length} bytes, which lack an encoded part")
         (size,) = _LENGTH.unpack_from(view, at)
         start, at = at + _LENGTH.size, at + padded(_LENGTH.size + size)
         parts.append(view[start : start + size])
-    if at != fixed.length:
-        needed = at - fixed.body_start
-        raise WireError(f"record's body has {fixed.body_length} bytes, its tensors need {needed}")
+    if at != end:
+        raise WireError(f"record's body has {fixed.body_length} bytes, its tensors need {at - body}")
     return _Opened(layout, raw, parts)
 
 
