@@ -195,9 +195,9 @@ class Connection(ABC):
         self._round_at = time.monotonic()
         self._wakeup.clear()
         self._receive()
-        if self._monitor is None or self._monitor.events not in ready:
+        if self._monitor is None:
             return
-        lost = self._monitor.read()
+        lost = self._monitor.events in ready and self._monitor.read()
         if self._monitor.turned_away and self.keys is not None:
             self._refused(Refuse("key", f"it doesn't allow {self.keys.own.public}"))
         elif lost:

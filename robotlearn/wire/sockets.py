@@ -59,7 +59,8 @@ def dealer(
 ) -> zmq.Socket[bytes]:
     """An edge's socket, not connected yet; its random identity keeps a new one from being taken for an old one.
 
-    With keys it talks only to the server that has that key.
+    With keys it talks only to the server that has that key. Nothing can be sent before it is connected, and what
+    wasn't received when the connection is lost is lost too.
     """
     socket = context.socket(zmq.DEALER)
     _common(socket, limits)
@@ -69,6 +70,9 @@ def dealer(
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.bytes)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
     socket.setsockopt(zmq.IDENTITY, secrets.token_bytes(16))
+    # Each connection has queues of its own: with the former's, full when it was lost, libzmq aborts the process
+    # (https://github.com/zeromq/libzmq/issues/3937), which anyone could bring about whom this end connects to.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, int(limits.dead_after_s * 1000))
