@@ -19,7 +19,7 @@ from robotlearn.errors import WireError
 from robotlearn.wire.layout import DTYPES, TensorEntry, padded
 
 CHUNK_BYTES = 2 << 20
-MAX_CHUNKS = 1 << 20
+MAX_CHUNKS = 1 << 16  # 128 GiB in chunks of the usual size; a wild layout must cost little
 WHOLE = 2  # tensors up to so many times the chunk size stay whole
 
 
