@@ -23,7 +23,7 @@ from robotlearn.wire.chunks import WeightsLayout
 from robotlearn.wire.messages import Ack, Announce, ChunkOf, Grant, Hello, LayoutOf, Reject, Welcome
 from robotlearn.wire.sockets import Limits
 from tests.arms import fast_spec
-from tests.edge.remote_rig import Process, Raw, drive, near
+from tests.edge.remote_rig import Process, Raw, drive
 from tests.fuzz import malformed as kinds
 from tests.fuzz.attacker import AT_A_LEARNER, AT_AN_EDGE, Attacker, rounds
 from tests.fuzz.memory import rss
@@ -118,9 +118,9 @@ class FakeLearner:
     def __init__(self) -> None:
         self.context = zmq.Context()
         self.socket = sockets.router(self.context, Limits(messages=256))
-        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 0)
+        self.socket.setsockopt(zmq.SNDTIMEO, 60_000)
         self.address = sockets.bind(self.socket, "tcp://127.0.0.1:*")
-        self.greeted: dict[bytes, str] = {}  # identity to role
+        self.greeted: dict[bytes, None] = {}  # identities, in order
 
     def listen(self) -> None:
         """Welcome who said HELLO, ignore all else."""
@@ -129,12 +129,17 @@ class FakeLearner:
             with contextlib.suppress(WireError):
                 message, _ = messages.decode(frame)
                 if isinstance(message, Hello):
-                    self.greeted[identity] = message.role
+                    self.greeted[identity] = None
                     self.say(identity, messages.encode(Welcome("run", 1, 64 << 20, 16 << 20, 3)))
 
     def say(self, identity: bytes, frame: bytes) -> None:
-        with contextlib.suppress(zmq.Again):
-            self.socket.send_multipart([identity, frame], zmq.NOBLOCK)
+        """Waits while that edge takes nothing in; one that hung up is forgotten."""
+        try:
+            self.socket.send_multipart([identity, frame])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.greeted.pop(identity, None)
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -178,14 +183,13 @@ def attack_an_edge(folder: Path, frames: int) -> None:
                 if len(fake.greeted) < 2 or rng.random() < 0.1:
                     session = child.ask()["session"]
                     recorded += 1
-                for identity, role in list(fake.greeted.items())[-4:]:
+                for identity in list(fake.greeted)[-4:]:
                     batch = rounds(AT_AN_EDGE, rng, 100)
                     if rng.random() < 0.2:
                         batch += lies(session, rng)
                     for frame in batch:
                         fake.say(identity, frame)
                     thrown += len(batch)
-                    assert role in ("data", "weights")
                 if not warm and thrown > frames // 4:
                     warm = child.rss
             counts = child.ask()
@@ -216,6 +220,8 @@ def attack_an_arm(frames: int) -> None:
     try:
         raws = [Raw(process.address, fast_spec(), hello=index > 0) for index in range(3)]
         thrown = warm = 0
+        goal = fast_spec().home.copy()
+        goal[0] += 0.1
         with RemoteRobot(fast_spec(), address=process.address) as robot:
             while thrown < frames:
                 for raw in raws:
@@ -224,11 +230,11 @@ def attack_an_arm(frames: int) -> None:
                     thrown += 100
                     while raw.socket.poll(0):
                         raw.socket.recv()
-                robot.write(hal.Command(near(robot)))
+                robot.write(hal.Command(goal))
                 robot.wait()
                 if not warm and thrown > frames // 4:
                     warm = rss(process.child.pid)
-            drive(robot, near(robot, 0.1))
+            drive(robot, goal)
             assert robot.health().state == "ok"
         counts = process.stats()
         assert counts["bad_frames"] > frames // 4 and counts["stops"] >= 0 and counts["writes"] > 0
@@ -255,17 +261,17 @@ def test_an_arm_bears_some() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_learner_bears_very_many(tmp_path: Path) -> None:
-    attack_a_learner(tmp_path, 700_000)
+    attack_a_learner(tmp_path, 850_000)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_edge_bears_very_many(tmp_path: Path) -> None:
-    attack_an_edge(tmp_path, 200_000)
+    attack_an_edge(tmp_path, 100_000)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("runtime")
 def test_an_arm_bears_very_many() -> None:
-    attack_an_arm(100_000)
+    attack_an_arm(50_000)
