@@ -292,7 +292,7 @@ class ArmServer:
         except LeaseError as error:
             self._answer(identity, wish.sequence, "lease", str(error))
         except OSError as error:
-            self._answer(identity, wish.sequence, "refused", f"the lease can't be written down: {error}")
+            self._answer(identity, wish.sequence, "refused", f"the lease can't be written down: {error.strerror}")
         else:
             self._send(identity, Answer(wish.sequence, "done", "", time.monotonic(), lease.token))
 
@@ -308,7 +308,7 @@ class ArmServer:
         try:
             self._estop.press(message.by, message.why)
         except OSError as error:
-            return "fault", f"it holds in this process alone, use the switch: {error}"
+            return "fault", f"it holds in this process alone, use the switch: {error.strerror}"
         return "done", ""
 
     def _clear(self, message: messages.Clear) -> tuple[Verdict, str]:
