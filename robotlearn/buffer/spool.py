@@ -102,6 +102,7 @@ class Spool:
         self._unsent = SendOrder()
         self._live: dict[int, int] = {}  # file -> pending records in it
         self._in_file: dict[int, set[int]] = {}  # file -> sessions that have records in it
+        self._filling = 0  # from this file on there may be records, just being recorded, that are not in `_live` yet
         self._sequence = 0
         self._lasts = 0
         self._mark = 0
@@ -162,6 +163,7 @@ class Spool:
                     self._unsent.add(key, (self.session, segment.episode), starred=starred, last=last)
                 self._sequence = self.session_state.recorded = first + len(batch)
                 self.recorded_bytes += size
+                self._filling = self._log.end.file
         if self.recorded is not None:
             self.recorded()
         return list(range(first, first + len(batch)))
@@ -386,6 +388,7 @@ class Spool:
                 lost = _ranges(sequence for sequence in missing if sequence not in session.settled)
                 logger.error("spool %s: session %d lost sequences %s to damage", self.path, number, lost)
                 self._ledger.settle(number, "rejected", lost, "damaged in the spool")
+        self._filling = self._log.end.file
         self._reclaim()
 
     def _order_all(self) -> None:
@@ -463,8 +466,7 @@ class Spool:
     def _reclaim(self) -> None:
         """Delete the files in which nothing is pending any more."""
         with self._state:
-            last = self._log.end.file
-            settled = [file for file, live in self._live.items() if not live and file != last]
+            settled = [file for file, live in self._live.items() if not live and file < self._filling]
         if not settled or not self._ledger.sync():  # what became of their records must outlive them
             return
         with self._state:
@@ -489,7 +491,7 @@ class Spool:
                     )
                 if file == self._log.end.file:
                     try:
-                        self._log.rotate()
+                        self._filling = self._log.rotate().file
                     except LogError as error:
                         raise SpoolFull(str(error)) from error
                 with self._state:

@@ -70,6 +70,28 @@ def test_taking_keeps_within_the_bytes_asked_for(tmp_path: Path) -> None:
         assert len(spool.take(1 << 30, 2)) == 2
 
 
+def test_an_answer_at_the_moment_of_recording_does_not_take_what_is_recorded_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_spool(tmp_path, max_bytes=MB) as spool:
+        size = len(record.encode(make_segment(), session=spool.session, sequence=0))
+        fill(spool, MB // 16 // size - 1)  # one more fits into the first file
+        before = spool.pending
+        sequences(spool)
+        original = spool._log.append_many
+
+        def answered(batch: Any) -> Any:
+            positions = original(batch)
+            assert len({position.file for position in positions}) == 2
+            assert spool.acknowledge([(spool.session, 0, before)]) == before
+            return positions
+
+        monkeypatch.setattr(spool._log, "append_many", answered)
+        spool.record_many([make_segment(), make_segment()])
+        assert sequences(spool) == [before, before + 1]
+        assert balanced(spool).rejected == 0
+
+
 def test_what_is_settled_is_not_sent_again_and_files_go_when_all_of_them_is(tmp_path: Path) -> None:
     with open_spool(tmp_path, max_bytes=16 * MB) as spool:
         fill(spool, 400, image=16)
