@@ -123,6 +123,7 @@ class LayoutOf(Message):
 
     hash: Hash
     tensors: Annotated[list[TensorEntry], Meta(max_length=100 * MAX_TENSORS)]
+    trained: Count  # of the tensors so many train; those behind them are the same in all versions
 
 
 class Announce(Message):
@@ -137,6 +138,7 @@ class Announce(Message):
     layout: Hash
     chunk_bytes: Annotated[int, Meta(ge=1, le=2**31)]
     pushed: Count
+    constant: Hash | None  # of the hashes of all chunks of what does not train, if they are known
 
 
 class Have(Message):
@@ -147,23 +149,33 @@ class Have(Message):
 
     uid: Count
     credit: Count
+    delta: bool  # they may come as deltas to what it holds
 
 
 class Pull(Message):
-    """Edge: send one chunk; `have` is the hash of what it holds there already (other weights, or an earlier try)."""
+    """Edge: send one chunk; `have` is the hash of what it holds there already (other weights, or an earlier try).
+
+    Over a slow link it asks for a chunk in parts, so that none takes long: each answer then has `length` bytes of the
+    payload at most, from `start` on.
+    """
 
     uid: Count
     chunk: Count
     have: Hash | None
+    delta: bool  # it may come as a delta to that
+    start: Count
+    length: Count
 
 
 class ChunkOf(Message, array_like=True):
-    """Learner: one chunk of the weights. Without payload where the edge's own is the same."""
+    """Learner: one chunk of the weights, or a part. Without payload where the edge's own is the same."""
 
     uid: Count
     chunk: Count
-    hash: Hash  # of the payload
-    same: bool
+    hash: Hash  # of the whole chunk as it is
+    base: Hash | None = None  # the payload is a delta (`wire/delta.py`) to the chunk that has this hash
+    start: Count = 0
+    total: Count = 0  # bytes of the payload altogether; 0: the chunk is the same as the edge's own
 
 
 class Gone(Message):

@@ -2,122 +2,65 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import xxhash
 import zmq
 from numpy.typing import NDArray
 
 from robotlearn.errors import WireError
+from robotlearn.wire import delta
 from robotlearn.wire.chunks import CHUNK_BYTES, WeightsLayout
 from robotlearn.wire.layout import ALIGNMENT
 from robotlearn.wire.messages import Announce, ChunkOf, Gone, LayoutOf, Pull, encode
+from robotlearn.wire.snapshot import Constant, Memory, Snapshot
 
-_LEASE_S = 15.0  # older weights are kept this long after the last pull of them
+_LEASE_S = 15.0  # older weights are kept this long after the last pull of them, or word that an edge has them
 _REMEMBERED = 8  # sets of weights whose hashes are kept, to tell what an edge has already
-_HEADER = ALIGNMENT  # room in front of each chunk for the CHUNK message, so that both leave as one frame uncopied
+_MIN_DELTAS_BYTES = 16 << 20
+_DELTA_COST = 256  # bytes that a delta takes beside its own, or the note that it doesn't pay
 
 
-class _Memory:
-    """A buffer for one set of weights."""
+class _Deltas:
+    """Deltas between chunks, by their hashes: each is made once, for all edges. The least used ones go first."""
 
-    def __init__(self, layout: WeightsLayout) -> None:
-        self.layout = layout
-        self.frames: list[memoryview] = []  # of each chunk, header included
-        self.trackers: list[zmq.MessageTracker] = []  # of frames that libzmq still reads
-        self.in_use = 0  # chunks being copied, hashed or sent at this moment by the server's thread
-        total = sum(_HEADER + chunk.length for chunk in layout.chunks)
-        self._bytes: NDArray[np.uint8] = np.zeros(total, np.uint8)
-        self._targets: list[list[tuple[str, NDArray[Any], slice | None]]] = []
-        start = 0
-        for chunk in layout.chunks:
-            payload = start + _HEADER
-            self.frames.append(memoryview(self._bytes)[start : payload + chunk.length])
-            self._targets.append([])
-            for piece in chunk.pieces:
-                entry = layout.tensors[piece.tensor]
-                begin = payload + piece.offset
-                target = self._bytes[begin : begin + piece.stop - piece.start].view(entry.dtype)
-                part = slice(piece.start // target.itemsize, piece.stop // target.itemsize)
-                whole = piece.stop - piece.start == entry.nbytes
-                self._targets[-1].append(
-                    (entry.name, target.reshape(entry.shape), None) if whole else (entry.name, target, part)
-                )
-            start = payload + chunk.length
+    def __init__(self) -> None:
+        self.max_bytes = _MIN_DELTAS_BYTES
+        self._nbytes = 0
+        self._made: OrderedDict[tuple[int, bytes, bytes], bytes | None] = OrderedDict()
 
-    def fill(self, chunk: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Copy in what belongs to one chunk."""
-        for name, target, part in self._targets[chunk]:
-            source = arrays[name]
-            if part is not None:
-                # `reshape` would copy the whole of what does not lie in order, for each part anew.
-                source = source.reshape(-1)[part] if source.flags.c_contiguous else source.flat[part]
-            np.copyto(target, source)
-
-    @property
-    def busy(self) -> bool:
-        """Whether the server or libzmq still reads from it."""
-        self.trackers = [tracker for tracker in self.trackers if not tracker.done]
-        return bool(self.trackers or self.in_use)
-
-
-class _Published:
-    """One version, as it is served. Its chunks are copied in their order, by whichever thread needs the next one."""
-
-    def __init__(self, version: int, memory: _Memory, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.version = version
-        self.uid = secrets.randbits(62) + 1
-        self.memory = memory
-        self.copied = 0  # chunks
-        self.hashes: list[bytes | None] = [None] * len(memory.layout.chunks)
-        self.last_pull = 0.0
-        self._arrays = arrays
-        self._copying = threading.Lock()
-
-    @property
-    def complete(self) -> bool:
-        return self.copied == len(self.hashes)
-
-    def copy(self, chunks: int) -> None:
-        """Copy until at least so many chunks are copied."""
-        while self.copied < chunks:
-            with self._copying:
-                if self.copied < chunks:
-                    self.memory.fill(self.copied, self._arrays)
-                    self.copied += 1
-                    if self.complete:
-                        self._arrays = {}
-
-    def digest(self, chunk: int) -> bytes:
-        """The hash of a chunk, which is copied first if it is not yet; only on the server's thread."""
-        digest = self.hashes[chunk]
-        if digest is None:
-            self.copy(chunk + 1)
-            frame = self.memory.frames[chunk]
-            digest = xxhash.xxh3_64_digest(frame[_HEADER:])
-            header = encode(ChunkOf(self.uid, chunk, digest, False))
-            if len(header) != _HEADER:
-                raise WireError(f"the header of a chunk has {len(header)} bytes, not {_HEADER}")
-            frame[:_HEADER] = header
-            self.hashes[chunk] = digest
-        return digest
+    def get(self, key: tuple[int, bytes, bytes], make: Callable[[], bytes | None]) -> bytes | None:
+        """The delta of that chunk between these hashes, made if need be; None where it doesn't pay."""
+        if key in self._made:
+            self._made.move_to_end(key)
+            return self._made[key]
+        made = self._made[key] = make()
+        self._nbytes += _DELTA_COST + len(made or b"")
+        while self._nbytes > self.max_bytes and len(self._made) > 1:
+            _, dropped = self._made.popitem(last=False)
+            self._nbytes -= _DELTA_COST + len(dropped or b"")
+        return made
 
 
 class Publisher:
-    """Keeps the newest weights for the edges to pull, and older ones only while an edge is still pulling them.
+    """Keeps the newest weights for the edges to pull, and older ones while an edge is still pulling them or has them.
 
     `publish` returns at once. The weights are copied exactly once, into memory that was used before, and hashed and
     sent, on the thread of the `LearnerServer` that this was given to, while the training loop computes its next
     gradient; before it changes them it calls `settle`. It waits for no edge. An edge that is slow skips versions.
+
+    What memory it takes: the newest weights, at most `keep_older` that are being pulled, at most `keep_bases` that
+    edges said they have and take deltas to, buffers for the next ones, and the deltas, at most a quarter of one set.
+    What does not train is there once.
     """
 
-    def __init__(self, *, chunk_bytes: int = CHUNK_BYTES, keep_older: int = 2) -> None:
-        """`keep_older` bounds how many older versions are kept for slow edges; each costs the memory of a whole set."""
+    def __init__(self, *, chunk_bytes: int = CHUNK_BYTES, keep_older: int = 2, keep_bases: int = 2) -> None:
+        """`keep_older` bounds how many older versions are kept for slow edges, and `keep_bases` how many for deltas;
+        each costs the memory of all that trains.
+        """
         if chunk_bytes < ALIGNMENT or chunk_bytes % ALIGNMENT:
             raise WireError(f"chunk_bytes is {chunk_bytes}, expected a multiple of {ALIGNMENT}")
         self.announced: Callable[[], None] | None = None  # called after each `publish`, on its thread
@@ -125,23 +68,36 @@ class Publisher:
         self.gone = 0  # pulls of weights that were not kept
         self.bytes_sent = 0
         self.chunks_same = 0  # not sent because the edge had them already
+        self.chunks_delta = 0  # sent as a delta
+        self.deltas_made = 0
         self._chunk_bytes = chunk_bytes
-        self._keep_older = keep_older
+        self._keep_older, self._keep_bases = keep_older, keep_bases
         self._lock = threading.Lock()
-        self._newest: _Published | None = None
-        self._older: list[_Published] = []
-        self._held: dict[str, _Published | None] = {}  # by edge
-        self._pinned: _Published | None = None
+        self._newest: Snapshot | None = None
+        self._older: list[Snapshot] = []
+        self._held_at: dict[str, Snapshot | None] = {}  # by edge
+        self._pinned: Snapshot | None = None
         self.changes = 0  # of what is served to whom
-        self._free: list[_Memory] = []
+        self._free: list[Memory] = []
+        self._deltas = _Deltas()
         self._hashes: dict[int, list[bytes | None]] = {}  # uid to those of its chunks
         self._layout: WeightsLayout | None = None
         self._key: object = None
 
     # ---- the training loop's side
 
-    def publish(self, version: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        constant: Mapping[str, Hashable] | None = None,
+        rounded: Container[str] = (),
+    ) -> None:
         """Make these the newest weights. They must not change before `settle`.
+
+        `constant` names those that do not train, each with a mark that changes whenever it does: with the same mark it
+        is neither copied nor sent again. Of the `rounded` those of float32 and float64 are served as bfloat16.
 
         Versions only rise. Raises WireError for a version that doesn't rise, and for dtypes that weights can't have.
         """
@@ -149,12 +105,14 @@ class Publisher:
         if newest is not None and version <= newest.version:
             raise WireError(f"version {version} is published after version {newest.version}; versions only rise")
         self.settle()
-        memory = self._take_memory(self._layout_of(tensors))
-        published = _Published(version, memory, dict(tensors))
+        marks = constant or {}
+        layout = self._layout_of(tensors, marks, rounded)
+        memory = self._take_memory(layout)
+        published = Snapshot(version, memory, _constants(layout, marks, newest), dict(tensors))
         with self._lock:
             if newest is not None:
                 self._older.append(newest)
-                if newest.memory.layout is not memory.layout:
+                if newest.layout is not layout:
                     self._hashes.clear()
             self._newest = published
             self._hashes[published.uid] = published.hashes
@@ -170,7 +128,7 @@ class Publisher:
         """Return when the tensors that were published last may change: when all of them are copied."""
         newest = self._newest
         if newest is not None:
-            newest.copy(len(newest.hashes))
+            newest.copy()
 
     def hold(self, edges: Iterable[str], version: int | None) -> None:
         """Serve these edges the weights `version` from now on, and none newer; None: none at all, so far.
@@ -179,7 +137,7 @@ class Publisher:
         """
         with self._lock:
             held = self._kept(version) if version is not None else None
-            self._held |= dict.fromkeys(edges, held)
+            self._held_at |= dict.fromkeys(edges, held)
             self.changes += 1
         if self.announced is not None:
             self.announced()
@@ -199,7 +157,7 @@ class Publisher:
 
     def withheld(self, edge: str) -> bool:
         """Whether an edge may have no weights at all, so far."""
-        return self._pinned is None and self._held.get(edge, self) is None
+        return self._pinned is None and self._held_at.get(edge, self) is None
 
     @property
     def version(self) -> int:
@@ -218,6 +176,8 @@ class Publisher:
             "gone": self.gone,
             "bytes_sent": self.bytes_sent,
             "chunks_same": self.chunks_same,
+            "chunks_delta": self.chunks_delta,
+            "deltas_made": self.deltas_made,
             "older_kept": len(self._older),
         }
 
@@ -231,7 +191,7 @@ class Publisher:
                 return False
             newest.memory.in_use += 1
         try:
-            newest.digest(min(newest.copied, len(newest.hashes) - 1))
+            newest.advance()
         finally:
             with self._lock:
                 newest.memory.in_use -= 1
@@ -242,10 +202,19 @@ class Publisher:
         newest = self._served(edge)
         if newest is None:
             return None
-        layout = newest.memory.layout
-        pushed = min(credit, len(layout.chunks))
-        announce = Announce(newest.version, newest.uid, layout.nbytes, layout.hash, layout.chunk_bytes, pushed)
-        return announce, LayoutOf(layout.hash, list(layout.tensors))
+        layout = newest.layout
+        pushed = min(credit, layout.first_constant)
+        announce = Announce(
+            newest.version, newest.uid, layout.nbytes, layout.hash, layout.chunk_bytes, pushed, newest.constant_hash()
+        )
+        return announce, LayoutOf(layout.hash, list(layout.tensors), layout.trained)
+
+    def held(self, uid: int) -> None:
+        """An edge has these weights now, and takes deltas to them."""
+        with self._lock:
+            for kept in self._all():
+                if kept.uid == uid:
+                    kept.last_held = time.monotonic()
 
     def hash_of(self, uid: int, chunk: int) -> bytes | None:
         """Hash of a chunk of weights that were published lately and have this layout still, if it is known."""
@@ -268,53 +237,97 @@ class Publisher:
             with self._lock:
                 memory.in_use -= 1
 
-    def _chunk(self, found: _Published, pull: Pull) -> bytes | zmq.Frame:
+    def _chunk(self, found: Snapshot, pull: Pull) -> bytes | zmq.Frame:
         digest = found.digest(pull.chunk)
         if digest == pull.have:
             self.chunks_same += 1
-            return encode(ChunkOf(pull.uid, pull.chunk, digest, True))
-        frame = found.memory.frames[pull.chunk]
-        self.bytes_sent += len(frame) - _HEADER
+            return encode(ChunkOf(pull.uid, pull.chunk, digest))
+        made = self._delta(found, pull.chunk, pull.have, digest) if pull.delta and pull.have is not None else None
+        payload, base = (found.payload(pull.chunk), None) if made is None else (memoryview(made), pull.have)
+        part = payload[pull.start : pull.start + pull.length]
+        self.bytes_sent += len(part)
+        self.chunks_delta += base is not None and not pull.start
+        frame = found.frame(pull.chunk)
+        if base is not None or len(part) < len(payload) or frame is None:
+            return b"".join((encode(ChunkOf(pull.uid, pull.chunk, digest, base, pull.start, len(payload))), part))
         whole = zmq.Frame(frame, track=True, copy=False)
         with self._lock:
             found.memory.trackers.append(whole.tracker)
         return whole
 
+    def _delta(self, found: Snapshot, chunk: int, have: bytes, digest: bytes) -> bytes | None:
+        """From the chunk that has the hash `have`, if it is kept and a delta pays."""
+        with self._lock:
+            kept = (old for old in self._all() if old.layout is found.layout)
+            base = next((old for old in kept if old.hashes[chunk] == have), None)
+            if base is None:
+                return None
+            base.last_held = time.monotonic()
+            base.memory.in_use += 1
+
+        def make() -> bytes | None:
+            made = delta.encode(base.payload(chunk), found.payload(chunk), found.layout.width(chunk))
+            self.deltas_made += made is not None
+            return made
+
+        try:
+            return self._deltas.get((chunk, have, digest), make)
+        finally:
+            with self._lock:
+                base.memory.in_use -= 1
+
     # ---- inside
 
-    def _served(self, edge: str) -> _Published | None:
-        return self._pinned or self._held.get(edge, self._newest)
+    def _served(self, edge: str) -> Snapshot | None:
+        return self._pinned or self._held_at.get(edge, self._newest)
 
-    def _all(self) -> Iterator[_Published]:
+    def _all(self) -> Iterator[Snapshot]:
         return (one for one in (self._newest, *self._older) if one is not None)
 
-    def _kept(self, version: int) -> _Published:
+    def _kept(self, version: int) -> Snapshot:
         found = next((one for one in self._all() if one.version == version), None)
         if found is None:
             raise WireError(f"weights of version {version} are not kept any more")
         return found
 
-    def _layout_of(self, tensors: Mapping[str, NDArray[Any]]) -> WeightsLayout:
-        key = [(name, array.shape, array.dtype) for name, array in tensors.items()]
+    def _layout_of(
+        self, tensors: Mapping[str, NDArray[Any]], constant: Container[str], rounded: Container[str]
+    ) -> WeightsLayout:
+        key = [(name, array.shape, array.dtype, name in constant, name in rounded) for name, array in tensors.items()]
         if self._layout is None or key != self._key:
-            self._layout, self._key = WeightsLayout.of(tensors, self._chunk_bytes), key
+            self._layout, self._key = WeightsLayout.of(tensors, self._chunk_bytes, constant, rounded), key
+            self._deltas.max_bytes = max(_MIN_DELTAS_BYTES, self._layout.nbytes // 4)
         return self._layout
 
-    def _take_memory(self, layout: WeightsLayout) -> _Memory:
+    def _take_memory(self, layout: WeightsLayout) -> Memory:
         with self._lock:
             self._free = [memory for memory in self._free if memory.layout is layout]
             for memory in self._free:
                 if not memory.busy:
                     self._free.remove(memory)
                     return memory
-        return _Memory(layout)
+        return Memory(layout)
 
     def _retire(self) -> None:
-        """Let go of older weights that nobody pulls any more, or that are too many; their memory is used again."""
+        """Let go of older weights that nobody pulls or has any more, or that are too many; use their memory again."""
         now = time.monotonic()
-        held = [old for old in self._older if old is self._pinned or old in self._held.values()]
-        leased = [old for old in self._older if now - old.last_pull < _LEASE_S and old not in held]
-        keep = [*held, *leased[max(0, len(leased) - self._keep_older) :]]
+        held = [old for old in self._older if old is self._pinned or old in self._held_at.values()]
+        pulled = [old for old in self._older if now - old.last_pull < _LEASE_S and old not in held]
+        bases = [old for old in self._older if now - old.last_held < _LEASE_S and old not in held]
+        keep = held + pulled[max(0, len(pulled) - self._keep_older) :] + bases[max(0, len(bases) - self._keep_bases) :]
         self._free.extend(old.memory for old in self._older if old not in keep)
-        self._older = keep
+        self._older = [old for old in self._older if old in keep]
         del self._free[: max(0, len(self._free) - self._keep_older - 1)]
+
+
+def _constants(layout: WeightsLayout, marks: Mapping[str, Hashable], before: Snapshot | None) -> list[Constant]:
+    """The chunks of what does not train, those of `before` where they are the same."""
+    former = before.constants if before is not None and before.layout is layout else None
+    constants = []
+    for index, chunk in enumerate(layout.chunks[layout.first_constant :]):
+        marked = tuple(marks[layout.tensors[piece.tensor].name] for piece in chunk.pieces)
+        if former is not None and former[index].marks == marked:
+            constants.append(former[index])
+        else:
+            constants.append(Constant(layout, layout.first_constant + index, marked))
+    return constants

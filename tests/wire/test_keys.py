@@ -234,7 +234,7 @@ def test_a_revocation_ends_a_live_connection_and_what_only_listens(
         with listener, talker, edge(tmp_path / "right", rig.address, name="right", keys=right) as honest:
             assert isinstance(listener.hear(), LayoutOf)
             assert isinstance(listener.hear(), Announce)
-            listener.say(Have(rig.publisher.uid, 4))
+            listener.say(Have(rig.publisher.uid, 4, False))
             talker.send(data(0, "left"))
             assert isinstance(talker.hear(), Ack)
             site.keys.revoke("left")

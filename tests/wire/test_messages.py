@@ -38,16 +38,16 @@ ALL: list[Message] = [
     ),
     Status(4, "running", "weights", {"recorded": 5}, {"hz": 20.0}, 1, [(7, 8)]),
     Want(5, 2),
-    Have(0, 4),
-    Pull(1, 2, HASH),
-    Pull(1, 2, None),
+    Have(0, 4, True),
+    Pull(1, 2, HASH, True, 0, 4096),
+    Pull(1, 2, None, False, 4096, 1),
     Welcome("run", 5, 1000, 2000, -1),
     Refuse("H", "differs"),
     Ack([(1, 0, 10), (2, 5, 1)]),
     Reject(1, 2, "why"),
     Grant(3, 4),
-    LayoutOf(HASH, [TensorEntry("w", "<f4", (2, 3), "raw", 24)]),
-    Announce(3, 99, 24, HASH, 4096, 2),
+    LayoutOf(HASH, [TensorEntry("w", "<f4", (2, 3), "raw", 24)], 1),
+    Announce(3, 99, 24, HASH, 4096, 2, None),
     Gone(99),
 ]
 
@@ -62,7 +62,7 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 
 @pytest.mark.parametrize("uid", [1, 2**31, 2**62])
 def test_a_chunk_carries_its_payload_behind_64_bytes(uid: int) -> None:
-    header = messages.encode(ChunkOf(uid, 2**31, HASH, False))
+    header = messages.encode(ChunkOf(uid, 2**31, HASH, None, 0, 2**31))
     assert len(header) == 64  # what the publisher leaves room for
     back, payload = messages.decode(header + b"weights")
     assert isinstance(back, ChunkOf) and back.uid == uid and bytes(payload) == b"weights"

@@ -256,7 +256,7 @@ GARBAGE = {
     "several-parts": [b"one", b"two", b"three"],
     "message-cut-off": [messages.encode(Want(1, 1))[:-3]],
     "message-of-the-other-side": [messages.encode(Grant(1, 1))],
-    "weights-message": [messages.encode(messages.Pull(1, 1, None))],
+    "weights-message": [messages.encode(messages.Pull(1, 1, None, False, 0, 1))],
     "record-in-parts": [bytes(data(0)[:200]), bytes(data(0)[200:])],
     "unknown-type": [messages.MAGIC + struct.pack("<BBHI", 99, 0, 1, 0)],
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from robotlearn.errors import WireError
 from robotlearn.wire import messages
 from robotlearn.wire.chunks import WeightsLayout
-from robotlearn.wire.messages import Gone, Pull
+from robotlearn.wire.messages import Gone
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.weights import Weights, WeightsClient
 from tests.waiting import until
@@ -33,6 +33,11 @@ def tensors(value: float, size: int = 60_000) -> Tensors:
         "middling": rng.standard_normal((40, 200)).astype(np.float16),
         "counts": np.arange(9, dtype=np.int64),
     }
+
+
+def pull_of(uid: int, chunk: int, have: bytes | None, delta: bool = False) -> messages.Pull:
+    """A whole chunk."""
+    return messages.Pull(uid, chunk, have, delta, 0, 1 << 30)
 
 
 def same(weights: Weights | None, expected: Tensors) -> bool:
@@ -251,12 +256,12 @@ def test_what_is_not_kept_is_gone_and_what_is_being_pulled_is_kept() -> None:
         publisher.publish(version, tensors(version))
         uids.append(publisher.uid)
         if version in (1, 2, 3):
-            assert publisher.pull(Pull(publisher.uid, 0, None))[1] == version
-    answers = [publisher.pull(Pull(uid, 1, None)) for uid in uids]
+            assert publisher.pull(pull_of(publisher.uid, 0, None))[1] == version
+    answers = [publisher.pull(pull_of(uid, 1, None)) for uid in uids]
     assert [version for _, version in answers] == [-1, -1, 2, 3, -1, 5], "the newest, and two that were being pulled"
     gone, _ = answers[0]
     assert isinstance(gone, bytes) and messages.decode(gone)[0] == Gone(uids[0])
-    assert publisher.pull(Pull(uids[5], 10**6, None))[1] == -1
+    assert publisher.pull(pull_of(uids[5], 10**6, None))[1] == -1
     assert publisher.stats()["gone"] == 4
 
 
@@ -269,16 +274,16 @@ def test_what_is_published_may_change_once_it_is_settled(by_the_server: int) -> 
     for _ in range(by_the_server):
         if not publisher.advance():
             break
-    early, _ = publisher.pull(Pull(publisher.uid, 2, None))
+    early, _ = publisher.pull(pull_of(publisher.uid, 2, None))
     publisher.settle()
     assert not publisher.advance()
     for array in live.values():
         array[...] = 0
-    frames = [publisher.pull(Pull(publisher.uid, chunk, None))[0] for chunk in range(len(publisher._newest.hashes))]  # type: ignore[union-attr]
+    frames = [publisher.pull(pull_of(publisher.uid, chunk, None))[0] for chunk in range(len(publisher._newest.hashes))]  # type: ignore[union-attr]
     theirs = Publisher(chunk_bytes=64 << 10)
     theirs.publish(0, tensors(1.0))
     for chunk, frame in enumerate(frames):
-        expected, _ = theirs.pull(Pull(theirs.uid, chunk, None))
+        expected, _ = theirs.pull(pull_of(theirs.uid, chunk, None))
         assert bytes(frame)[64:] == bytes(expected)[64:]
     assert bytes(early) == bytes(frames[2])
 
@@ -330,7 +335,7 @@ def test_a_tensor_may_lie_in_memory_in_any_order(order: Literal["C", "F"]) -> No
 def test_memory_is_used_again_but_never_while_it_is_being_sent() -> None:
     publisher = Publisher(chunk_bytes=64 << 10, keep_older=0)
     publisher.publish(0, tensors(0))
-    frame, _ = publisher.pull(Pull(publisher.uid, 0, None))
+    frame, _ = publisher.pull(pull_of(publisher.uid, 0, None))
     assert not isinstance(frame, bytes)
     sent = bytes(frame.buffer)
     for version in range(1, 10):
@@ -350,4 +355,4 @@ def test_memory_is_used_again_but_never_while_it_is_being_sent() -> None:
 def test_wild_pulls_are_gone(uid: int, chunk: int, have: bytes | None) -> None:
     publisher = Publisher()
     publisher.publish(0, {"w": np.zeros(10, np.float32)})
-    assert publisher.pull(Pull(uid, chunk, have))[1] in (-1, 0)
+    assert publisher.pull(pull_of(uid, chunk, have))[1] in (-1, 0)
