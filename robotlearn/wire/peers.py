@@ -61,6 +61,8 @@ class Peer:
     has_weights: int = 0  # uid, as its last HAVE said
     announced: int = 0  # uid
     credit: int = 0  # chunks that it takes unasked with the next announcement
+    takes_deltas: bool = False  # to what it has
+    pushing: int = 0  # chunks that are still to go unasked
     complained: bool = False
 
 

@@ -49,6 +49,8 @@ _FEW, _PACE_S = 64, 0.0005
 _INBOX_BYTES = 1 << 30
 _MAX_STRANGERS = 128
 _FRAMES = 512  # taken in at most between two looks at everything else
+_PUSHED = 64  # chunks at most that wait to go to an edge unasked
+_TURN_S = 0.005  # and after so long no more, since one chunk of weights may be much work
 
 
 class LearnerServer:
@@ -117,6 +119,7 @@ class LearnerServer:
         self._inbox_bytes = 0  # unanswered, of all connections, former ones too
         self._max_inbox_bytes = max(_INBOX_BYTES, 4 * (window_bytes + self.limits.max_frame_bytes))
         self._changes_announced = 0
+        self._pushing: deque[tuple[Peer, int, range]] = deque()  # to whom chunks go unasked: uid, which
         self._grants_due = True
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -242,7 +245,7 @@ class LearnerServer:
         try:
             while not self._stop.is_set():
                 now = time.monotonic()
-                ready = dict(poller.poll(0 if copying else 250))
+                ready = dict(poller.poll(0 if copying or self._pushing else 250))
                 self._wakeup.clear()
                 if self._strangers.events in ready:
                     self._strangers.read()
@@ -253,7 +256,8 @@ class LearnerServer:
                 while self._outbox:
                     self._send_answers(*self._outbox.popleft())
                 self._announce()
-                copying = self._publisher.advance()
+                if not self._push():  # it copies what it sends, and edges wait for that
+                    copying = self._publisher.advance()
                 if self._grants_due:
                     self._grants_due = False
                     self._send_grants()
@@ -307,6 +311,8 @@ class LearnerServer:
                 records += self._take_in(identity, peer, frame, holder)
             except WireError as error:
                 self._reception.bad_frame(peer, error)
+            if time.monotonic() - now > _TURN_S:
+                break
         if self._arrived:
             self._intake.put(self._arrived)
             self._arrived = []
@@ -389,7 +395,9 @@ class LearnerServer:
                 # While it may have no weights it can't begin, and what was granted to it would lack elsewhere.
                 self._gate.want(hello.edge, hello.session, 0 if self._publisher.withheld(hello.edge) else wanted)
             case Have() if hello.role == "weights":
-                peer.has_weights, peer.credit = message.uid, message.credit
+                peer.has_weights, peer.credit, peer.takes_deltas = message.uid, message.credit, message.delta
+                if message.delta:
+                    self._publisher.held(message.uid)
                 if message.uid != self._publisher.served(hello.edge)[1]:
                     self._announce_to(peer)
             case Pull() if hello.role == "weights":
@@ -465,7 +473,7 @@ class LearnerServer:
                 self._announce_to(peer)
 
     def _announce_to(self, peer: Peer) -> None:
-        served = self._publisher.announcement(peer.hello.edge, peer.credit)
+        served = self._publisher.announcement(peer.hello.edge, min(peer.credit, _PUSHED - peer.pushing))
         if served is None:
             return
         announce, layout = served
@@ -474,9 +482,24 @@ class LearnerServer:
             peer.told_layout = layout.hash
         if not self._send(peer.identity, announce):
             return  # it asks by itself later (HAVE)
-        for chunk in range(announce.pushed):
-            have = self._publisher.hash_of(peer.has_weights, chunk)
-            frame, _ = self._publisher.pull(Pull(announce.uid, chunk, have))
-            if not self._send_frame(peer.identity, frame):
-                self._send(peer.identity, Gone(announce.uid))  # it begins anew rather than wait for the rest
-                return
+        if announce.pushed:
+            peer.pushing += announce.pushed
+            self._pushing.append((peer, announce.uid, range(announce.pushed)))
+
+    def _push(self) -> bool:
+        """Send one chunk of those that go unasked, in turns, as one may be much work; returns whether there was one."""
+        if not self._pushing:
+            return False
+        peer, uid, chunks = self._pushing.popleft()
+        if self._peers.get(peer.identity) is not peer:
+            return True
+        have = self._publisher.hash_of(peer.has_weights, chunks[0])
+        frame, _ = self._publisher.pull(Pull(uid, chunks[0], have, peer.takes_deltas, 0, self.limits.max_frame_bytes))
+        if not self._send_frame(peer.identity, frame):
+            self._send(peer.identity, Gone(uid))  # it begins anew rather than wait for the rest
+            peer.pushing -= len(chunks)
+            return True
+        peer.pushing -= 1
+        if len(chunks) > 1:
+            self._pushing.append((peer, uid, chunks[1:]))
+        return True
