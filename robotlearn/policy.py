@@ -1,6 +1,6 @@
 """A run's policy: built from its config, asked for chunks, and as the named arrays that go over the wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from robotlearn.config.config import Config
 from robotlearn.config.policy import OtherPolicyConfig
 from robotlearn.errors import ConfigError, WireError
 from robotlearn.inputs import Inputs
+from robotlearn.wire.chunks import BF16, from_bf16
 
 
 def build_policy(config: Config, inputs: Inputs) -> Policy:
@@ -56,20 +57,58 @@ def ask(
 
 def to_arrays(policy: Policy) -> dict[str, NDArray[Any]]:
     """Views of the parameters and statistics of a policy on the CPU; publishing copies them."""
-    return {name: tensor.detach().numpy() for name, tensor in policy.state_dict().items()}
+    return views(policy.state_dict())
 
 
-def load_arrays(policy: Policy, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Copy arrays into a policy, all or nothing. Raises WireError naming the first one that does not fit."""
-    state = policy.state_dict()
+def views(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+    """The tensors of a policy's state dict as arrays, none of them copied."""
+    return {name: _view(tensor) for name, tensor in state.items()}
+
+
+def constants(policy: Policy) -> dict[str, Hashable]:
+    """What does not train, frozen parameters and buffers, each with a mark that another value of it changes.
+
+    The mark is torch's own count of changes, which doesn't see those made through `tensor.data` or NumPy.
+    """
+    state = policy.state_dict(keep_vars=True)
+    return {name: (t.data_ptr(), t._version) for name, t in state.items() if not t.requires_grad}
+
+
+def parameters(policy: Policy) -> set[str]:
+    """Names of all parameters: what is left are statistics and other buffers, which bear no rounding."""
+    state = policy.state_dict(keep_vars=True)
+    return {name for name, tensor in state.items() if isinstance(tensor, torch.nn.Parameter)}
+
+
+def load_arrays(
+    policy: Policy, arrays: Mapping[str, NDArray[Any]], loaded: Mapping[str, NDArray[Any]] | None = None
+) -> None:
+    """Copy arrays into a policy, all or nothing; bfloat16 goes into float32 exactly.
+
+    `loaded` are those that it holds since the last call: what is the same memory is not copied again. Raises WireError
+    naming the first one that does not fit.
+    """
+    state = to_arrays(policy)
     for name in sorted(state.keys() | arrays.keys()):
-        here = _kind(state[name].numpy()) if name in state else "missing"
+        here = _kind(state[name]) if name in state else "missing"
         there = _kind(arrays[name]) if name in arrays else "missing"
-        if here != there:
+        if here not in (there, there.replace("bfloat16", "float32")):
             raise WireError(f"weights do not fit this policy: {name} is {there} there and {here} here")
-    for name, tensor in state.items():
-        np.copyto(tensor.numpy(), arrays[name])
+    for name, target in state.items():
+        source = arrays[name]
+        if loaded is not None and loaded[name].ctypes.data == source.ctypes.data:
+            continue
+        if source.dtype == target.dtype:
+            np.copyto(target, source)
+        else:
+            from_bf16(source, target)
+
+
+def _view(tensor: torch.Tensor) -> NDArray[Any]:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.detach().view(torch.int16).numpy().view(BF16)
+    return tensor.detach().numpy()
 
 
 def _kind(array: NDArray[Any]) -> str:
-    return f"{array.dtype.name} {array.shape}"
+    return f"{'bfloat16' if array.dtype == BF16 else array.dtype.name} {array.shape}"

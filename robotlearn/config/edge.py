@@ -103,6 +103,10 @@ class _Edge(Section):
         description="Reach the learner through ssh, kept up: user@host, ssh://user@host:port, or a name of "
         "~/.ssh/config; the learner's address is then as seen from there. null: directly.",
     )
+    weights_mbit: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Megabits per second that weights may take of the way from the learner; null: no limit.",
+    )
     link: LinkConfig | None = Field(None, description="A bad network to the learner, for rehearsal; null: as it is.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Its log of what isn't acknowledged yet.")
     arrays: Literal["zstd", "raw"] = Field(

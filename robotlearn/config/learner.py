@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, model_validator
 
@@ -57,6 +57,11 @@ class LearnerConfig(Section):
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."
     )
     eval_episodes: PositiveInt = Field(100, description="Episodes of one such evaluation.")
+    weights_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="In which edges get the parameters: float32, as they are; bfloat16, rounded to half the bytes, for "
+        "large policies and slow links. Statistics stay exact, and what is recorded is what the rounded policy did.",
+    )
     max_frame_bytes: Annotated[int, Field(ge=65536, lt=2**31)] = Field(
         64 * 2**20, description="Largest message that is accepted; edges are told, and reject larger ones themselves."
     )

@@ -27,7 +27,11 @@ class LearnerWeights:
     def __init__(self, address: str, config: Config, *, edge: str, session: int) -> None:
         """`session` is that of the edge's spool. Raises AddressError when the address is malformed, KeysError."""
         keys = credentials(config.learner.key, edge)
-        self._client = WeightsClient(address, edge=edge, session=session, contract=contract(config), keys=keys)
+        entry = config.edge(edge)
+        limit = entry.weights_mbit if entry is not None else None
+        self._client = WeightsClient(
+            address, edge=edge, session=session, contract=contract(config), keys=keys, limit_mbit=limit
+        )
         self._applied: Weights | None = None
         self._client.start()
 
@@ -37,7 +41,7 @@ class LearnerWeights:
         newest = self._client.newest()
         if newest is None or newest is self._applied:  # not by version: another run's learner counts anew
             return None
-        load_arrays(policy, newest.tensors)
+        load_arrays(policy, newest.tensors, self._applied.tensors if self._applied is not None else None)
         self._applied = newest
         return newest.version
 

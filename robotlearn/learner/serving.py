@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from policies.base import Policy
 from robotlearn import checkpoint
@@ -13,7 +13,7 @@ from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation
 from robotlearn.learner.approval import Approval, Decision
 from robotlearn.learner.orders import Order, Orders
-from robotlearn.policy import to_arrays
+from robotlearn.policy import constants, parameters, to_arrays, views
 from robotlearn.run_folder import RunFolder
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import StoredSegment
@@ -55,6 +55,7 @@ class Serving:
         """
         self._folder, self._publisher, self._policy, self._approval = folder, publisher, policy, approval
         self._next_version, self._save, self._restore, self._rehearse = next_version, save, restore, rehearse
+        self._bfloat16 = config.learner.weights_dtype == "bfloat16"
         self._held = approving(config)
         self._all_held = set(self._held) >= {edge.name for edge in config.edges}
         self._orders = Orders(folder)
@@ -85,7 +86,9 @@ class Serving:
 
     def publish(self, version: int) -> None:
         """The policy as it is becomes the newest weights."""
-        self._publisher.publish(version, to_arrays(self._policy))
+        self._publisher.publish(
+            version, to_arrays(self._policy), constant=constants(self._policy), rounded=self._rounded()
+        )
 
     def offer(self, version: int) -> None:
         """Have what was published last approved, if it is to be. Raises RunFolderError when the first weights are not
@@ -189,9 +192,13 @@ class Serving:
     def _publish_again(self, version: int) -> int:
         saved = checkpoint.load(self._folder.checkpoints / f"{version:06d}")
         number = self._next_version()
-        self._publisher.publish(number, {name: tensor.numpy() for name, tensor in saved.policy.items()})
+        marks = dict.fromkeys(constants(self._policy), version)
+        self._publisher.publish(number, views(saved.policy), constant=marks, rounded=self._rounded())
         self._publisher.settle()
         return number
+
+    def _rounded(self) -> Container[str]:
+        return parameters(self._policy) if self._bfloat16 else ()
 
     def _has(self, version: int) -> bool:
         return version in {int(path.name) for path in checkpoint.list_versions(self._folder.checkpoints)}
