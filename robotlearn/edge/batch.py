@@ -37,7 +37,14 @@ class BatchEdge:
         agreed = contract(config)
         self._spool, self._uplink = outgoing(edge, edge.arms, address, state, agreed, config.learner.key)
         keys = credentials(config.learner.key, edge.name)
-        self._client = WeightsClient(address, edge=edge.name, session=self._spool.session, contract=agreed, keys=keys)
+        self._client = WeightsClient(
+            address,
+            edge=edge.name,
+            session=self._spool.session,
+            contract=agreed,
+            keys=keys,
+            limit_mbit=edge.weights_mbit,
+        )
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
         cells = cells_of(config, edge)
         share, more = divmod(edge.arms, len(cells))
@@ -120,7 +127,7 @@ class BatchEdge:
     def _take_weights(self) -> Weights | None:
         newest = self._client.newest()
         if newest is not None and newest is not self._applied:
-            load_arrays(self._policy, newest.tensors)
+            load_arrays(self._policy, newest.tensors, self._applied.tensors if self._applied is not None else None)
             self._applied = newest
         return self._applied
 
