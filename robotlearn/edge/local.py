@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from robotlearn.edge.shared_frames import FrameRing, Memory, SharedFrames, Slot
 from robotlearn.errors import WireError
 
 MAX_FRAME = 64 << 20
@@ -21,11 +22,11 @@ _DTYPES = Literal["float32", "float64", "uint8", "bool", "int32", "int64"]
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A NumPy array: dtype, shape, and its bytes in C order."""
+    """A NumPy array: dtype, shape, and its bytes in C order, or where they lie in the sender's shared memory."""
 
     dtype: _DTYPES
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | Slot
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Tensor":
@@ -33,19 +34,48 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return cls(array.dtype.name, array.shape, array.tobytes())
 
     def array(self) -> np.ndarray:
-        """A read-only view. Raises WireError when bytes and shape don't fit together."""
-        dtype = np.dtype(self.dtype)
+        """A read-only view. Raises WireError when bytes and shape don't fit together, or the bytes aren't here."""
+        if isinstance(self.data, Slot):
+            raise WireError("a tensor lies in shared memory where none was agreed on")
+        if self.size != len(self.data):
+            raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes by dtype and shape; -1 for a shape that no array has."""
         sound = len(self.shape) <= MAX_DIMS and all(0 <= size <= MAX_FRAME for size in self.shape)
         # Also where it is empty: NumPy multiplies the other sizes.
         sound = sound and math.prod(max(size, 1) for size in self.shape) <= MAX_FRAME
-        if not sound or math.prod(self.shape) * dtype.itemsize != len(self.data):
-            raise WireError(f"tensor of shape {self.shape} and dtype {self.dtype} came with {len(self.data)} bytes")
-        return np.frombuffer(self.data, dtype).reshape(self.shape)
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize if sound else -1
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Named arrays as they go into a message: copies of any shape, float32, float64, integer or bool."""
     return {key: Tensor.of(value) for key, value in arrays.items()}
+
+
+def shared(arrays: Mapping[str, np.ndarray], ring: FrameRing) -> dict[str, Tensor]:
+    """As `tensors`, with images, which are of three dimensions, in one slot of the ring. Raises NotShared."""
+    images = {key: value for key, value in arrays.items() if value.ndim == 3}
+    slots = dict(zip(images, ring.write(list(images.values())), strict=True)) if images else {}
+    return {
+        key: Tensor(value.dtype.name, value.shape, slots[key]) if key in slots else Tensor.of(value)
+        for key, value in arrays.items()
+    }
+
+
+def fetched(fields: Mapping[str, Tensor], frames: SharedFrames | None) -> dict[str, Tensor]:
+    """The same with all bytes in it: copies of what lies in shared memory.
+
+    Raises Overwritten when that is gone, WireError when it can't be there or `frames` is None.
+    """
+    return {
+        key: Tensor(value.dtype, value.shape, frames.read(value.data, value.size))
+        if frames is not None and isinstance(value.data, Slot)
+        else value
+        for key, value in fields.items()
+    }
 
 
 def arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -59,13 +89,14 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 class ChunkRequest(Message):
     """Arm to policy server: the observation from which chunk number `request` of this arm should start, its task in
-    words.
+    words; the memory that its images lie in, if they do.
     """
 
     robot: str
     request: int
     instruction: str
     observations: dict[str, Tensor]
+    memory: Memory | None = None
 
 
 class ChunkAnswer(Message):
@@ -80,10 +111,15 @@ class ChunkAnswer(Message):
 
 
 class Hold(Message):
-    """Station to arm, again and again: it wants the lease, or to keep it, for `ttl` seconds from now."""
+    """Station to arm, again and again: it wants the lease, or to keep it, for `ttl` seconds from now.
+
+    `frames` is the name of the memory that it reads, or why it reads none; `taken` the newest number it has read there.
+    """
 
     holder: str
     ttl: float
+    frames: str = ""
+    taken: int = 0
 
 
 class Start(Message):
@@ -161,7 +197,8 @@ class ArmState(Message):
 
     `episode` is the last one that it was told to start, -1 before the first; all counts are since its start. `token` is
     that of the station's lease, None while it has none; `holder` is who has the lease; `waits_for` is what a person is
-    to do before the episode begins, "" otherwise.
+    to do before the episode begins, "" otherwise. `memory` is where its camera images will lie, None where it has none
+    or can't; `frames` is how they go to the station, "" without cameras.
     """
 
     state: ArmActivity
@@ -176,6 +213,8 @@ class ArmState(Message):
     dropped_answers: int
     lost_lines: int
     waits_for: str = ""
+    memory: Memory | None = None
+    frames: str = ""
 
 
 class ServerState(Message):
