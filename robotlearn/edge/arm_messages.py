@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hal.spec import RobotSpec
 from robotlearn.edge.local import MAX_FRAME, Message, Tensor
+from robotlearn.edge.shared_frames import Memory
 from robotlearn.errors import WireError
 from robotlearn.wire.sockets import Limits
 
@@ -104,6 +105,19 @@ class Heard(Message):
     number: Count
 
 
+class Share(Message):
+    """Client, once welcome: it has cameras, and runs on this machine (`shared_frames.machine`)."""
+
+    machine: Name
+
+
+class Opened(Message):
+    """Client: it opened the memory of that name, and takes images there from now on; or `why` it couldn't."""
+
+    name: Name
+    why: Text
+
+
 class Welcome(Message):
     """Arm: what this robot is called and is; `arm` is another number after each start of its process."""
 
@@ -117,6 +131,12 @@ class Refused(Message):
 
     known: bool
     reason: Text
+
+
+class Shared(Message):
+    """Arm, to `Share`: the memory that its images lie in, or why there is none for that client."""
+
+    memory: Memory | Text
 
 
 class Answer(Message):
@@ -133,7 +153,7 @@ class State(Message):
     """Arm, each control period, if the client keeps up: the newest reading, in its own time, and how it is.
 
     `number` counts what this client was sent, `period` control periods, `handled` is the newest sequence that was
-    looked at.
+    looked at. The images of a client that said `Opened` lie in that memory.
     """
 
     number: Count
@@ -154,8 +174,8 @@ class State(Message):
 
 
 Request = Acquire | Renew | Release | SetPoint | Rest | Stop | Press | Clear
-ToArm = Hello | Request | Heard
-FromArm = Welcome | Refused | Answer | State
+ToArm = Hello | Request | Heard | Share | Opened
+FromArm = Welcome | Refused | Shared | Answer | State
 _to_arm = msgspec.msgpack.Decoder(ToArm)
 _from_arm = msgspec.msgpack.Decoder(FromArm)
 _encoder = msgspec.msgpack.Encoder()

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import zmq
@@ -13,10 +14,11 @@ from msgspec import structs
 
 from hal.control_loop import ControlLoop
 from hal.errors import DriverError, HalError, LeaseError, Stopped
-from hal.robot import Command, Reading
+from hal.robot import Command, Image, Reading
 from robotlearn.edge import arm_messages as messages
 from robotlearn.edge.arm_messages import TO_ARM, Answer, Flat, FromArm, State, Verdict
-from robotlearn.edge.local import Tensor, tensors
+from robotlearn.edge.local import Tensor, shared, tensors
+from robotlearn.edge.shared_frames import FrameRing, FramesWay, NotShared, machine
 from robotlearn.errors import WireError
 from robotlearn.wire import sockets
 from robotlearn.wire.door import Door, ServerKeys
@@ -33,6 +35,8 @@ _IN_FLIGHT = 256 << 10  # [bytes] of states that a client hasn't said it heard; 
 _MAX_PEERS, _MAX_STRANGERS = 16, 32
 _SWEEP_S = 0.25
 _MANY = 1024  # of whom the log tells one by one
+_MIN_SLOTS = 8  # of the images' ring
+_TOLD_S = 0.5  # so often it says anew how images go
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +48,7 @@ class _Peer:
     heard_at: float
     descriptor: int  # of its connection
     key: PublicKey | None  # that it proved, if there are keys
+    way: FramesWay
     handled: int = 0  # the newest sequence of its commands
     number: int = 0  # of the newest state that it was sent
     flying: deque[tuple[int, int]] = field(default_factory=deque)  # number and bytes of those that it hasn't heard
@@ -60,6 +65,8 @@ class ArmServer:
 
     Anyone may press the e-stop, without a lease, even without a Hello. It can be cleared over ipc only, so from this
     machine.
+
+    To a client that shows that it can open memory of this process, images go through that instead of messages.
 
     At most 16 clients (`clients_refused`), and 32 connections without a Hello, each for 3 s (`strangers_ended`); a
     client that is silent for 3 s is forgotten (`dead`). Frames beyond 64 kB cost their sender the connection
@@ -92,7 +99,12 @@ class ArmServer:
         """set_points, done, and why others weren't (old, late, lease, stopped, fault, refused); states, states_dropped,
         answers_dropped, bad_frames, dead, not_allowed.
         """
-        self._clears = endpoint.startswith("ipc://")
+        self.frames = ""
+        """How images go to the clients that want some: `bench:17: shared memory`; may be read on any thread."""
+        self._frames_at = 0.0
+        self._ring: FrameRing | None = None
+        self._scheme = endpoint.partition(":")[0]
+        self._clears = self._scheme == "ipc"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._door = Door(self._context, keys) if keys is not None else None
         self._socket = sockets.router(self._context, TO_ARM, keys)
@@ -115,6 +127,7 @@ class ArmServer:
         self._peers: dict[bytes, _Peer] = {}
         self._complained: set[bytes] = set()  # of whom the log has told
         self._locked_out: set[Allowed] = set()
+        self._chosen: set[tuple[bytes, bool]] = set()  # the ways of images that were logged
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"arm server {name}", daemon=True)
@@ -158,6 +171,8 @@ class ArmServer:
             self._strangers.close()
             self._context.destroy(linger=0)
             self._wakeup.close()
+            if self._ring is not None:
+                self._ring.close()
 
     # ---- the thread
 
@@ -181,6 +196,7 @@ class ArmServer:
                 if self._due or now - self._pushed_at >= _IDLE_S:
                     self._due, self._pushed_at = False, now
                     self._push(now)
+                    self._tell_ways(now)
                 if self._strangers.events in ready or now - swept > _SWEEP_S:
                     swept = now
                     self._strangers.sweep({peer.descriptor for peer in self._peers.values()}, now)
@@ -247,6 +263,12 @@ class ArmServer:
             case messages.Heard():
                 while peer.flying and peer.flying[0][0] <= message.number:
                     peer.flying.popleft()
+            case messages.Share():
+                self._share(identity, peer, message)
+            case messages.Opened():
+                opened = self._ring is not None and message.name == self._ring.memory.name and not message.why
+                # The reason is shown to people: no control characters of a stranger's on their terminals.
+                self._choose(identity, peer, opened, ascii(message.why[:200])[1:-1])
             case messages.Acquire():
                 self._acquire(identity, peer, message)
             case messages.Clear():
@@ -283,8 +305,31 @@ class ArmServer:
             return
         before = self._peers.get(identity)
         handled = before.handled if before is not None else 0
-        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, descriptor, key, handled)
+        way = FramesWay(self._scheme)
+        self._peers[identity] = _Peer(hello.holder, hello.cameras, now, descriptor, key, way, handled)
         self._send(identity, messages.Welcome(self.name, self._agreed, self._arm))
+
+    def _share(self, identity: bytes, peer: _Peer, wish: messages.Share) -> None:
+        try:
+            if wish.machine != machine():
+                raise NotShared("another machine")
+            if not peer.cameras:
+                raise NotShared("no camera was asked for")
+            if self._ring is None:
+                size = sum(3 * camera.width * camera.height for camera in self._loop.spec.cameras)
+                # As many as the states that may be in flight to one client, and some.
+                self._ring = FrameRing(max(_MIN_SLOTS, _IN_FLIGHT // size + 4), size)
+        except NotShared as error:
+            self._choose(identity, peer, False, str(error))
+            self._send(identity, messages.Shared(str(error)))
+        else:
+            self._send(identity, messages.Shared(self._ring.memory))
+
+    def _choose(self, identity: bytes, peer: _Peer, shared: bool, why: str) -> None:
+        peer.way.shared, peer.way.why = shared, why
+        if (identity, shared) not in self._chosen and len(self._chosen) < _MANY:
+            self._chosen.add((identity, shared))
+            log.info("%s: frames for %r: %s", self.name, peer.holder, "shared memory" if shared else f"messages: {why}")
 
     def _acquire(self, identity: bytes, peer: _Peer, wish: messages.Acquire) -> None:
         try:
@@ -351,21 +396,51 @@ class ArmServer:
         for identity in [key for key, peer in self._peers.items() if now - peer.heard_at > TO_ARM.dead_after_s]:
             del self._peers[identity]
             self.counters["dead"] += 1
-        if not self._peers:
-            return
-        state, images = self._state(now)
-        for identity, peer in list(self._peers.items()):
+        due = {}
+        for identity, peer in self._peers.items():
             if len(peer.flying) >= 2 and sum(size for _, size in peer.flying) > _IN_FLIGHT:
                 self.counters["states_dropped"] += 1
-                continue
+            else:
+                due[identity] = peer
+        if not due:
+            return
+        state, seen = self._state(now)
+        ways = self._images(due, seen)
+        for identity, peer in due.items():
             peer.number += 1
+            images = ways[peer.way.shared]
             own = {name: images[name] for name in peer.cameras if name in images}
+            size = sum(image.size for image in own.values())
             frame = messages.encode(structs.replace(state, number=peer.number, handled=peer.handled, images=own))
-            peer.flying.append((peer.number, len(frame)))
+            if not peer.way.shared:
+                peer.way.sent(size)
+            peer.flying.append((peer.number, len(frame) + size * peer.way.shared))
             self._send(identity, frame)
             self.counters["states"] += 1
 
-    def _state(self, now: float) -> tuple[State, dict[str, Tensor]]:
+    def _images(self, peers: Mapping[bytes, _Peer], seen: Mapping[str, Image]) -> dict[bool, dict[str, Tensor]]:
+        """What these want of what the cameras see, for messages and (True) in shared memory."""
+        ways: dict[bool, dict[str, Image]] = {False: {}, True: {}}
+        for peer in peers.values():
+            ways[peer.way.shared] |= {name: seen[name] for name in peer.cameras if name in seen}
+        through: dict[str, Tensor] = {}
+        if ways[True] and self._ring is not None:
+            try:
+                through = shared(ways[True], self._ring)
+            except NotShared as error:
+                for identity, peer in peers.items():
+                    if peer.way.shared:
+                        self._choose(identity, peer, False, str(error))
+                ways[False] |= ways[True]
+        return {False: tensors(ways[False]), True: through}
+
+    def _tell_ways(self, now: float) -> None:
+        if now - self._frames_at >= _TOLD_S:
+            self._frames_at = now
+            viewers = [peer for peer in self._peers.values() if peer.cameras]
+            self.frames = ", ".join(f"{peer.holder}: {peer.way.told()}" for peer in viewers)
+
+    def _state(self, now: float) -> tuple[State, Mapping[str, Image]]:
         loop = self._loop
         with contextlib.suppress(HalError):  # a robot at fault: its last reading, and what is wrong with it
             self._last = loop.read()
@@ -388,10 +463,7 @@ class ArmServer:
             telemetry=tensors(health.telemetry),
             holder=self._leases.holder,
         )
-        return state, tensors({name: reading.images[name] for name in self._wanted() if name in reading.images})
-
-    def _wanted(self) -> set[str]:
-        return {name for peer in self._peers.values() for name in peer.cameras}
+        return state, reading.images
 
     def _send(self, identity: bytes, message: FromArm | bytes) -> None:
         frame = message if isinstance(message, bytes) else messages.encode(message)

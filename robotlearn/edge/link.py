@@ -23,7 +23,9 @@ class LinkState:
     old         set-points that came out of order, or twice, and were dropped at the arm
     superseded  set-points that were not sent because a newer one was there first
     states_missed  states of the arm that never came: dropped there because this side was slow
+    images_late  states whose images in shared memory were overwritten before this side looked
     silent_s    since anything came from the arm
+    frames      how its images come: `shared memory`, or `tcp (why)`; "" where none are asked for
     """
 
     rtt_median_ms: float
@@ -34,14 +36,17 @@ class LinkState:
     old: int
     superseded: int
     states_missed: int
+    images_late: int
     silent_s: float
+    frames: str
 
 
 class Link:
     """Times are this machine's monotonic clock [s]; the caller holds a lock."""
 
     def __init__(self) -> None:
-        self.late = self.old = self.superseded = self.states_missed = self.lost = 0
+        self.late = self.old = self.superseded = self.states_missed = self.images_late = self.lost = 0
+        self.frames = ""
         self.heard_at = -math.inf
         self._sent: dict[int, float] = {}  # sequence and time of what isn't answered yet, oldest first
         self._fates: deque[bool] = deque(maxlen=_KEPT)
@@ -96,5 +101,7 @@ class Link:
             self.old,
             self.superseded,
             self.states_missed,
+            self.images_late,
             silent,
+            self.frames,
         )

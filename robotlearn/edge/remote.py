@@ -17,9 +17,10 @@ from hal.registry import register_driver
 from hal.robot import Command, Health, Reading, Robot
 from hal.spec import RobotSpec
 from robotlearn.edge import arm_messages as messages
-from robotlearn.edge.arm_messages import FROM_ARM, Answer, Refused, Request, State, ToArm, Welcome
+from robotlearn.edge.arm_messages import FROM_ARM, Answer, Refused, Request, Shared, State, ToArm, Welcome
 from robotlearn.edge.link import Link, LinkState
-from robotlearn.edge.local import Tensor, arrays
+from robotlearn.edge.local import Tensor, arrays, fetched
+from robotlearn.edge.shared_frames import NotShared, Overwritten, SharedFrames, machine
 from robotlearn.errors import KeysError, WireError
 from robotlearn.wire import sockets
 from robotlearn.wire.door import credentials
@@ -108,6 +109,7 @@ class RemoteRobot(Robot):
         self._called_at = -math.inf
         self._period = self._seen = 0
         self._fresh_at = -math.inf  # when the last period was heard of
+        self._frames: SharedFrames | None = None
 
     def connect(self) -> None:
         """Raises RobotFault when nobody answers there or the spec is another one, LeaseError when another has it."""
@@ -365,6 +367,8 @@ class RemoteRobot(Robot):
                 self._fault = f"the link failed: {error!r}"
                 self._news.notify_all()
         finally:
+            if self._frames is not None:
+                self._frames.close()
             monitor.close()
             wire.close()
             context.term()
@@ -389,6 +393,10 @@ class RemoteRobot(Robot):
                 if self._arm is not None and message.arm != self._arm:
                     self._fault = "the arm process was started anew: close, and connect anew"
                 self._arm, self._welcome = message.arm, True
+                if self._cameras:
+                    self._outbox.append(messages.Share(machine() or "without shared memory"))
+            case Shared():
+                self._share(message)
             case Refused(known=False):
                 self._welcome = False
             case Refused():
@@ -403,6 +411,20 @@ class RemoteRobot(Robot):
                 if message.sequence in self._awaited:
                     self._answers[message.sequence] = message
 
+    def _share(self, offer: Shared) -> None:
+        """Take the arm's images from its memory, if this process can open it."""
+        before, self._frames = self._frames, None
+        if before is not None:
+            before.close()
+        why = offer.memory if isinstance(offer.memory, str) else ""
+        if not isinstance(offer.memory, str):
+            try:
+                self._frames = SharedFrames(offer.memory)
+            except NotShared as error:
+                why = str(error)
+            self._outbox.append(messages.Opened(offer.memory.name, why))
+        self._link.frames = f"{self.address.partition(':')[0]} ({why})" if why else "shared memory"
+
     def _take_verdict(self, answer: Answer) -> None:
         match answer.verdict:
             case "late":
@@ -416,7 +438,10 @@ class RemoteRobot(Robot):
         self._outbox.append(messages.Heard(state.number))
         position, velocity = state.position.array(), state.velocity.array()
         effort = None if state.effort is None else state.effort.array()
-        images = arrays(state.images)
+        try:
+            images, late = arrays(fetched(state.images, self._frames)), False
+        except Overwritten:
+            images, late = {}, True
         vectors = [vector for vector in (position, velocity, effort) if vector is not None]
         if any(vector.shape != (self.spec.dim,) or vector.dtype != np.float64 for vector in vectors):
             raise WireError(f"the arm sent vectors that aren't {self.spec.dim} float64 numbers")
@@ -426,6 +451,10 @@ class RemoteRobot(Robot):
             if self._period:
                 self._link.states_missed += state.period - self._period - 1
             self._period, self._fresh_at = state.period, now
+        if late:  # newer ones follow at once: until then the last reading is the newest that is whole
+            self._link.images_late += 1
+            self._state = state if self._reading is not None else None
+            return
         before = self._reading.monotonic if self._reading is not None else -math.inf
         monotonic = min(max(state.monotonic - self._link.ahead, before), now)
         wall = time.time() - (now - monotonic)
