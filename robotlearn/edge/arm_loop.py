@@ -15,6 +15,7 @@ from hal.control_loop import ControlLoop
 from hal.errors import LeaseError, RobotFault, Stopped
 from robotlearn.edge import local
 from robotlearn.edge.executor import ChunkExecutor
+from robotlearn.edge.shared_frames import MAX_SLOTS, FrameRing, FramesWay, NotShared
 from robotlearn.errors import WireError
 from robotlearn.people.intent import Event as Said
 from robotlearn.people.person import Person
@@ -84,6 +85,23 @@ class ArmLoop:
         self._step = self._asked_step = 0
         self._asked_at = self._reported_at = -math.inf
         self._steps = self._lost = self._clipped = 0
+        self._unanswered = False  # the last request
+        self.frames = ""
+        """How its camera images go to the station, "" without cameras; may be read on any thread."""
+        self._way = FramesWay("ipc")
+        self._ring: FrameRing | None = None
+        self._taken = 0  # the newest number of the ring that the station has taken
+        self._told: tuple[Observations, dict[str, local.Tensor]] = ({}, {})  # the last ones, and as they go out
+        self._image_bytes = sum(
+            math.prod(space.shape or ()) for space in env.observation_space.spaces.values() if space.dtype == np.uint8
+        )
+        if self._image_bytes:
+            # While a request may be answered its images stay; and a station that hangs for a second loses none.
+            slots = math.ceil(env.robot.spec.control_hz * ANSWER_PATIENCE_S) + 2
+            try:
+                self._ring = FrameRing(min(slots, MAX_SLOTS), self._image_bytes)
+            except NotShared as error:
+                self._way.why = str(error)
 
     def run(self, stop: Event) -> None:
         """Run one episode per `Start` until `stop`. Raises RobotFault when the arm is at fault, at rest too."""
@@ -122,6 +140,8 @@ class ArmLoop:
         self._env.close()
         if self._person is not None:
             self._person.close()
+        if self._ring is not None:
+            self._ring.close()
         self._server.close()
         self._station.close(linger=500)
         self._context.term()
@@ -138,6 +158,10 @@ class ArmLoop:
             if isinstance(message, local.Start):
                 return message
             if isinstance(message, local.Hold):
+                if self._ring is not None:
+                    self._way.shared = message.frames == self._ring.memory.name
+                    self._way.why = "" if self._way.shared else message.frames
+                    self._taken = message.taken
                 self._lend(message)
         return None
 
@@ -213,7 +237,7 @@ class ArmLoop:
             self._take_answers()
             if stop.is_set():
                 return
-        self._send(local.Begin(episode, self._env.instruction, local.tensors(observations)))
+        self._send(local.Begin(episode, self._env.instruction, self._fields(observations)))
         self._env.start_clock()
         acted_at = time.monotonic()
         done = False
@@ -250,7 +274,7 @@ class ArmLoop:
                 local.Line(
                     episode=episode,
                     step=self._step,
-                    observations=local.tensors(observations),
+                    observations=self._fields(observations),
                     proposed=local.Tensor.of(action),
                     executed=local.Tensor.of(info["executed"]),
                     from_chunk=taken is not None,
@@ -278,8 +302,12 @@ class ArmLoop:
         if request is None:
             return
         self._asked_step, self._asked_at = self._step, now
+        # Whatever keeps the server from the memory: what it gave no answer to comes again in a message.
+        fields = self._in_message(observations) if self._unanswered else self._fields(observations)
+        memory = self._ring.memory if self._ring is not None and self._way.shared else None
+        self._unanswered = True
         try:
-            asked = local.ChunkRequest(self._robot, request, self._env.instruction, local.tensors(observations))
+            asked = local.ChunkRequest(self._robot, request, self._env.instruction, fields, memory)
             self._server.send(local.encode(asked), zmq.NOBLOCK)
         except zmq.Again:
             self._executor.give_up()
@@ -298,7 +326,30 @@ class ArmLoop:
             except WireError as error:
                 log.warning("%s: %s", self._robot, error)
                 continue
+            self._unanswered = False
             self._executor.offer(answer.request, actions, Received(answer, self._asked_step))
+
+    def _fields(self, observations: Observations) -> dict[str, local.Tensor]:
+        """As they go into messages. Those of one moment are copied once, whoever gets them."""
+        if self._told[0] is not observations:
+            self._told = observations, self._in_memory(observations)
+        return self._told[1]
+
+    def _in_memory(self, observations: Observations) -> dict[str, local.Tensor]:
+        ring = self._ring
+        # Never over what the station has not taken: what it has no slot for it gets in a message.
+        if ring is not None and self._way.shared and ring.number - self._taken < ring.memory.slots:
+            try:
+                return local.shared(observations, ring)
+            except NotShared as error:
+                log.warning("%s: %s", self._robot, error)
+                self._way.shared, self._way.why, self._ring = False, str(error), None
+                ring.close()
+        return self._in_message(observations)
+
+    def _in_message(self, observations: Observations) -> dict[str, local.Tensor]:
+        self._way.sent(self._image_bytes)
+        return local.tensors(observations)
 
     def _send(self, message: local.AnyMessage) -> None:
         try:
@@ -313,6 +364,7 @@ class ArmLoop:
             return
         self._reported_at, self._reported = moment, state
         health = self._env.robot.health()
+        self.frames = self._way.told() if self._image_bytes else ""
         self._send(
             local.ArmState(
                 state=state,
@@ -327,5 +379,7 @@ class ArmLoop:
                 dropped_answers=self._executor.dropped,
                 lost_lines=self._lost,
                 waits_for=self._waits_for,
+                memory=self._ring.memory if self._ring is not None else None,
+                frames=self.frames,
             )
         )

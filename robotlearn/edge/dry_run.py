@@ -47,7 +47,7 @@ class DryRun(ArmLoop):
             local.Preview(
                 episode=episode,
                 version=answer.version,
-                observations=local.tensors(observations),
+                observations=self._fields(observations),
                 proposed=answer.actions,
                 executed=local.Tensor.of(np.concatenate([step.executed for step in applied])),
                 clipped=local.Tensor.of(np.concatenate([step.clipped for step in applied])),

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 import zmq
+from msgspec import structs
 
 from robotlearn.edge import local
+from robotlearn.edge.shared_frames import Memory, NotShared, SharedFrames, Slot
 from robotlearn.errors import ProcessError, WireError
 from robotlearn.processes import REFUSED, Child, Keeper, stop_all
 
@@ -76,6 +78,10 @@ class PacedArm:
         self._counts_before: Counter[str] = Counter()
         self._next_step: int | None = None
         self._renew_at = 0.0
+        self._memory: Memory | None = None
+        self._frames: SharedFrames | None = None  # of that memory, if it could be opened; else why not
+        self._no_frames = ""
+        self._taken = 0
         self._fault = ""
         # A short path: the name of a Unix socket has about 100 characters at most.
         self._folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
@@ -135,7 +141,8 @@ class PacedArm:
                 self._lost(name, status)
         if self.arm is not None and time.monotonic() > self._renew_at:
             self._renew_at = time.monotonic() + LEASE_S / 4
-            self._send(local.Hold(f"{socket.gethostname()}:{os.getpid()}", LEASE_S))
+            frames = self._no_frames if self._frames is None else self._frames.memory.name
+            self._send(local.Hold(f"{socket.gethostname()}:{os.getpid()}", LEASE_S, frames, self._taken))
         self._receive()
 
     def close(self) -> None:
@@ -144,6 +151,7 @@ class PacedArm:
             return
         stop_all([keeper.child for keeper in self._keepers.values()], patience_s=4.0)
         self._receive(timeout_ms=0)
+        self._open(None)
         self._socket.close()
         self._context.term()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -156,6 +164,7 @@ class PacedArm:
         self._heard.pop(name, None)
         if name == "arm":
             self._counts_before, self.arm = self.counts, None
+            self._open(None)
             self._break("its arm process ended")
         else:
             self.server = None
@@ -179,7 +188,30 @@ class PacedArm:
                 self._next_step, self._fault = None, "a message of it made no sense"
                 self._say(f"{self.name}: dropped a malformed local message: {error}")
 
+    def _open(self, memory: Memory | None) -> None:
+        """From now on the arm's images lie in this memory, if in any."""
+        if memory == self._memory:
+            return
+        if self._frames is not None:
+            self._frames.close()
+        self._memory, self._frames, self._no_frames, self._taken = memory, None, "", 0
+        try:
+            self._frames = None if memory is None else SharedFrames(memory)
+        except NotShared as error:
+            self._no_frames = str(error)
+
+    def _with_images[M: local.Begin | local.Line | local.Preview](self, message: M) -> M:
+        """Raises WireError for images that can't be there, or aren't any more."""
+        numbers = [value.data.number for value in message.observations.values() if isinstance(value.data, Slot)]
+        if not numbers:
+            return message
+        message = structs.replace(message, observations=local.fetched(message.observations, self._frames))
+        self._taken = max(self._taken, *numbers)
+        return message
+
     def _take(self, message: local.AnyMessage) -> None:
+        if isinstance(message, local.Begin | local.Line | local.Preview):
+            message = self._with_images(message)
         match message:
             case local.Line() if message.episode == self.active and self._next_step is not None:
                 self._take_line(message, self._next_step)
@@ -191,6 +223,7 @@ class PacedArm:
                 self._listener.hear(message)
             case local.ArmState():
                 self.arm = message
+                self._open(message.memory)
                 self._heard["arm"] = time.monotonic()
                 if message.state in ("resting", "e-stopped") and message.episode == self.active:
                     # At rest again without a last line: it was stopped in mid-episode, or a line was lost.

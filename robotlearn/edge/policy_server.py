@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from threading import Event
 
 import zmq
+from msgspec import structs
 
 from robotlearn.edge import local
+from robotlearn.edge.shared_frames import Overwritten, SharedFrames
 from robotlearn.errors import WireError
 
 log = logging.getLogger(__name__)
@@ -48,12 +50,14 @@ class PolicyServer:
         self._socket.bind(endpoint)
         self._last_asked: dict[bytes, float] = {}
         self._pending: dict[bytes, local.ChunkRequest] = {}
+        self._frames: dict[bytes, SharedFrames] = {}  # of those that asked within the last second
         self.counts: Counter[str] = Counter()
 
     def serve(self, stop: Event, between: Callable[[], None] = lambda: None) -> None:
         """Serve until `stop`; `between` runs before each batch (swap weights there) and at least every 0.1 s."""
         while not stop.is_set():
             between()
+            self._forget_silent(time.monotonic())
             if not self._pending and not self._socket.poll(100):
                 continue
             self._gather()
@@ -61,6 +65,8 @@ class PolicyServer:
                 self._answer()
 
     def close(self) -> None:
+        for frames in self._frames.values():
+            frames.close()
         self._socket.close()
         self._context.term()
 
@@ -74,11 +80,16 @@ class PolicyServer:
         while True:
             self._drain()
             now = time.monotonic()
-            self._last_asked = {peer: asked for peer, asked in self._last_asked.items() if now - asked < 1.0}
+            self._forget_silent(now)
             if len(self._pending) >= min(len(self._last_asked), self._max_batch) or now >= deadline:
                 return
             # Rounded up: a poll of 0 ms would spin.
             self._socket.poll(max(1, int((deadline - now) * 1000)))
+
+    def _forget_silent(self, now: float) -> None:
+        self._last_asked = {peer: asked for peer, asked in self._last_asked.items() if now - asked < 1.0}
+        for peer in self._frames.keys() - self._last_asked.keys():
+            self._frames.pop(peer).close()
 
     def _drain(self) -> None:
         while len(self._pending) < self._max_batch:
@@ -90,7 +101,11 @@ class PolicyServer:
                 request = local.decode(frames[0]) if len(frames) == 1 else None
                 if not isinstance(request, local.ChunkRequest):
                     raise WireError("not a chunk request")
+                request = self._with_images(peer, request)
                 self._check(request)
+            except Overwritten:
+                self.counts["late"] += 1
+                continue
             except WireError as error:
                 self.counts["malformed"] += 1
                 if self.counts["malformed"] == 1:
@@ -100,6 +115,17 @@ class PolicyServer:
                 self.counts["replaced"] += 1
             self._pending[peer] = request
             self._last_asked[peer] = time.monotonic()
+
+    def _with_images(self, peer: bytes, request: local.ChunkRequest) -> local.ChunkRequest:
+        """The request with the images that lie in its robot's memory. Raises WireError as that and as they are read."""
+        if request.memory is None:
+            return request
+        frames = self._frames.get(peer)
+        if frames is None or frames.memory != request.memory:
+            if frames is not None:
+                self._frames.pop(peer).close()
+            frames = self._frames[peer] = SharedFrames(request.memory)
+        return structs.replace(request, observations=local.fetched(request.observations, frames))
 
     def _answer(self) -> None:
         batch, self._pending = self._pending, {}

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,7 +55,15 @@ def chunk(request: int, version: int = 0, actions: np.ndarray | None = None) -> 
 class Bench:
     """An arm loop on a thread, between a station and a policy server that the test plays."""
 
-    def __init__(self, tmp: Path, spec: RobotSpec, ahead: int, person: Person | None = None) -> None:
+    def __init__(
+        self,
+        tmp: Path,
+        spec: RobotSpec,
+        ahead: int,
+        person: Person | None = None,
+        real_time: type[RealTime] = RealTime,
+        **options: Any,
+    ) -> None:
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
         self.context = zmq.Context()
         self.server = local.local_socket(self.context, zmq.ROUTER)
@@ -62,9 +71,9 @@ class Bench:
         self.station = local.local_socket(self.context, zmq.ROUTER, queue=65536)
         self.station.bind(ends["station"])
         task = make_task("reach", spec)
-        self.robot = RealTime(make_robot(spec, scene=build_scene(spec, task)))
+        self.robot = real_time(make_robot(spec, scene=build_scene(spec, task)))
         self.control = ControlLoop(self.robot, estop=EStop(tmp.name), leases=Leases(tmp / "token"))
-        env = ArmEnv(self.control, task, EnvOptions(episode_steps=EPISODE_STEPS))
+        env = ArmEnv(self.control, task, EnvOptions(episode_steps=EPISODE_STEPS, **options))
         env.reset(seed=0)
         self.env = env
         self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, person=person, **ends)
@@ -72,6 +81,7 @@ class Bench:
         self.answer: Answer = lambda request: [chunk(request.request)]
         self.requests: list[local.ChunkRequest] = []
         self.states: list[local.ArmState] = []
+        self.reads: tuple[str, int] = ("", 0)  # the memory that this station reads, and the newest number it has taken
         self.episodes = itertools.count(1)
         self.threads = [
             threading.Thread(target=self.loop.run, args=(self.stop,), name="arm"),
@@ -99,7 +109,7 @@ class Bench:
     def lease(self) -> int | None:
         """Asks for it, or to keep it."""
         if self.states:
-            self.send(local.Hold("bench", 5.0))
+            self.send(local.Hold("bench", 5.0, *self.reads))
         return self.states[-1].token if self.states else None
 
     def send(self, message: local.AnyMessage) -> None:
