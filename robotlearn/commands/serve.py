@@ -1,5 +1,6 @@
 """`robotlearn serve`: an arm process by itself, for whoever gets its lease, on this machine or another."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -62,6 +63,7 @@ def serve(
     from robotlearn.processes import stop_on_signals
     from robotlearn.robots.driver_hint import other_drivers
 
+    logging.getLogger("robotlearn.edge.arm_server").setLevel(logging.INFO)
     stop = stop_on_signals()
     options = driver_options(option)
     try:

@@ -68,6 +68,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
             scene_reset=Reset.parse(entry.scene_reset),
         )
         stack.callback(loop.close)
+        state.frames = lambda: loop.frames
         if scene is not None:
             scene.between = loop.keep_in_touch
         freeze_heap()

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,13 +22,16 @@ class ArmStateFile:
 
     Its keys: name, robot (the spec's name), driver, address, pid; state: offline, idle, leased, running, fault or
     e-stopped; reason; holder of the lease, or null; rate_hz and missed of its ticks; temperature [degrees C], current
-    [A] and voltage [V] by joint, where the driver knows them; realtime: it has real-time priority; seen (wall time).
+    [A] and voltage [V] by joint, where the driver knows them; realtime: it has real-time priority; frames: how camera
+    images go to who reads them; seen (wall time).
     """
 
     def __init__(self, owned: Ownership, *, robot: str, driver: str, address: str = "") -> None:
         self._owned, self._control = owned, None
         self._fixed = {"name": owned.name, "robot": robot, "driver": driver, "address": address, "pid": os.getpid()}
         self._before = (time.monotonic(), 0)
+        self.frames: Callable[[], str] = str
+        """Tells how images go; called on this one's thread."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arm state", daemon=True)
 
@@ -65,6 +69,7 @@ class ArmStateFile:
             "rate_hz": round((done - before) / (now - then), 1),
             "missed": control.missed,
             "realtime": control.realtime,
+            "frames": self.frames(),
             **{
                 what: {name: float(x) for name, x in zip(spec.names, values, strict=True) if math.isfinite(x)}
                 for what, values in telemetry.items()

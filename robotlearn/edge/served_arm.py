@@ -56,6 +56,7 @@ def serve_arm(
             ArmStateFile(owned, robot=spec.name, driver=driver or spec.driver, address=server.address)
         )
         state.watch(loop)
+        state.frames = lambda: server.frames
         stack.callback(loop.close)
         loop.connect()
         server.start()

@@ -161,7 +161,8 @@ class Station:
         elif self.version < 0 and self._uplink.state == "connected":
             state, waits_for = arm.state, "the policy server's first weights"
         else:
-            state = f"{arm.state} ({arm.health}; starved {arm.starved}, missed {arm.missed})"
+            frames = f"; frames: {arm.frames}" if arm.frames else ""
+            state = f"{arm.state} ({arm.health}; starved {arm.starved}, missed {arm.missed}{frames})"
             person = f"a person: {arm.waits_for}" if arm.waits_for else ""
             waits_for = person if self._arm.active is not None else self._gate.waits_for(self.version)
         self._uplink.report(

@@ -32,6 +32,7 @@ class RobotState:
     holder     who has its lease, None when nobody has
     rate_hz    of its control loop; missed: ticks since the arm process started
     realtime   whether that loop was granted real-time priority; None where that isn't known
+    frames     how its camera images go to who reads them: shared memory, or tcp (12.3 MB/s: why); "" where none do
     telemetry  temperature [degrees C], current [A], voltage [V], each by the spec's entry, where the driver knows
     seen       wall time of what it told [s since the epoch]
     """
@@ -47,6 +48,7 @@ class RobotState:
     rate_hz: float = 0.0
     missed: int = 0
     realtime: bool | None = None
+    frames: str = ""
     telemetry: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seen: float = 0.0
 
@@ -117,7 +119,8 @@ def wide_console() -> Console:
 def states_table(states: Sequence[RobotState]) -> Table:
     """One row each: what it is, how it is, who has it, how its loop keeps time, its warmest motor."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("robot", "model", "driver", "address", "state", "held by", "loop", "warmest"):
+    seen = any(one.frames for one in states)
+    for column in ("robot", "model", "driver", "address", "state", "held by", "loop", "warmest", *["frames"] * seen):
         table.add_column(column, overflow="fold")
     for one in states:
         state = Text(one.state, style=_COLOURS.get(one.state, ""))
@@ -129,6 +132,7 @@ def states_table(states: Sequence[RobotState]) -> Table:
             Text(one.name), Text(one.robot), Text(one.driver), Text(one.address or "-"), state, Text(one.holder or "-"),
             f"{one.rate_hz:.1f} Hz, {one.missed} missed{_PRIORITY.get(one.realtime, '')}" if one.rate_hz else "-",
             Text(f"{hottest} {warm[hottest]:.0f} °C" if hottest else "-"),
+            *[Text(one.frames or "-")] * seen,
         )  # fmt: skip
     return table
 
