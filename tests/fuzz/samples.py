@@ -13,6 +13,7 @@ from robotlearn.buffer import ledger, store
 from robotlearn.buffer.ledger import SessionState, Settled, Snapshot
 from robotlearn.edge import arm_messages, local
 from robotlearn.edge.local import Tensor
+from robotlearn.edge.shared_frames import Memory, Slot
 from robotlearn.errors import RobotlearnError, WireError
 from robotlearn.wire import layout, messages, record
 from robotlearn.wire.chunks import WeightsLayout
@@ -66,6 +67,7 @@ TO_EDGE = (
 CHUNK = messages.encode(ChunkOf(7, 0, HASH, False)) + bytes(WEIGHTS.chunks[0].length)
 
 _arm_target, _empty = Tensor.of(fast_spec().home), Tensor.of(np.zeros((0, 3, 2)))
+_memory, _elsewhere = Memory(1, 5, "0" * 32, 8, 48), Tensor("uint8", (4, 4, 3), Slot(3, 0))
 TO_ARM = (
     arm_messages.Hello(arm_messages.SCHEMA, "anna", arm_messages.agreed(fast_spec()), ()),
     arm_messages.Acquire(1, 60.0, True),
@@ -77,10 +79,14 @@ TO_ARM = (
     arm_messages.Press(7, "anna", "smoke"),
     arm_messages.Clear(8, False),
     arm_messages.Heard(9),
+    arm_messages.Share("0" * 32),
+    arm_messages.Opened("0" * 32, "why not"),
 )
 FROM_ARM = (
     arm_messages.Welcome("bench", arm_messages.agreed(fast_spec()), 12),
     arm_messages.Refused(True, "no"),
+    arm_messages.Shared(_memory),
+    arm_messages.Shared("another machine"),
     arm_messages.Answer(4, "done", "", 1.0, 7),
     arm_messages.State(
         1, 2, 3, _arm_target, _arm_target, _empty, {"wrist": Tensor.of(np.zeros((4, 4, 3), np.uint8))}, 1.0, 1.1,
@@ -89,6 +95,7 @@ FROM_ARM = (
 )  # fmt: skip
 LOCAL = (
     local.ChunkRequest("arm", 1, "lift", {"observation.state": _arm_target, "observation.none": _empty}),
+    local.ChunkRequest("arm", 1, "lift", {"observation.images.front": _elsewhere}, _memory),
     local.ChunkAnswer(1, 3, _arm_target, _arm_target, _arm_target, _arm_target),
     local.Hold("station", 1.0),
     local.Start(1, 7),
@@ -183,7 +190,7 @@ def _arm(decode: Callable[[bytes], object]) -> Callable[[bytes], None]:
             value = getattr(message, name)
             for tensor in value.values() if isinstance(value, dict) else (value,):
                 if isinstance(tensor, Tensor):
-                    tensor.array()
+                    tensor.array() if isinstance(tensor.data, bytes) else tensor.size
 
     return take
 
