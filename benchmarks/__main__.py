@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.report import RESULTS
 from robotlearn import gl
 
-NAMES = ("sim", "render", "safety", "wire", "curve", "payloads", "weights", "deltas", "serving")
+NAMES = ("sim", "render", "safety", "wire", "curve", "payloads", "frames", "weights", "deltas", "serving")
 LONG = ("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart")
 
 
