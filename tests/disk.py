@@ -44,9 +44,9 @@ class Disk:
                 if pages == 999:
                     raise
 
-    def free(self) -> None:
-        """There is room again."""
-        self._mount("-o", f"remount,size={self._size}")
+    def free(self, size_bytes: int | None = None) -> None:
+        """There is room again: as at first, or this much."""
+        self._mount("-o", f"remount,size={size_bytes or self._size}")
         self.full = False
 
     def close(self, *, keep: bool = False) -> None:

@@ -180,6 +180,9 @@ class Chaos:
         for link in self._links.values():
             link.close()
         self._site.close()
+        if keep:
+            for disk in self._disks.values():  # what is kept of an inner one is copied into the outer one first
+                disk.free(4 << 30)
         for disk in reversed(self._disks.values()):  # of what is mounted inside another, first the inner one
             disk.close(keep=keep)
 

@@ -27,6 +27,7 @@ class Courier:
         """Says HELLO and sends them; never waits, so all of it may come to nothing."""
         self._context = zmq.Context()
         self._socket = sockets.dealer(self._context, Limits())
+        self._socket.setsockopt(zmq.IMMEDIATE, 0)  # what is sent waits for the connection
         self._socket.connect(address)
         hello = Hello(record.SCHEMA, self.NAME, secrets.randbits(63), "data", contract, 0, 0)
         for frame in (messages.encode(hello), *records):
