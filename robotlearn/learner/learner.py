@@ -304,7 +304,7 @@ class Learner:
         begun = time.perf_counter()
         episodes = [self._shown(waiting.episode) for waiting in taken]
         try:
-            metrics = self._algorithm.update(episodes, self._version, self._publisher.settle)
+            metrics = self._algorithm.update(episodes, self._version, self._serving.settle)
         except EpisodeError as error:
             # It changed nothing; edges that send such episodes must not end the run, now or at its resume.
             log.error("%d episodes are of no use: %s", len(taken), error)
@@ -371,7 +371,7 @@ class Learner:
     def _restore(self, version: int) -> None:
         """Policy and optimiser as they were at a checkpoint. Raises CheckpointError when it is gone or damaged."""
         saved = checkpoint.load(self.folder.checkpoints / f"{version:06d}", self._contract)
-        self._publisher.settle()
+        self._serving.settle()
         self._torn = True
         self._policy.load_state_dict(saved.policy)
         self._algorithm.load_state_dict(saved.algorithm)

@@ -12,6 +12,7 @@ from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation
 from robotlearn.learner.approval import Approval, Decision
+from robotlearn.learner.host_copies import HostCopies
 from robotlearn.learner.orders import Order, Orders
 from robotlearn.policy import constants, parameters, to_arrays, views
 from robotlearn.run_folder import RunFolder
@@ -58,6 +59,8 @@ class Serving:
         self._bfloat16 = config.learner.weights_dtype == "bfloat16"
         self._held = approving(config)
         self._all_held = set(self._held) >= {edge.name for edge in config.edges}
+        device = next(policy.parameters()).device
+        self._copies = HostCopies(device) if device.type == "cuda" else None
         self._orders = Orders(folder)
         self._checkpoint = -1  # of the approved weights
         self._checkpoint_before = -1  # of those approved before them
@@ -86,9 +89,21 @@ class Serving:
 
     def publish(self, version: int) -> None:
         """The policy as it is becomes the newest weights."""
-        self._publisher.publish(
-            version, to_arrays(self._policy), constant=constants(self._policy), rounded=self._rounded()
-        )
+        marks, rounded = constants(self._policy), self._rounded()
+        copies = self._copies
+        if copies is None:
+            self._publisher.publish(version, to_arrays(self._policy), constant=marks, rounded=rounded)
+            return
+        self._publisher.settle()  # it reads the former copies no more
+        here = views(copies.take(self._policy.state_dict(), marks))
+        self._publisher.publish(version, here, constant=marks, rounded=rounded, ready=copies.wait)
+
+    def settle(self) -> None:
+        """Before the weights change: what was published last is copied, or will be before they do."""
+        if self._copies is not None:
+            self._copies.settle()
+        else:
+            self._publisher.settle()
 
     def offer(self, version: int) -> None:
         """Have what was published last approved, if it is to be. Raises RunFolderError when the first weights are not

@@ -93,8 +93,10 @@ class Publisher:
         *,
         constant: Mapping[str, Hashable] | None = None,
         rounded: Container[str] = (),
+        ready: Callable[[], None] | None = None,
     ) -> None:
-        """Make these the newest weights. They must not change before `settle`.
+        """Make these the newest weights. They must not change before `settle`; `ready` returns when they are there, for
+        weights that are on their way from a GPU.
 
         `constant` names those that do not train, each with a mark that changes whenever it does: with the same mark it
         is neither copied nor sent again. Of the `rounded` those of float32 and float64 are served as bfloat16.
@@ -108,7 +110,7 @@ class Publisher:
         marks = constant or {}
         layout = self._layout_of(tensors, marks, rounded)
         memory = self._take_memory(layout)
-        published = Snapshot(version, memory, _constants(layout, marks, newest), dict(tensors))
+        published = Snapshot(version, memory, _constants(layout, marks, newest), dict(tensors), ready)
         with self._lock:
             if newest is not None:
                 self._older.append(newest)

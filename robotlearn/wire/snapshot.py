@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,14 @@ class Constant:
 class Snapshot:
     """One version, as it is served. Its chunks are copied in their order, by whichever thread needs the next one."""
 
-    def __init__(self, version: int, memory: Memory, constants: Sequence[Constant], arrays: Arrays) -> None:
+    def __init__(
+        self,
+        version: int,
+        memory: Memory,
+        constants: Sequence[Constant],
+        arrays: Arrays,
+        ready: Callable[[], None] | None = None,
+    ) -> None:
         self.version = version
         self.uid = secrets.randbits(62) + 1
         self.memory = memory
@@ -111,6 +118,7 @@ class Snapshot:
         self._order = [*range(self._first_constant), *new]  # in which it is copied
         self.copied = 0  # of these
         self._arrays = arrays
+        self._ready = ready  # returns when the arrays hold what they should
         self._copying = threading.Lock()
 
     @property
@@ -122,6 +130,9 @@ class Snapshot:
         while not self._here(chunk):
             with self._copying:
                 if not self._here(chunk):
+                    if self._ready is not None:
+                        self._ready()
+                        self._ready = None
                     following = self._order[self.copied]
                     if following < self._first_constant:
                         self.memory.fill(following, self._arrays)
