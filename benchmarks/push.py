@@ -1,8 +1,8 @@
 """What a push of new weights to an edge every 10 s costs a training loop: its steps per second with and without.
 
 By turns. A stack of linear layers, trained with AdamW on noise; an edge in another process of this machine pulls each
-version (so its work, and the server's, count too where there are few cores). On a GPU 3 billion parameters in bfloat16, which its
-copy engine brings to the host on a stream of their own; on a CPU 100 million in float32, served as bfloat16.
+version (so its work, and the server's, count too where there are few cores). On a GPU 3 billion parameters in bfloat16,
+which its copy engine brings to the host on a stream of their own; on a CPU 100 million in float32, served as bfloat16.
     python -m benchmarks push
     python benchmarks/push.py --device cuda --millions 3000
 """

@@ -18,6 +18,7 @@ from robotlearn.wire.sockets import FAILURES, Monitor
 
 logger = logging.getLogger("robotlearn.wire")
 _MANY = 1024  # addresses of which the log tells one by one
+_GONE = "an address that is gone"
 _FILES = 4096  # libzmq accepts at most 2,000 connections until `read` is called again; the rest is for everything else
 
 
@@ -106,11 +107,13 @@ class Strangers(Monitor):
         super()._happened(event, value, endpoint)
         failure, self._last_failure = self._last_failure, event if event in FAILURES else None
         if event == zmq.EVENT_ACCEPTED:
+            # If that is all there is to know: it is gone already, and the descriptor perhaps another's.
             self._there.pop(value, None)
+            self._there[value] = _Visitor(time.monotonic(), _GONE, ("", ""))
             with contextlib.suppress(OSError), self._borrowed(value) as connection:
                 own, other = ends = _ends(connection)
                 port = f":{own[1]}" if isinstance(own, tuple) else own
-                if endpoint.endswith(port):  # else it is gone, and the descriptor another's
+                if endpoint.endswith(port):
                     address = other[0] if isinstance(other, tuple) else "this machine"
                     self._there[value] = _Visitor(time.monotonic(), address, ends)
         elif event == zmq.EVENT_DISCONNECTED:
@@ -118,7 +121,7 @@ class Strangers(Monitor):
             if failure is None and visitor is not None:
                 self._left[value] = visitor  # some garbage ends a connection without an event of its own
             elif failure is not None and failure != zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._tell(visitor.address if visitor is not None else "an address that is gone")
+                self._tell(visitor.address if visitor is not None else _GONE)
 
     def _tell(self, address: str) -> None:
         if address in self._told or len(self._told) >= _MANY:

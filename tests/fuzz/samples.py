@@ -50,9 +50,9 @@ TO_LEARNER = (
     Hello(record.SCHEMA, "edge-a", 5, "weights", CONTRACT, 0, 0),
     Status(3, "running", "", {"recorded": 4, "pending": 1}, {"sent_bytes": 1.5}, 0, [(5, 3), (4, 9)]),
     Want(2, 1),
-    Have(7, 4),
-    Pull(7, 0, HASH),
-    Pull(7, 1, None),
+    Have(7, 4, True),
+    Pull(7, 0, HASH, True, 0, 512),
+    Pull(7, 1, None, False, 64, 128),
 )
 TO_EDGE = (
     Welcome("run", 1, 64 << 20, 16 << 20, 3),
@@ -60,11 +60,11 @@ TO_EDGE = (
     Ack([(5, 0, 3), (4, 2, 1)]),
     Reject(5, 1, "no such robot"),
     Grant(2, 3),
-    LayoutOf(WEIGHTS.hash, list(WEIGHTS.tensors)),
-    Announce(3, 7, WEIGHTS.nbytes, WEIGHTS.hash, WEIGHTS.chunk_bytes, 0),
+    LayoutOf(WEIGHTS.hash, list(WEIGHTS.tensors), 3),
+    Announce(3, 7, WEIGHTS.nbytes, WEIGHTS.hash, WEIGHTS.chunk_bytes, 0, HASH),
     Gone(7),
 )
-CHUNK = messages.encode(ChunkOf(7, 0, HASH, False)) + bytes(WEIGHTS.chunks[0].length)
+CHUNK = messages.encode(ChunkOf(7, 0, HASH, None, 0, WEIGHTS.chunks[0].length)) + bytes(WEIGHTS.chunks[0].length)
 
 _arm_target, _empty = Tensor.of(fast_spec().home), Tensor.of(np.zeros((0, 3, 2)))
 _memory, _elsewhere = Memory(1, 5, "0" * 32, 8, 48), Tensor("uint8", (4, 4, 3), Slot(3, 0))

@@ -158,12 +158,16 @@ def lies(session: int, rng: random.Random) -> Iterator[bytes]:
         tensors = [layout_entry(f"t{n}", size) for n in range(rng.choice((1, 3)))]
         with contextlib.suppress(WireError):
             made = WeightsLayout(tensors, chunk_bytes)
-            yield messages.encode(LayoutOf(made.hash, tensors))
-            uid = rng.randrange(1, 2**40)
-            yield messages.encode(Announce(rng.randrange(100), uid, made.nbytes, made.hash, chunk_bytes, 2**62))
-            digest = rng.randbytes(8)
-            yield messages.encode(ChunkOf(uid, 0, digest, rng.random() < 0.5)) + bytes(rng.randrange(600))
-    yield messages.encode(LayoutOf(WEIGHTS.hash, [layout_entry("x", 2**30)]))
+            trained = rng.choice((0, len(tensors), 2**40))
+            yield messages.encode(LayoutOf(made.hash, tensors, trained))
+            uid, digest, lie = rng.randrange(1, 2**40), rng.randbytes(8), rng.randbytes(8)
+            constant = rng.choice((None, lie))
+            yield messages.encode(
+                Announce(rng.randrange(100), uid, made.nbytes, made.hash, chunk_bytes, 2**62, constant)
+            )
+            base, start, total = rng.choice((None, lie)), rng.choice((0, 64, 2**50)), rng.choice((0, 512, 2**50))
+            yield messages.encode(ChunkOf(uid, 0, digest, base, start, total)) + bytes(rng.randrange(600))
+    yield messages.encode(LayoutOf(WEIGHTS.hash, [layout_entry("x", 2**30)], 1))
 
 
 def layout_entry(name: str, size: int) -> messages.TensorEntry:

@@ -96,5 +96,5 @@ def test_memory_is_bounded_by_what_is_held(tmp_path: Path) -> None:
         publisher.publish(version, tensors(version))
         if version % 5 == 0:
             publisher.hold(["real"], version)
-    assert [one.version for one in publisher._older if one in publisher._held.values()] == [15]
+    assert [one.version for one in publisher._older if one in publisher._held_at.values()] == [15]
     assert len(publisher._older) <= 2
