@@ -125,8 +125,8 @@ def revoked_while_connected(rig: Learner, site: Site) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("attempts", "counter", "told"),
     [
-        (without_a_key, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
-        (with_garbage, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
+        (without_a_key, "failed_handshakes", "it has no key, one for another server, or speaks something else"),
+        (with_garbage, "failed_handshakes", "it has no key, one for another server, or speaks something else"),
         (with_a_revoked_key, "failed_handshakes", "is turned away: its key"),
         (in_a_wrong_role, "refused", "it needs edge"),
         (revoked_while_connected, "not_allowed", "is put out: its key may no longer"),
@@ -145,7 +145,9 @@ def test_who_may_not_is_refused_logged_once_and_counted(
             until(lambda number=number: rig.server.stats()[counter] >= number, f"attempt {number} to be counted")
         assert number == 3 and rig.store.stored == 0 and rig.server.stats()["peers"] == 0
         until(lambda: told in caplog.text, "a line in the log")
-    assert sum(told in line for line in caplog.messages) == 1
+    lines = [line for line in caplog.messages if told in line]
+    # A busy learner may find the first one gone before it can ask for its address, and a later one not.
+    assert len(lines) == len(set(lines)) <= 1 + any("an address that is gone" in line for line in lines)
 
 
 @pytest.mark.parametrize("who", ["without a key", "with a key that nobody allowed", "with a key of another server"])
