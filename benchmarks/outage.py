@@ -64,7 +64,7 @@ def learner(pipe: Connection, folder: str, slow: bool) -> None:
 
 def edge(pipe: Connection, address: str, folder: str) -> None:
     """The control loop; tells (ticks, late ones, worst lateness [s], recorded segments)."""
-    segments = [make_segment(1, seed, 84, STEPS) for seed in range(8)]
+    segments = [make_segment(1, seed) for seed in range(8)]
     spool = Spool(Path(folder) / "spool", edge="edge", sync="power", max_bytes=8 << 30)
     uplink = Uplink(address, spool, edge="edge", contract=CONTRACT)
     uplink.start()

@@ -1,8 +1,9 @@
 """Transitions with one camera from an edge process to a learner process, against LeRobot's own transition streaming.
 
-LeRobot's: its actor's and its learner's functions, gRPC over loopback, images as it holds them (float32), kept in
-memory. Ours: the same pixels as uint8, durable (fdatasync) at the edge before they are sent and at the learner before
-they are acknowledged. The rate is that from the first message that has come to the last.
+Both send the same pictures: rendered while a Panda moves, with a sensor's noise. LeRobot's: its actor's and its
+learner's functions, gRPC over loopback, images as it holds them (float32), in memory only. Ours: uint8, raw and
+lossless, durable (fdatasync) at the edge before they are sent and at the learner before they are acknowledged. The rate
+is that from the first message that has come to the last.
     python -m benchmarks transitions
 """
 
@@ -18,22 +19,29 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.payloads import CAMERA, WAYS, noisy, recorded
 from benchmarks.report import report
-from benchmarks.segments import make_segment
 from benchmarks.wire import CONTRACT, learner
+from robotlearn import gl
 from robotlearn.buffer.spool import Spool
 from robotlearn.processes import freeze_heap
 from robotlearn.wire import record
+from robotlearn.wire.encodings import Encodings
+from robotlearn.wire.segment import Segment
 from robotlearn.wire.uplink import Uplink
 
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
-STEPS, MESSAGES = 48, 25  # of one message of LeRobot's, and of one segment of ours
+MESSAGES = 60
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -70,7 +78,7 @@ def their_learner(pipe: Connection, total: int) -> None:
     server.stop(0)
 
 
-def their_actor(port: int, side: int, over: Any) -> None:
+def their_actor(port: int, pictures: NDArray[np.uint8], over: Any) -> None:
     """What LeRobot's actor does with the transitions of an episode."""
     import grpc
     import torch
@@ -87,8 +95,11 @@ def their_actor(port: int, side: int, over: Any) -> None:
     outgoing: queue.Queue[bytes] = queue.Queue(maxsize=2)
     ended = threading.Event()
     seen = [
-        {"observation.state": torch.randn(1, 8), "observation.image.front": torch.rand(1, 3, side, side)}
-        for _ in range(STEPS + 1)
+        {
+            "observation.state": torch.randn(1, 8),
+            "observation.image.front": torch.from_numpy(picture).permute(2, 0, 1)[None].float().div(255).contiguous(),
+        }
+        for picture in pictures
     ]
 
     def produce() -> None:
@@ -98,7 +109,7 @@ def their_actor(port: int, side: int, over: Any) -> None:
                     state=seen[step], action=torch.randn(1, 8), reward=0.0, next_state=seen[step + 1], done=False,
                     truncated=False, complementary_info={"is_intervention": False},
                 )
-                for step in range(STEPS)
+                for step in range(len(seen) - 1)
             ]  # fmt: skip
             push_transitions_to_transport_queue(episode, outgoing)
         over.wait()
@@ -109,13 +120,13 @@ def their_actor(port: int, side: int, over: Any) -> None:
         stub.SendTransitions(transitions_stream(ended, outgoing, 0.01))
 
 
-def theirs(side: int) -> tuple[float, float]:
+def theirs(segment: Segment) -> tuple[float, float]:
     """(transitions/s, bytes per transition)."""
     here, there = multiprocessing.Pipe()
     over = _spawn.Event()
-    server = _spawn.Process(target=their_learner, args=(there, STEPS * MESSAGES))
+    server = _spawn.Process(target=their_learner, args=(there, segment.steps * MESSAGES))
     server.start()
-    actor = _spawn.Process(target=their_actor, args=(here.recv(), side, over))
+    actor = _spawn.Process(target=their_actor, args=(here.recv(), segment.observations[CAMERA], over))
     actor.start()
     found: tuple[float, float] = here.recv()
     over.set()
@@ -125,22 +136,22 @@ def theirs(side: int) -> tuple[float, float]:
     return found
 
 
-def ours(side: int) -> tuple[float, float]:
+def ours(segment: Segment, way: str) -> tuple[float, float]:
     """(transitions/s, bytes per transition), from the first acknowledgement to the last."""
+    segment = replace(segment, encodings=Encodings("zstd", other=WAYS[way]))
     folder = Path(tempfile.mkdtemp(prefix="robotlearn-bench-", dir=os.environ.get("BENCH_DIR")))
-    segments = [make_segment(1, seed, side, STEPS) for seed in range(8)]
     here, there = multiprocessing.Pipe()
     process = _spawn.Process(target=learner, args=(there, str(folder)))
     process.start()
     try:
-        with Spool(folder / "spool", edge="edge", sync="power", max_bytes=8 << 30) as spool:
-            uplink = Uplink(here.recv(), spool, edge="edge", contract=CONTRACT)
+        with Spool(folder / "spool", edge="bench", sync="power", max_bytes=8 << 30) as spool:
+            uplink = Uplink(here.recv(), spool, edge="bench", contract=CONTRACT)
             uplink.start()
             while uplink.state != "connected":
                 time.sleep(0.01)
             freeze_heap()
             producer = threading.Thread(
-                target=lambda: [spool.record(segments[index % 8]) for index in range(MESSAGES)], daemon=True
+                target=lambda: [spool.record(segment) for _ in range(MESSAGES)], daemon=True
             )
             producer.start()
             while not (first := spool.counts().acknowledged):
@@ -154,8 +165,8 @@ def ours(side: int) -> tuple[float, float]:
         here.send(None)
         if here.recv() != MESSAGES:
             raise SystemExit("not all segments were stored")
-        size = len(record.encode(segments[0], session=1, sequence=1))
-        return (MESSAGES - first) * STEPS / seconds, size / STEPS
+        size = len(record.encode(segment, session=1, sequence=1))
+        return (MESSAGES - first) * segment.steps / seconds, size / segment.steps
     finally:
         process.join(10)
         process.kill()
@@ -165,16 +176,20 @@ def ours(side: int) -> tuple[float, float]:
 def run() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for side in (84, 128):
-        found: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
+        segment = noisy(recorded((side, side)))
+        found: dict[str, list[tuple[float, float]]] = {"theirs": [], "raw": [], "lossless": []}
         for _ in range(RUNS):
-            found["ours"].append(ours(side))
-            found["theirs"].append(theirs(side))
+            found["theirs"].append(theirs(segment))
+            for way in ("raw", "lossless"):
+                found[way].append(ours(segment, way))
         rates = {name: statistics.median(rate for rate, _ in values) for name, values in found.items()}
-        sizes = {name: statistics.median(size for _, size in values) for name, values in found.items()}
-        name = f"transitions.{side}"
-        report(f"{name}.rate", rates["ours"], "transitions/s", "LeRobot, in memory only", rates["theirs"])
-        report(f"{name}.bytes", sizes["ours"] / 1024, "KiB/transition", "LeRobot", sizes["theirs"] / 1024)
+        sizes = {name: statistics.median(size for _, size in values) / 1024 for name, values in found.items()}
+        for way in ("raw", "lossless"):
+            name = f"transitions.{side}.{way}"
+            report(f"{name}.rate", rates[way], "transitions/s", "LeRobot, in memory only", rates["theirs"])
+            report(f"{name}.size", sizes[way], "KiB/transition", "LeRobot", sizes["theirs"])
 
 
 if __name__ == "__main__":
+    gl.choose()
     run()
