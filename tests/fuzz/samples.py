@@ -118,8 +118,9 @@ LEDGER = tuple(
     map(entry, (
         Settled(5, "acknowledged", [(0, 3), (4, 6)]),
         Settled(5, "rejected", [(3, 4)], "no such robot"),
-        ledger.Sent(5, 20),
-        Snapshot({"acknowledged": 3}, [SessionState(5, [(0, 3)], {"acknowledged": 3}, 9)]),
+        ledger.Sent(5, [(0, 20)]),
+        ledger.Reopened(5, 3),
+        Snapshot({"acknowledged": 3}, [SessionState(5, [(0, 3)], {"acknowledged": 3}, [(0, 9)])]),
     ))
 )  # fmt: skip
 SNAPSHOTS = (
