@@ -22,10 +22,10 @@ _EXPECTED = {
     "tuple_type": "a list",
     "model_type": "a section of keys",
     "model_attributes_type": "a section of keys",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
     "too_short": "at least {min_length} in the list",
     "too_long": "at most {max_length} in the list",
@@ -61,7 +61,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, 
         else:
             text = f"{shown(value)} is not valid, expected {cause}"
     else:
-        text = f"{shown(value)} is not valid, expected {expected.format(**context)}"
+        text = f"{shown(value)} is not valid, expected {expected.format(**{name: _bound(one) for name, one in context.items()})}"
     line = " ".join((f"{dotted(path)}: {text}" if path else text).split())
     more = len(found) - 1
     return path, line + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
@@ -82,6 +82,11 @@ def shown(value: Any) -> str:
     words: dict[Any, str] = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _bound(value: Any) -> Any:
+    """1.0 as 1, but a large whole number with all of its digits."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _resolve(
