@@ -63,8 +63,12 @@ def allow(
     from robotlearn.wire.keys import Keys, PublicKey, roles
 
     store = Keys(folder)
-    store.allow(name, PublicKey.parse(public), roles(role))
+    key = PublicKey.parse(public)
+    before = store.allow(name, key, roles(role))
     typer.echo(f"{name} may, by {store.allowed_file}: {', '.join(role)}")
+    for one in before:
+        if (one.name, one.key) != (name, key):
+            typer.echo(f"{one.name} ({one.key}) is let in no more: a key has one name, and a name one key", err=True)
 
 
 @keys.command()

@@ -162,12 +162,16 @@ class Keys:
             raise KeysError(f"{self.allowed_file}: two entries have one name or one key")
         return found
 
-    def allow(self, name: str, key: PublicKey, roles: Sequence[Role]) -> None:
-        """Let the holder of a key in; what a name or a key was allowed before is replaced. Raises KeysError."""
+    def allow(self, name: str, key: PublicKey, roles: Sequence[Role]) -> list[Allowed]:
+        """Let the holder of a key in; what a name or a key was allowed before is replaced, and returned. Raises
+        KeysError.
+        """
         _check_name(name)
         with self._changing() as entries:
-            entries[:] = [entry for entry in entries if name != entry.name and key != entry.key]
+            before = [entry for entry in entries if name == entry.name or key == entry.key]
+            entries[:] = [entry for entry in entries if entry not in before]
             entries.append(Allowed(name, key, tuple(roles)))
+        return before
 
     def revoke(self, name: str) -> Allowed:
         """Let it in no more; servers that run notice by themselves. Raises KeysError when nobody has that name."""

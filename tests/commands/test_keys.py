@@ -46,6 +46,14 @@ def test_a_key_is_made_allowed_listed_and_revoked(folder: Path) -> None:
     assert json.loads(said("ls", "--json").stdout)["allowed"] == []
 
 
+def test_whoever_an_entry_replaces_is_named(folder: Path) -> None:
+    left, other = new("left"), new("other")
+    assert said("allow", "left", left).stderr == ""
+    assert said("allow", "left", left, "--role", "arm").stderr == "", "the same key may have other roles"
+    assert said("allow", "right", left).stderr.startswith(f"left ({left}) is let in no more")
+    assert said("allow", "right", other).stderr.startswith(f"right ({left}) is let in no more")
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
