@@ -237,8 +237,8 @@ class Spool:
             try:
                 self._quarantine.put(session, sequence, self._log.read(entry.position, verify=False), reason)
             except LogError as error:
-                logger.error("spool %s: record %d-%d is lost to quarantine: %s", self.path, session, sequence, error)
-            logger.warning("record %d of session %d is rejected: %s", sequence, session, reason)
+                logger.error("spool %s: record %016x-%d is lost to quarantine: %s", self.path, session, sequence, error)
+            logger.warning("record %d of session %016x is rejected: %s", sequence, session, reason)
             return bool(self._settle([(session, sequence)], "rejected", reason))
 
     def expire(self) -> int:

@@ -89,18 +89,20 @@ def _row(one: Quarantined) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from robotlearn.robots.states import wide_console
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("edge", "session", "sequence", "robot", "steps", "bytes", "since", "reason"):
-        table.add_column(column, justify="right" if column in ("sequence", "steps", "bytes") else "left")
+        right = column in ("sequence", "steps", "bytes")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         told = {key: "-" if value is None else str(value) for key, value in row.items()}
         told["edge"] = "damaged" if row["edge"] is None else told["edge"]
         table.add_row(*(Text(told[str(column.header)]) for column in table.columns))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _spools(where: Path) -> list[Path]:

@@ -11,7 +11,7 @@ COUNTS = {
         "segments_recorded": "durable in the edges' logs, as told last",
         "segments_stored": "stored by the learner, each once",
         "segments_pending": "still in the edges' logs, as told last",
-        "segments_evicted": "deleted by an edge whose log was full",
+        "segments_evicted": "deleted by an edge: its log was full, or they were too old",
         "segments_rejected": "refused by the learner for good, kept in the edge's quarantine",
         "segments_refused": "never recorded: the edge had no room",
         "segments_duplicate": "sent again though stored, and not stored twice",

@@ -48,6 +48,12 @@ def test_it_is_shown_with_the_reason_also_while_the_edge_runs(run: Path) -> None
     assert "nothing in quarantine" in said(run / "edges" / "right" / "spool").stdout
 
 
+def test_a_program_reads_whole_lines(run: Path) -> None:
+    narrow = CliRunner().invoke(cli.app, ["data", "quarantine", str(run)], env={"COLUMNS": "40"}).stdout.splitlines()
+    assert [line.split()[-2:] for line in narrow[1:]] == [["no", "0"], ["no", "2"]]
+    assert len(narrow[1].split()[1]) == 16, "the session, as in the edge's log"
+
+
 def test_retried_it_is_sent_again_once(run: Path) -> None:
     done = said(run, "--retry")
     assert done.exit_code == 0 and "2 taken out" in done.stdout, done.output
