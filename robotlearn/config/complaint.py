@@ -61,7 +61,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, 
         else:
             text = f"{shown(value)} is not valid, expected {cause}"
     else:
-        text = f"{shown(value)} is not valid, expected {expected.format(**{name: _bound(one) for name, one in context.items()})}"
+        bounds = {name: _bound(one) for name, one in context.items()}
+        text = f"{shown(value)} is not valid, expected {expected.format(**bounds)}"
     line = " ".join((f"{dotted(path)}: {text}" if path else text).split())
     more = len(found) - 1
     return path, line + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
