@@ -129,7 +129,7 @@ class Strangers(Monitor):
         self._told.add(address)
         logger.warning(
             "%s: a handshake with %s failed, others from there are only counted from now on: it has no key, one for "
-            "another server, or speaks something else", self._server, address,
+            "another server, speaks something else, or was cut off", self._server, address,
         )  # fmt: skip
 
     @contextlib.contextmanager
