@@ -15,8 +15,11 @@ LONG = ("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=(*NAMES, *LONG, []), help=f"of {', '.join((*NAMES, *LONG))}")
+    known = f"{', '.join(NAMES)}; only when named: {', '.join(LONG)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=known)
     names = parser.parse_args().names or NAMES
+    if unknown := set(names) - {*NAMES, *LONG}:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {known}")
     gl.choose()
     RESULTS.unlink(missing_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
