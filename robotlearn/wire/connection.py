@@ -199,7 +199,8 @@ class Connection(ABC):
             return
         lost = self._monitor.events in ready and self._monitor.read()
         if self._monitor.turned_away and self.keys is not None:
-            self._refused(Refuse("key", f"it doesn't allow {self.keys.own.public}"))
+            public = self.keys.own.public
+            self._refused(Refuse("key", f"it doesn't allow {public}; there: robotlearn keys allow NAME {public}"))
         elif lost:
             # A new socket with a new identity: libzmq's own reconnection would keep the old one, to which a learner
             # that hasn't noticed the loss yet is deaf.
