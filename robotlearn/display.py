@@ -32,6 +32,8 @@ class PeerLine:
     waits_for: str
     robot_bytes: float = 0.0
     robot_array_bytes: float = 0.0
+    lost: str = ""
+    """What the learner won't get of it: "segments lost: 12 rejected, 3 evicted"."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _peer(peer: PeerLine) -> str:
     traffic = f", {_traffic(peer)} kB/s per robot" if peer.robot_array_bytes else ""
-    return f"{peer.name}: {peer.state}{traffic}" + (f" (waits for {peer.waits_for})" if peer.waits_for else "")
+    lost = f", {peer.lost}" if peer.lost else ""
+    return f"{peer.name}: {peer.state}{traffic}{lost}" + (f" (waits for {peer.waits_for})" if peer.waits_for else "")
 
 
 def _traffic(peer: PeerLine) -> str:
@@ -181,6 +184,7 @@ def page(view: View) -> Group:
             Text(peer.waits_for or "-"),
         )
     parts: list[object] = [Text(view.title, style="bold"), bar, head, edges]
+    parts += [Text(f"{peer.name}: {peer.lost}", style="yellow") for peer in view.peers if peer.lost]
     if view.waits_for:
         parts.append(Text(f"the learner waits for {view.waits_for}", style="yellow"))
     return Group(*parts)  # type: ignore[arg-type]

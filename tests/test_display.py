@@ -63,6 +63,13 @@ def test_the_page_says_it_all(part: str) -> None:
     assert part in drawn(VIEW)
 
 
+def test_what_the_learner_will_not_get_is_shown() -> None:
+    losing = replace(VIEW, peers=[replace(PEER, lost="segments lost: 72 rejected, 3 evicted")])
+    assert "2.3 of 12.3 kB/s per robot, segments lost: 72 rejected, 3 evicted (waits for" in line(losing)
+    assert "left: segments lost: 72 rejected, 3 evicted" in drawn(losing)
+    assert "lost" not in line(VIEW) + drawn(VIEW)
+
+
 def test_before_the_first_version_there_is_nothing_to_show_but_the_phase() -> None:
     view = View(title="t", phase="imitating 6 demonstrations", progress=0.5)
     assert line(view) == "imitating 6 demonstrations 50%"

@@ -35,13 +35,15 @@ def ls(
     from robotlearn.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    rows = _rows(folder, Orders(folder))
+    orders = Orders(folder)
+    rows, pinned = _rows(folder, orders), orders.pinned
     if as_json:
-        typer.echo(json.dumps({"versions": rows}))
+        typer.echo(json.dumps({"versions": rows, "pinned": pinned}))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from robotlearn.robots.states import wide_console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = {"version": "version", "success": "success", "measured": "measured", "checkpoint": "checkpoint",
@@ -50,7 +52,9 @@ def ls(
         table.add_column(title, justify="right" if title in ("version", "success", "measured") else "left")
     for row in rows:
         table.add_row(*(Text(_shown(key, row[key])) for key in columns))
-    Console().print(table)
+    wide_console().print(table)
+    if pinned is not None:
+        typer.echo(f"every edge has the weights of version {pinned}, until `robotlearn weights unpin {run}`")
 
 
 @weights.command()

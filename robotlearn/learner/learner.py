@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import Any
@@ -46,6 +46,7 @@ from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
+LOST_SEGMENTS = ("rejected", "evicted", "refused")
 TOLD_SEGMENTS = ("recorded", "evicted", "rejected", "refused", "pending")
 TOLD = (
     "steps_held", "steps_clipped", "simulation_faults",
@@ -276,7 +277,7 @@ class Learner:
         ready = len(self._pool)
         self._phase = "collecting"
         self._progress = self._updates / self.config.learner.updates
-        self._waits_for = f"episodes: {ready} of {batch}" if ready < batch else ""
+        self._waits_for = f"episodes: {ready} of {batch}{self._pinned()}" if ready < batch else ""
         for stored in self._server.take_stored(timeout=0.1):
             self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
             self._env_steps += stored.header.steps
@@ -539,6 +540,14 @@ class Learner:
 
     # ---- what is shown
 
+    def _edge_waits_for(self, edge: str, version: int, told: str) -> str:
+        held = version < 0 and told and self._serving.awaits_approval(edge)
+        return "weights that pass learner.approval" if held else told
+
+    def _pinned(self) -> str:
+        version = self._serving.pinned
+        return "" if version is None else f" (edges' weights are pinned to version {version})"
+
     def _seconds(self) -> float:
         return self._seconds_before + (time.monotonic() - self._training_since if self._training_since else 0.0)
 
@@ -566,8 +575,9 @@ class Learner:
                 int(edge.rates.get("episodes", 0)),
                 edge.rates.get("steps", 0.0) if edge.connected else 0.0,
                 edge.counts.get("pending", 0),
-                edge.waits_for if edge.connected else "",
+                self._edge_waits_for(edge.edge, edge.version, edge.waits_for) if edge.connected else "",
                 *(edge.rates.get(name, 0.0) if edge.connected else 0.0 for name in TOLD_RATES),
+                _lost(edge.counts),
             )
             for edge in self._server.peers()
         ]
@@ -586,6 +596,11 @@ class Learner:
             seconds=self._seconds(),
             peers=peers,
         )
+
+
+def _lost(counts: Mapping[str, int]) -> str:
+    told = [f"{counts[name]} {name}" for name in LOST_SEGMENTS if counts.get(name)]
+    return f"segments lost: {', '.join(told)}" if told else ""
 
 
 def _rate(measured: Evaluation) -> str:

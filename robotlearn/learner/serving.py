@@ -76,6 +76,15 @@ class Serving:
         candidate = self._approval.candidate if self._approval is not None else -1
         return {self._checkpoint, self._checkpoint_before, self._pinned, candidate} - {-1}
 
+    @property
+    def pinned(self) -> int | None:
+        """The version whose weights every edge has, because a person said so; None: nothing is pinned."""
+        return None if self._pinned < 0 else self._pinned
+
+    def awaits_approval(self, edge: str) -> bool:
+        """Whether that edge rests because no weights have been approved yet."""
+        return edge in self._held and self._checkpoint < 0
+
     def resume(self) -> None:
         """Before a resumed run's first `publish`: serve again what was approved, and what was pinned."""
         rows = self._orders.decisions()
@@ -139,9 +148,11 @@ class Serving:
 
     def _do(self, order: Order) -> None:
         if order.what == "unpin":
+            if (version := self._orders.pinned) is None:
+                raise CheckpointError("nothing is pinned")
             self._publisher.pin(None)
             self._pinned, self._orders.pinned = -1, None
-            self._orders.note(order.version, order.version, "unpinned", "by a person", order=order.id)
+            self._orders.note(version, version, "unpinned", "by a person", order=order.id)
         elif order.what == "pin":
             self._pin(order.version, "by a person", order.id)
             self.publish(self._next_version())

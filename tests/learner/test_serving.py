@@ -129,6 +129,25 @@ def test_first_weights_that_nobody_may_use_end_the_run_with_a_reason(
         running.end()
 
 
+def test_an_edge_that_rests_for_want_of_approval_says_so(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0)
+    config = tiny(MANY, ASKING.format("batch"))
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    there = Served(config, folder)
+
+    def waits_for() -> list[str]:
+        return [peer.waits_for for peer in running.learner.view().peers]
+
+    try:
+        until(lambda: waits_for() == ["weights that pass learner.approval"], "the edge to say what it waits for")
+    finally:
+        running.end()
+        there.end()
+
+
 def said(*arguments: object) -> str:
     done = CliRunner().invoke(cli.app, ["weights", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -164,7 +183,13 @@ def test_a_person_pins_and_takes_back_and_it_outlives_the_learner(tmp_path: Path
     try:
         until(lambda: there.edge.version > pinned, "the pinned weights, under a new version")
         assert equal(there.edge._policy.state_dict(), wanted)
+        held = f"every edge has the weights of version {version}, until `robotlearn weights unpin"
+        assert held in said("ls", folder.path) and json.loads(said("ls", folder.path, "--json"))["pinned"] == version
+        assert f"(edges' weights are pinned to version {version})" in running.learner._pinned()
         assert said("unpin", folder.path) == "unpinned\n"
+        assert Orders(folder).decisions()[-1]["version"] == version and held not in said("ls", folder.path)
+        with pytest.raises(CheckpointError, match="nothing is pinned"):
+            said("unpin", folder.path)
         newest = folder.highest_version
         until(lambda: there.edge.version > newest, "newer weights")
 
