@@ -120,7 +120,7 @@ def revoked_while_connected(rig: Rig, keys: Keys) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("attempts", "counter", "told"),
     [
-        (without_a_key, "failed_handshakes", "a handshake with 127.0.0.1 failed"),
+        (without_a_key, "failed_handshakes", "it has no key, one for another server, speaks"),
         (with_a_revoked_key, "failed_handshakes", "is turned away: its key"),
         (in_a_wrong_role, "not_allowed", "it needs arm"),
         (revoked_while_connected, "not_allowed", "a client is put out"),
@@ -138,4 +138,6 @@ def test_who_may_not_is_refused_logged_once_and_counted(
         until(lambda number=number: rig.server.stats().get(counter, 0) >= number, f"attempt {number} to be counted")
     until(lambda: told in caplog.text, "a line in the log")
     assert rig.server.stats()["clients"] == 0
-    assert sum(told in line for line in caplog.messages) == 1
+    lines = [line for line in caplog.messages if told in line]
+    # A busy server may find the first one gone before it can ask for its address, and a later one not.
+    assert len(lines) == len(set(lines)) <= 1 + any("an address that is gone" in line for line in lines)
