@@ -17,7 +17,11 @@ class ApprovalConfig(Section):
     edges: Names | None = Field(
         None, description="Edges that have approved weights only; null: the paced ones, each of which has a real arm."
     )
-    every: PositiveInt = Field(1, description="Offer each so-many-th version; the ones between go unapproved.")
+    every: PositiveInt = Field(
+        1,
+        description="Offer each so-many-th version; the ones between go unapproved, but where all edges need approval "
+        "and all that they collect with the approved weights is beyond max_staleness.",
+    )
     observations: NonNegativeInt = Field(
         256,
         description="Of so many stored observations the chunks must be finite, and their actions within the arm's own "

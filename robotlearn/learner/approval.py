@@ -66,14 +66,16 @@ class Approval:
         seen = {key: np.array(value[row]) for key, value in segment.observations.items()}
         self._seen[segment.embodiment].append((seen, segment.task))
 
-    def offer(self, version: int, policy: Policy, rehearse: Callable[[int], Evaluation]) -> Decision | None:
-        """Test weights that were just published; None when their turn has not come. `rehearse(episodes)` measures them
-        in simulation.
+    def offer(
+        self, version: int, policy: Policy, rehearse: Callable[[int], Evaluation], *, due: bool = False
+    ) -> Decision | None:
+        """Test weights that were just published; None when their turn has not come, unless they are `due`, or while
+        others are under trial. `rehearse(episodes)` measures them in simulation.
         """
         if self.candidate >= 0:
             return None
         self._offered += 1
-        if (self._offered - 1) % self.settings.every:
+        if (self._offered - 1) % self.settings.every and not due:
             return None
         self._figures = {}
         wrong = self._wrong_with(policy)
@@ -92,9 +94,11 @@ class Approval:
         return self._decide(version, "trial", f"{self.settings.trial_episodes} episodes of {self.settings.trial_edge}")
 
     def heard(self, edge: str, version: int, success: bool) -> Decision | None:
-        """One of the edges that need approval ended an episode, all of it with weights of at least `version`."""
+        """One of the edges that need approval ended an episode, with these weights. Others than those under trial or
+        approved, which an edge has while it is pinned, say nothing of them.
+        """
         settings = self.settings
-        if edge == settings.trial_edge and 0 <= self.candidate <= version:
+        if edge == settings.trial_edge and 0 <= self.candidate == version:
             self._trial.append(success)
             if len(self._trial) < settings.trial_episodes:
                 return None
@@ -106,7 +110,7 @@ class Approval:
             return self._decide(
                 candidate, "rejected", f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked"
             )
-        if self.approved < 0 or version < self.approved:
+        if self.approved < 0 or version != self.approved:
             return None
         self._watch.append(success)
         share = float(np.mean(self._watch))

@@ -61,6 +61,7 @@ class Serving:
         self._all_held = set(self._held) >= {edge.name for edge in config.edges}
         device = next(policy.parameters()).device
         self._copies = HostCopies(device) if device.type == "cuda" else None
+        self._max_staleness = config.learner.max_staleness
         self._orders = Orders(folder)
         self._checkpoint = -1  # of the approved weights
         self._checkpoint_before = -1  # of those approved before them
@@ -119,7 +120,7 @@ class Serving:
         and nobody may collect episodes.
         """
         if self._approval is not None:
-            self._act(self._approval.offer(version, self._policy, self._rehearse))
+            self._act(self._approval.offer(version, self._policy, self._rehearse, due=self._due(version)))
 
     def hear(self, stored: StoredSegment) -> None:
         """A segment was stored."""
@@ -128,7 +129,11 @@ class Serving:
         self._approval.remember(stored.segment)
         header = stored.header
         if header.last and header.edge in self._held:
-            self._act(self._approval.heard(header.edge, header.version, header.success))
+            decision = self._approval.heard(header.edge, header.version, header.success)
+            self._act(decision)
+            newest = self._publisher.version
+            if decision is not None and decision.step == "approved" and self._due(newest):
+                self.offer(newest)  # it came while the trial went on, and there won't be a newer one
 
     def show(self, versions: dict[str, int]) -> None:
         """The version that each edge says it has, for `robotlearn weights ls`."""
@@ -150,14 +155,18 @@ class Serving:
         if order.what == "unpin":
             if (version := self._orders.pinned) is None:
                 raise CheckpointError("nothing is pinned")
-            self._publisher.pin(None)
-            self._pinned, self._orders.pinned = -1, None
+            self._unpin()
             self._orders.note(version, version, "unpinned", "by a person", order=order.id)
         elif order.what == "pin":
             self._pin(order.version, "by a person", order.id)
             self.publish(self._next_version())
         else:
             self._go_back(order.version, "by a person", order.id)
+
+    def _due(self, version: int) -> bool:
+        """Whether all that edges collect with what is approved is too old for the weights `version`."""
+        approval = self._approval
+        return approval is not None and self._all_held and version - approval.approved > self._max_staleness
 
     def _act(self, decision: Decision | None) -> None:
         if decision is None:
@@ -168,7 +177,8 @@ class Serving:
             self._publisher.hold([settings.trial_edge], version)
             self._note(decision)
         elif decision.step == "approved":
-            self._save()
+            if not self._has(version):  # what passed a trial was saved before it
+                self._save()
             self._publisher.hold(self._held, version)
             self._checkpoint_before, self._checkpoint = self._checkpoint, version
             self._note(decision)
@@ -214,6 +224,17 @@ class Serving:
         self._publisher.pin(number)
         self._pinned = self._orders.pinned = version
         self._orders.note(number, version, "pinned", why, **_order(order))
+
+    def _unpin(self) -> None:
+        # What was approved is older than what the edges were pinned to, and their versions only grow.
+        again = self._pinned >= 0 and self._checkpoint >= 0
+        if again:
+            self._serve_again(self._checkpoint, "the pin is gone")
+        self._publisher.pin(None)
+        self._pinned, self._orders.pinned = -1, None
+        if again:
+            self.publish(self._next_version())
+            self.offer(self._publisher.version)
 
     def _publish_again(self, version: int) -> int:
         saved = checkpoint.load(self._folder.checkpoints / f"{version:06d}")

@@ -111,6 +111,18 @@ def test_one_edge_goes_first_and_the_others_have_what_it_succeeded_with(config: 
     assert last.figures["trial_success"] == pytest.approx(1 / 3)
 
 
+def test_what_edges_do_with_other_weights_while_they_are_pinned_says_nothing_of_those_in_question(
+    config: Config, policy: Policy
+) -> None:
+    approving = approval(config, trial_edge="a", trial_episodes=2, trial_success=0.6)
+    approving.offer(0, policy, measured(1))
+    assert all(approving.heard("b", 0, True) is None for _ in range(4))
+    approving.settle(1)
+    assert step(approving.offer(2, policy, measured(1))) == "trial"
+    assert [approving.heard(edge, 3, False) for edge in "aabbbb"] == [None] * 6
+    assert [step(approving.heard("a", 2, True)) for _ in range(2)] == ["", "approved"]
+
+
 def test_when_success_falls_after_it_is_rolled_back(config: Config, policy: Policy) -> None:
     approving = approval(config, max_drop=0.3)
     approving.offer(0, policy, measured(1))

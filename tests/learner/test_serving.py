@@ -204,3 +204,58 @@ def test_a_person_pins_and_takes_back_and_it_outlives_the_learner(tmp_path: Path
         there.end()
     versions = used_in_order(folder)
     assert versions == sorted(versions), "an edge's versions only grow"
+
+
+def test_a_pin_that_is_gone_leaves_the_approved_weights_under_a_version_above_it(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: float(version == 0))
+    config = tiny(MANY, "learner.checkpoint_every=1", "learner.max_staleness=inf", ASKING.format("batch"))
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    there = Served(config, folder)
+    try:
+        until(lambda: folder.highest_version > 2, "versions that are rejected")
+        approved = weights(folder, 0)
+        found = re.search(r"version (\d+) ", said("pin", folder.path, int(checkpoint.newest(folder.checkpoints).name)))
+        assert found is not None
+        pinned = int(found[1])
+        until(lambda: there.edge.version == pinned, "the pinned weights")
+        assert said("unpin", folder.path) == "unpinned\n"
+        until(lambda: there.edge.version != pinned, "other weights")
+        assert there.edge.version > pinned
+        assert equal(there.edge._policy.state_dict(), approved)
+    finally:
+        running.end()
+        there.end()
+    versions = used_in_order(folder)
+    assert versions == sorted(versions), "an edge's versions only grow"
+
+
+def test_what_passed_its_trial_keeps_its_checkpoint(tmp_path: Path, run: Callable[..., Running]) -> None:
+    config = tiny(
+        "learner.updates=20", "learner.checkpoint_every=1000", "learner.keep_checkpoints=1",
+        "learner.max_staleness=inf",
+        "learner.approval={edges: [batch], trial_edge: batch, trial_episodes: 20, trial_success: 0, max_drop: 1, "
+        "rehearsal_episodes: 0, observations: 0}",
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    rows = decided(folder, "version", "decision")
+    passed = [version for version, decision in rows if decision == "approved" and (version, "trial") in rows]
+    assert passed and (folder.checkpoints / f"{passed[-1]:06d}").exists()
+
+
+@pytest.mark.parametrize("more", ["every: 3", "trial_edge: batch, trial_episodes: 9, trial_success: 0"])
+def test_where_nobody_else_collects_what_is_published_is_offered_before_all_is_too_old(
+    tmp_path: Path, run: Callable[..., Running], more: str
+) -> None:
+    asking = f"edges: [batch, station], rehearsal_episodes: 0, observations: 0, max_drop: 1, {more}"
+    config = tiny("learner.updates=6", "learner.max_staleness=0", f"learner.approval={{{asking}}}")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert [row["updates"] for row in read_metrics(folder.metrics) if "updates" in row] == [1, 2, 3, 4, 5, 6]
