@@ -32,12 +32,10 @@ class MetricsLog:
 
     def __init__(self, folder: RunFolder) -> None:
         """Raises OSError where the files can't be opened."""
-        self._rows = _Appended(folder.metrics)
-        if not _ends_a_line(folder.metrics):
-            self._rows.append(b"\n")  # after what a crash cut short, which would take the next row with it
+        self._rows = Appended(folder.metrics, lines=True)
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         folder.tensorboard.mkdir(parents=True, exist_ok=True)
-        self._board = _Appended(folder.tensorboard / name)
+        self._board = Appended(folder.tensorboard / name)
         self._board.append(_event(time.time(), file_version="brain.Event:2"))
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -64,13 +62,16 @@ class MetricsLog:
         self._board.close()
 
 
-class _Appended:
+class Appended:
     """A file that takes pieces whole and in order; those for which there is no space wait for the next `append`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lines: bool = False) -> None:
+        """Raises OSError where it can't be opened."""
         self._path = path
         self._stream = path.open("ab", buffering=0)
         self._waiting: list[bytes] = []
+        if lines and not _ends_a_line(path):
+            self.append(b"\n")  # after what a crash cut short, which would take the next row with it
 
     def append(self, piece: bytes) -> None:
         """Raises OSError when the disk fails, or too many pieces wait."""

@@ -521,6 +521,7 @@ class Learner:
             self._server.close()
             self._store.close()
             self._metrics.close()
+            self._serving.close()
             if self._live is not None:
                 self._live.close()
                 self._display.say(self._live.summary())

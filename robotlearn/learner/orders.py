@@ -12,7 +12,7 @@ import msgspec
 
 from robotlearn.durable import write_atomic
 from robotlearn.errors import RunFolderError
-from robotlearn.metrics import read_metrics
+from robotlearn.metrics import Appended, read_metrics
 from robotlearn.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,20 @@ class Orders:
         self._order = folder.path / "order.json"
         self._pin = folder.path / "pin.json"
         self._served = folder.path / "served.json"
+        self._rows: Appended | None = None  # made by the learner alone
 
     def decisions(self) -> list[dict[str, Any]]:
         """Each with `version`, `of` (whose weights it has), `decision`, `why`, and what was measured."""
         return read_metrics(self._log) if self._log.exists() else []
 
     def note(self, version: int, of: int, decision: str, why: str, **more: float | str) -> None:
-        """Write a decision down, and log it. `more`: what was measured, and the `order` that it follows."""
+        """Write a decision down, as soon as there is space, and log it. `more`: what was measured, and the `order` that
+        it follows.
+        """
         row = {"time": round(time.time(), 3), "version": version, "of": of, "decision": decision, "why": why, **more}
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        if self._rows is None:
+            self._rows = Appended(self._log, lines=True)
+        self._rows.append((json.dumps(row) + "\n").encode())
         same = f" (weights of version {of})" if of != version else ""
         log.warning("weights: version %d%s is %s%s", version, same, decision, f": {why}" if why else "")
 
@@ -84,7 +88,10 @@ class Orders:
 
     @served.setter
     def served(self, versions: dict[str, int]) -> None:
-        write_atomic(self._served, json.dumps(versions).encode())
+        try:
+            write_atomic(self._served, json.dumps(versions).encode())
+        except OSError as error:  # people are shown an older one; nothing else depends on it
+            log.warning("%s can't be written: %s", self._served, error.strerror)
 
     @property
     def pinned(self) -> int | None:
@@ -100,3 +107,9 @@ class Orders:
             self._pin.unlink(missing_ok=True)
         else:
             write_atomic(self._pin, json.dumps({"version": version}).encode())
+
+    def close(self) -> None:
+        """What waits for space gets its last chance."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None

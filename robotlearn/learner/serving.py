@@ -151,6 +151,10 @@ class Serving:
         except CheckpointError as error:
             self._orders.note(order.version, order.version, "refused", str(error), order=order.id)
 
+    def close(self) -> None:
+        """Nothing is decided any more."""
+        self._orders.close()
+
     def _do(self, order: Order) -> None:
         if order.what == "unpin":
             if (version := self._orders.pinned) is None:
