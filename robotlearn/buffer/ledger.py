@@ -130,11 +130,16 @@ class Ledger:
         self._write(entry)
 
     def reopen(self, session: int, sequence: int) -> None:
-        """Make a rejected record pending again, and write it down, durable when this returns."""
+        """Make a rejected record pending again, and write it down, durable when this returns.
+
+        Raises LogFull when there is no space; it stays rejected then.
+        """
         entry = Reopened(session, sequence)
-        self._apply(entry)
         self._write(entry)
-        self._log.sync()
+        if not self.sync():
+            self._unwritten.pop()
+            raise LogFull(f"ledger {self._log.path}: no space to write down that a record is pending again")
+        self._apply(entry)
 
     def mark_sent(self, ranges: Mapping[int, Sequence[Range]]) -> None:
         """Write down, durable when this returns, that these records of each session may have been sent."""

@@ -442,6 +442,22 @@ def test_what_is_sent_again_from_quarantine_is_under_its_own_name_and_keeps_the_
         assert balanced(spool) == Counts(4, 4, 0, 0, 0, 0) and dict(spool.floors())[session] == 4
 
 
+def test_without_space_to_write_it_down_a_record_stays_in_quarantine(tmp_path: Path) -> None:
+    files = FullFiles()
+    with open_spool(tmp_path, files=files) as spool:
+        fill(spool, 1)
+        key = (spool.session, 0)
+        spool.reject(*key, "no")
+        files.room = len(spool._quarantine.get(*key))
+        with pytest.raises(LogError, match="no space"):
+            spool.retry(*key)
+        assert spool.quarantined() == [key] and balanced(spool) == Counts(1, 0, 0, 1, 0, 0)
+    with open_spool(tmp_path) as spool:
+        assert spool.quarantined() == [key] and balanced(spool) == Counts(1, 0, 0, 1, 0, 0)
+        spool.retry(*key)
+        assert one_by_one(spool) == [key] and balanced(spool) == Counts(1, 0, 0, 0, 1, 0)
+
+
 def test_a_strange_or_damaged_record_in_quarantine_stays_there(tmp_path: Path) -> None:
     with open_spool(tmp_path / "a") as spool, open_spool(tmp_path / "b") as other:
         fill(spool, 1)
