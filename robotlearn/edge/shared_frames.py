@@ -81,6 +81,7 @@ class FrameRing:
         if not hasattr(os, "memfd_create"):
             raise NotShared("this system has no memfd, only Linux has")
         name = secrets.token_hex(16)
+        slot_bytes += -slot_bytes % _MARK  # so that no mark lies across two pages, which are not written as one
         try:
             self._file = os.memfd_create(_PREFIX + name)
         except OSError as error:

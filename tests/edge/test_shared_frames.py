@@ -226,3 +226,11 @@ def test_where_there_is_no_memfd_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(NotShared, match="only Linux"):
         FrameRing(2, SIZE)
+
+
+def test_a_mark_lies_in_one_piece_whatever_the_size_of_an_image() -> None:
+    ring = FrameRing(8, 3 * 7 * 5)
+    try:
+        assert not any(ring.memory.at(number) % 8 for number in range(8))
+    finally:
+        ring.close()
