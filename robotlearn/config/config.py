@@ -158,13 +158,6 @@ class Config(Section):
                 ("learner", "approval", "trial_edge"),
                 f"'{approval.trial_edge}' is not valid, expected one that needs approval: {', '.join(held)}",
             )
-        if set(held) >= set(names) and approval.every > self.learner.max_staleness + 1:
-            raise Misfit(
-                ("learner", "approval", "every"),
-                f"{approval.every} is not valid where every edge needs approval, expected at most 1 + "
-                f"learner.max_staleness ({self.learner.max_staleness:g}): what they collect would be too stale for the "
-                "version that is to be offered next",
-            )
 
     def _edge_fits(self, index: int, edge: EdgeConfig) -> None:
         for key in ("robot", "task"):

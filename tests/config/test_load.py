@@ -188,11 +188,6 @@ def test_a_mistake_in_the_file_is_one_line_with_file_key_value_and_expectation(
         pytest.param("lerner.updates=3", "lerner: unknown key, nearest is 'learner'", id="unknown-section"),
         pytest.param("learner.updates=x", "learner.updates: 'x' is not valid, expected a whole number", id="type"),
         pytest.param("edges.0.arms=0", "edges.0.arms: 0 is not valid, expected more than 0", id="value"),
-        pytest.param(
-            "learner.approval={every: 9, edges: [left, station]}",
-            "every: 9 is not valid where every edge needs approval, expected at most 1 + learner.max_staleness",
-            id="approval-that-starves",
-        ),
         pytest.param("edges.0.spool={max_bytes: 10}", "10 is not valid, expected at least 1048576", id="whole-bound"),
         pytest.param("edges.2.arms=1", "edges: has no item '2', expected 0 to 1", id="index"),
         pytest.param("edges.left.arms=1", "edges: has no item 'left', expected 0 to 1", id="name-for-an-index"),
