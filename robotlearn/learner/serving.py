@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Container
 
@@ -19,6 +20,7 @@ from robotlearn.run_folder import RunFolder
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.server import StoredSegment
 
+log = logging.getLogger(__name__)
 _SHOW_S = 1.0
 
 
@@ -94,8 +96,12 @@ class Serving:
         if self._approval is not None and approved:
             self._serve_again(approved[0], "the learner came again")
             self._checkpoint = approved[0]
-        if (pinned := self._orders.pinned) is not None and self._has(pinned):
-            self._pin(pinned, "the learner came again")
+        if (pinned := self._orders.pinned) is not None:
+            if self._has(pinned):
+                self._pin(pinned, "the learner came again")
+            else:
+                log.error("version %d was pinned, and its checkpoint is gone: the edges have the newest", pinned)
+                self._orders.pinned = None
 
     def publish(self, version: int) -> None:
         """The policy as it is becomes the newest weights."""
@@ -177,14 +183,13 @@ class Serving:
             return
         version, settings = decision.version, self._approval.settings if self._approval is not None else None
         if decision.step == "trial" and settings is not None and settings.trial_edge is not None:
-            self._save()
+            self._keep(version)
             self._publisher.hold([settings.trial_edge], version)
             self._note(decision)
         elif decision.step == "approved":
-            if not self._has(version):  # what passed a trial was saved before it
-                self._save()
+            if self._keep(version):
+                self._checkpoint_before, self._checkpoint = self._checkpoint, version
             self._publisher.hold(self._held, version)
-            self._checkpoint_before, self._checkpoint = self._checkpoint, version
             self._note(decision)
         elif decision.step == "rejected":
             self._note(decision)
@@ -250,6 +255,15 @@ class Serving:
 
     def _rounded(self) -> Container[str]:
         return parameters(self._policy) if self._bfloat16 else ()
+
+    def _keep(self, version: int) -> bool:
+        """Have a checkpoint of weights that were published last, or before a trial; whether there is one."""
+        try:
+            if not self._has(version) and version == self._publisher.version:
+                self._save()
+        except CheckpointError as error:
+            log.error("%s; the run can't go back to version %d", error, version)
+        return self._has(version)
 
     def _has(self, version: int) -> bool:
         return version in {int(path.name) for path in checkpoint.list_versions(self._folder.checkpoints)}

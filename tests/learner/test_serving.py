@@ -99,6 +99,28 @@ def test_an_edge_acts_only_with_what_was_approved(
     assert [row["updates"] for row in read_metrics(folder.metrics) if "updates" in row] == [1, 2, 3, 4]
 
 
+def test_weights_that_no_checkpoint_could_be_written_of_are_approved_all_the_same(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0 if version == 3 else 1.0)
+    save = checkpoint.save
+
+    def full(saved: checkpoint.Checkpoint, directory: Path) -> Path:
+        if saved.version == 2:
+            raise CheckpointError("no space left on device")
+        return save(saved, directory)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    config = tiny("learner.updates=4", "learner.checkpoint_every=100", ASKING.format("batch, station"))
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert decided(folder, "version", "of", "decision")[2:5] == [
+        (2, 2, "approved"), (3, 3, "rejected"), (4, 1, "rolled back"),
+    ]  # fmt: skip
+
+
 def test_where_nobody_else_collects_a_rejected_version_takes_the_run_back(
     tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
