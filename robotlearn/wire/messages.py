@@ -30,7 +30,7 @@ from robotlearn.wire import record
 from robotlearn.wire.layout import ALIGNMENT, MAX_TENSORS, TensorEntry, padded
 
 MAGIC = b"RLM\n"
-SCHEMA = 1
+SCHEMA = 2
 MAX_BODY = 4 << 20
 PREFIX = 20
 _CLAIMS = struct.Struct("<4sBBHI")

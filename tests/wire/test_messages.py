@@ -84,7 +84,7 @@ WANT = msgspec.msgpack.encode({"episodes": 1, "received": 0})
 @pytest.mark.parametrize(
     "data",
     [
-        frame(3, WANT, schema=2),
+        frame(3, WANT, schema=messages.SCHEMA + 1),
         frame(3, WANT, length=len(WANT) + 1),
         frame(3, WANT, length=2**32 - 1),
         frame(3, WANT + b"x", length=len(WANT)),
