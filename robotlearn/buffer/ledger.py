@@ -27,10 +27,10 @@ from robotlearn.wire import record as records
 logger = logging.getLogger("robotlearn.buffer")
 
 Fate = Literal["acknowledged", "evicted", "rejected"]
-Range = tuple[int, int]  # [start, end) of sequences
 _MAX_BYTES = 1 << 20
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Range = tuple[Count, Count]  # [start, end) of sequences
 
 
 class Settled(msgspec.Struct, tag="settled", forbid_unknown_fields=True):

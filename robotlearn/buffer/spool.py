@@ -111,15 +111,15 @@ class Spool:
         self.recorded_bytes = 0  # of all records since opening
         self.recorded: Callable[[], None] | None = None  # called after each `record`, on its thread
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=min(max_bytes // 16, 64 << 20), files=files)
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._log.close)
             self._ledger = Ledger(self.path, sync=sync, max_bytes=max_bytes // 32, files=files)
+            opened.callback(self._ledger.close)
             self._quarantine = Quarantine(self.path / "quarantine", max_bytes=max(max_bytes // 8, 1 << 20))
             self._load()
             # Found after a restart, these may not be durable yet, and must be before they are sent.
             self._log.sync()
-        except BaseException:
-            self._log.close()
-            raise
+            opened.pop_all()
         self._durable = self._log.end
         self.session_state = self._ledger.session(self.session)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Buffer, Callable, Iterator, Sequence
@@ -85,13 +86,13 @@ class SegmentStore:
         self._seen_lock = threading.Lock()  # of `_seen`, never held for long
         self._failed: LogError | None = None
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=file_bytes, files=files)
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._log.close)
             self._snapshots = RecordLog(self.path / "seen", sync=sync, file_bytes=1 << 20, files=files)
+            opened.callback(self._snapshots.close)
             self._log.sync()  # what is found here counts as stored from now on
             self._load()
-        except BaseException:
-            self._log.close()
-            raise
+            opened.pop_all()
         self._snapshot_file = self._log.end.file
 
     @property

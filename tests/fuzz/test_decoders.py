@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,12 +136,14 @@ def _clean(folder: Path) -> None:
 
 def _try_files(name: str, folder: Path, rng: random.Random, count: int) -> int:
     make, take = FILES[name]
+    open_files = len(os.listdir("/proc/self/fd"))
     decoder = Decoder(name, make, lambda data: take(folder, data), LogError)
     folder.mkdir()
     taken = 0
     for _ in range(count):
         taken += decoder.try_one(rng)
         _clean(folder)
+    assert len(os.listdir("/proc/self/fd")) == open_files, "what can't be opened is released"
     return taken
 
 
