@@ -65,10 +65,15 @@ def save(checkpoint: Checkpoint, directory: Path) -> Path:
         raise CheckpointError(f"checkpoint {checkpoint.version} can't be written to {directory}: {error}") from error
 
 
+def place(directory: Path, version: int) -> Path:
+    """Where the checkpoint of a version is, or would be."""
+    return directory / f"{version:06d}"
+
+
 def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     from safetensors.torch import save_file
 
-    final = directory / f"{checkpoint.version:06d}"
+    final = place(directory, checkpoint.version)
     temporary = directory / f".{final.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -28,13 +28,15 @@ class Decision:
     """What becomes of a version.
 
     approved: the edges that need it may have it. trial: one of them may. rejected: none. roll back: approved before, it
-    does worse than the one before it.
+    does worse than the one before it. `finite`: no number of it was found that isn't. `tried`: an edge had it on trial.
     """
 
     version: int
     step: Step
     why: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    finite: bool = True
+    tried: bool = False
 
 
 class Approval:
@@ -78,7 +80,7 @@ class Approval:
         if (self._offered - 1) % self.settings.every and not due:
             return None
         self._figures = {}
-        wrong = self._wrong_with(policy)
+        wrong, finite = self._wrong_with(policy)
         if not wrong and self.settings.rehearsal_episodes:
             measured = rehearse(self.settings.rehearsal_episodes)
             self._figures["rehearsal_success"] = measured.success
@@ -86,7 +88,7 @@ class Approval:
             if measured.success < least:
                 wrong = f"success {measured.success:.1%} in rehearsal, at least {least:.1%} asked"
         if wrong:
-            return self._decide(version, "rejected", wrong)
+            return Decision(version, "rejected", wrong, dict(self._figures), finite=finite)
         if self.settings.trial_edge is None or self.approved < 0:
             # Nobody waits for the outcome of a trial with nothing to do: the first weights go to all.
             return self.settle(version)
@@ -107,9 +109,8 @@ class Approval:
             if share >= settings.trial_success:
                 return self.settle(candidate)
             self.candidate = -1
-            return self._decide(
-                candidate, "rejected", f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked"
-            )
+            why = f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked"
+            return Decision(candidate, "rejected", why, dict(self._figures), tried=True)
         if self.approved < 0 or version != self.approved:
             return None
         self._watch.append(success)
@@ -133,13 +134,15 @@ class Approval:
     def _decide(self, version: int, step: Step, why: str = "") -> Decision:
         return Decision(version, step, why, dict(self._figures))
 
-    def _wrong_with(self, policy: Policy) -> str:
-        """What keeps it from an arm, "" if nothing: numbers that are not finite, actions beyond the arm's limits."""
+    def _wrong_with(self, policy: Policy) -> tuple[str, bool]:
+        """What keeps it from an arm, "" if nothing: numbers that are not finite, actions beyond the arm's limits. And
+        whether its numbers are finite.
+        """
         for name, tensor in policy.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                return f"{name} holds a number that is not finite"
+                return f"{name} holds a number that is not finite", False
         if not self.settings.observations:
-            return ""
+            return "", True
         outside = total = looked_at = 0
         for embodiment, rows in self._seen.items():
             if not rows:
@@ -148,7 +151,7 @@ class Approval:
             noise = policy.noise(len(rows), self._rng)
             actions, _ = ask(policy, self._inputs, embodiment, seen, [words for _, words in rows], noise, False)
             if not np.isfinite(actions).all():
-                return f"its chunks for {embodiment} hold numbers that are not finite"
+                return f"its chunks for {embodiment} hold numbers that are not finite", False
             low, high = self._limits[embodiment]
             outside += int(((actions < low - _TOLERANCE) | (actions > high + _TOLERANCE)).sum())
             total += actions.size
@@ -156,5 +159,5 @@ class Approval:
         self._figures |= {"observations": looked_at, "outside": outside / max(1, total)}
         if outside > self.settings.max_outside * total:
             most = self.settings.max_outside
-            return f"{outside / total:.1%} of its actions are beyond the arm's limits, {most:.1%} may be"
-        return ""
+            return f"{outside / total:.1%} of its actions are beyond the arm's limits, {most:.1%} may be", True
+        return "", True

@@ -371,7 +371,7 @@ class Learner:
 
     def _restore(self, version: int) -> None:
         """Policy and optimiser as they were at a checkpoint. Raises CheckpointError when it is gone or damaged."""
-        saved = checkpoint.load(self.folder.checkpoints / f"{version:06d}", self._contract)
+        saved = checkpoint.load(checkpoint.place(self.folder.checkpoints, version), self._contract)
         self._serving.settle()
         self._torn = True
         self._policy.load_state_dict(saved.policy)

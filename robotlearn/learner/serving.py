@@ -193,9 +193,9 @@ class Serving:
             self._note(decision)
         elif decision.step == "rejected":
             self._note(decision)
-            if self._checkpoint >= 0 and (self._all_held or "finite" in decision.why):
+            if self._checkpoint >= 0 and (self._all_held or not decision.finite):
                 self._go_back(self._checkpoint, f"version {version} is rejected, and nobody else collects")
-            elif "trial_success" in decision.figures:
+            elif decision.tried:
                 self._serve_again(self._checkpoint, f"the trial of version {version} failed")
                 self.publish(self._next_version())
             elif self._checkpoint < 0 and self._all_held:
@@ -246,7 +246,7 @@ class Serving:
             self.offer(self._publisher.version)
 
     def _publish_again(self, version: int) -> int:
-        saved = checkpoint.load(self._folder.checkpoints / f"{version:06d}")
+        saved = checkpoint.load(checkpoint.place(self._folder.checkpoints, version))
         number = self._next_version()
         marks = dict.fromkeys(constants(self._policy), version)
         self._publisher.publish(number, views(saved.policy), constant=marks, rounded=self._rounded())
