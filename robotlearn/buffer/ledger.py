@@ -119,6 +119,11 @@ class Ledger:
         """On disk, the reserve included."""
         return self._log.bytes + self._max_bytes * self._has_reserve
 
+    @property
+    def long(self) -> bool:
+        """Whether there are so many entries that `compact` would begin them anew."""
+        return self._log.bytes >= self._max_bytes
+
     def session(self, number: int) -> Session:
         """The session of that number, made if need be."""
         return self.sessions.setdefault(number, Session())
@@ -172,7 +177,7 @@ class Ledger:
         Sessions whose records are all settled and that have no record left in any file (not `on_disk`) are folded into
         plain counts.
         """
-        if self._log.bytes < self._max_bytes and not force:
+        if not (self.long or force):
             return
         keep = set(on_disk)
         for number in [n for n, s in self.sessions.items() if n not in keep and s.settled.count == s.recorded]:

@@ -456,7 +456,8 @@ class Spool:
                 for session, sequences in settled.items():
                     self._ledger.settle(session, fate, _ranges(sequences), reason)
             self._reclaim()
-            self._ledger.compact(self._sessions_on_disk())
+            if self._ledger.long:
+                self._ledger.compact(self._sessions_on_disk())
         return sum(map(len, settled.values()))
 
     def _sessions_on_disk(self) -> set[int]:

@@ -16,7 +16,6 @@ from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays
-from robotlearn.wire.door import credentials
 from robotlearn.wire.weights import Weights, WeightsClient
 
 log = logging.getLogger(__name__)
@@ -36,13 +35,12 @@ class BatchEdge:
         self._policy = build_policy(config, inputs)
         agreed = contract(config)
         self._spool, self._uplink = outgoing(edge, edge.arms, address, state, agreed, config.learner.key)
-        keys = credentials(config.learner.key, edge.name)
         self._client = WeightsClient(
             address,
             edge=edge.name,
             session=self._spool.session,
             contract=agreed,
-            keys=keys,
+            keys=self._uplink.keys,
             limit_mbit=edge.weights_mbit,
         )
         self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
@@ -69,6 +67,7 @@ class BatchEdge:
         self._arms, self._started = edge.arms, [0] * len(cells)
         self._applied: Weights | None = None
         self._steps_before, self._rate_at, self._rate = 0, time.monotonic(), 0.0
+        self._traffic = self._gate.traffic.rates(edge.arms)
         self._uplink.start()
         self._client.start()
 
@@ -137,6 +136,7 @@ class BatchEdge:
             steps = self._count("steps")
             self._rate = (steps - self._steps_before) / (now - self._rate_at)
             self._steps_before, self._rate_at = steps, now
+            self._traffic = self._gate.traffic.rates(self._arms)
         running = sum(rollout.running for rollout in self._rollouts)
         self._uplink.report(
             version=self.version,
@@ -145,7 +145,7 @@ class BatchEdge:
             rates={
                 "steps": self._rate,
                 "episodes": float(self._count("episodes")),
-                **self._gate.traffic.rates(self._arms),
+                **self._traffic,
             },
             counts={
                 "steps_held": self._count("held"),

@@ -329,11 +329,10 @@ class LearnerServer:
         if kind == "unknown":
             raise WireError("frame is neither a record nor a message")
         if kind == "record":
-            hello = peer.hello if peer is not None else None
-            if peer is None or hello is None or hello.role != "data":
+            if peer is None or peer.hello.role != "data":
                 self._send(identity, Refuse("hello", "unknown peer, say HELLO first"))
                 raise WireError("record before HELLO")
-            size, edge = len(data), self._edges[hello.edge]
+            size, edge = len(data), self._edges[peer.hello.edge]
             bound = self.window_bytes + self.limits.max_frame_bytes
             # Beyond the bound of all together each edge has an even share still, so that nobody starves.
             share = self._max_inbox_bytes // len(self._edges)
