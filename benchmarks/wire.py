@@ -60,7 +60,7 @@ def learner(pipe: Connection, folder: str) -> None:
 
 def ours(kind: str, folder: Path) -> float:
     """Seconds from the first record to the last acknowledgement."""
-    segments = [make_segment(2 if kind == "image" else 0, seed) for seed in range(8)]
+    segments = [make_segment(2 if kind == "image" else 0, seed) for seed in range(max(8, ARMS[kind]))]
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=learner, args=(there, str(folder)))
     process.start()
@@ -73,7 +73,10 @@ def ours(kind: str, folder: Path) -> float:
     count = COUNTS[kind]
     start = time.perf_counter()
     for first in range(0, count, ARMS[kind]):
-        spool.record_many([segments[index % 8] for index in range(first, first + ARMS[kind])])
+        ended = [segments[index % len(segments)] for index in range(first, first + ARMS[kind])]
+        for episode, segment in enumerate(ended, first):
+            segment.episode = episode
+        spool.record_many(ended)
     while spool.pending:
         uplink.check()
         time.sleep(0.0005)

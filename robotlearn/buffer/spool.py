@@ -25,6 +25,7 @@ from robotlearn.wire import record as records
 from robotlearn.wire.segment import Segment
 
 logger = logging.getLogger("robotlearn.buffer")
+_TELL_S = 10.0  # between two lines about rejected records: a learner may reject all of a long log
 
 
 class SpoolFull(LogError):
@@ -108,6 +109,7 @@ class Spool:
         self._mark = 0
         self._lost_lasts = 0
         self._refused = 0
+        self._rejected_untold, self._rejected_told_at = 0, -math.inf
         self.recorded_bytes = 0  # of all records since opening
         self.recorded: Callable[[], None] | None = None  # called after each `record`, on its thread
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=min(max_bytes // 16, 64 << 20), files=files)
@@ -180,6 +182,7 @@ class Spool:
     def take(self, max_bytes: int, max_count: int = 256) -> list[Outgoing]:
         """The next durable records to send, until they are `max_bytes` (the last one may exceed it) or `max_count`."""
         keys: list[tuple[Key, _Entry]] = []
+        early: list[Key] = []  # not durable yet
         size = 0
         with self._ledger_lock:
             with self._state:
@@ -188,11 +191,12 @@ class Spool:
                     if entry is None:
                         continue
                     if entry.position >= self._durable:
-                        self._unsent.put_back((key,))
-                        break
+                        early.append(key)
+                        continue
                     size += entry.position.length
                     keys.append((key, entry))
                 kept_up = not self._unsent
+                self._unsent.put_back(early)
             keys.sort(key=_place)  # neighbours are read at once
             self._mark_sent(keys, kept_up)
         return self._read(keys)
@@ -238,7 +242,11 @@ class Spool:
                 self._quarantine.put(session, sequence, self._log.read(entry.position, verify=False), reason)
             except LogError as error:
                 logger.error("spool %s: record %016x-%d is lost to quarantine: %s", self.path, session, sequence, error)
-            logger.warning("record %d of session %016x is rejected: %s", sequence, session, reason)
+            self._rejected_untold += 1
+            if (now := time.monotonic()) - self._rejected_told_at > _TELL_S:
+                more = f" (and {self._rejected_untold - 1} before it)" if self._rejected_untold > 1 else ""
+                logger.warning("record %d of session %016x%s is rejected: %s", sequence, session, more, reason)
+                self._rejected_untold, self._rejected_told_at = 0, now
             return bool(self._settle([(session, sequence)], "rejected", reason))
 
     def expire(self) -> int:

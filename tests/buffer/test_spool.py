@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import os
 from dataclasses import astuple
 from pathlib import Path
@@ -140,6 +141,31 @@ def test_a_rejected_record_lies_in_quarantine_with_its_reason(tmp_path: Path) ->
         assert balanced(spool) == Counts(2, 0, 0, 1, 1, 0)
     with open_spool(tmp_path) as spool:
         assert balanced(spool) == Counts(2, 0, 0, 1, 1, 0)
+
+
+def test_the_newest_that_is_not_durable_yet_does_not_hold_back_what_is(tmp_path: Path) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 1, episode=1)
+        spool.sync()
+        fill(spool, 2, episode=2)
+        assert [out.sequence for out in spool.take(1 << 30)] == [0]
+        spool.sync()
+        assert [out.sequence for out in spool.take(1 << 30)] == [1, 2]
+        assert spool.take(1 << 30) == []
+
+
+def test_many_rejected_records_are_one_line_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_spool(tmp_path) as spool:
+        fill(spool, 4)
+        for sequence in range(3):
+            spool.reject(spool.session, sequence, "task unknown")
+        assert [line for line in caplog.messages if "task unknown" in line] == [
+            f"record 0 of session {spool.session:016x} is rejected: task unknown"
+        ]
+        spool._rejected_told_at = -math.inf  # as if time had passed
+        spool.reject(spool.session, 3, "task unknown")
+        assert "record 3" in caplog.messages[-1] and "(and 2 before it)" in caplog.messages[-1]
+        assert spool.counts().rejected == 4
 
 
 def test_the_quarantine_is_bounded(tmp_path: Path) -> None:
