@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from robotlearn.config.section import Names, Section
 
@@ -33,6 +33,9 @@ class ApprovalConfig(Section):
     trial_edge: str | None = Field(None, description="One of `edges` that then goes first; null: none does.")
     trial_episodes: PositiveInt = Field(10, description="Episodes that it does with the new weights.")
     trial_success: _Share = Field(0.5, description="Success that they must have at least.")
+    trial_patience_s: PositiveFloat = Field(
+        900, description="[s] The trial fails when its edge has ended no episode with the new weights for so long."
+    )
     watch_episodes: PositiveInt = Field(
         20, description="Success is watched over so many of the last episodes with the approved weights."
     )

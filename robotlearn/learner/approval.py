@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,7 @@ class Approval:
         self._offered = 0
         self._figures: dict[str, float] = {}
         self._trial: list[bool] = []
+        self._heard_at = 0.0  # when its last episode ended
         self._watch: deque[bool] = deque(maxlen=settings.watch_episodes)
         self._before: float | None = None  # success with the weights approved before these
 
@@ -92,25 +94,24 @@ class Approval:
         if self.settings.trial_edge is None or self.approved < 0:
             # Nobody waits for the outcome of a trial with nothing to do: the first weights go to all.
             return self.settle(version)
-        self.candidate, self._trial = version, []
+        self.candidate, self._trial, self._heard_at = version, [], time.monotonic()
         return self._decide(version, "trial", f"{self.settings.trial_episodes} episodes of {self.settings.trial_edge}")
 
     def heard(self, edge: str, version: int, success: bool) -> Decision | None:
-        """One of the edges that need approval ended an episode, with these weights. Others than those under trial or
-        approved, which an edge has while it is pinned, say nothing of them.
+        """One of the edges that need approval did an episode, all of it with these weights. Others than those under
+        trial or approved, which an edge has while it is pinned, say nothing of them.
         """
         settings = self.settings
         if edge == settings.trial_edge and 0 <= self.candidate == version:
             self._trial.append(success)
+            self._heard_at = time.monotonic()
             if len(self._trial) < settings.trial_episodes:
                 return None
-            candidate, share = self.candidate, float(np.mean(self._trial))
+            share = float(np.mean(self._trial))
             self._figures["trial_success"] = share
             if share >= settings.trial_success:
-                return self.settle(candidate)
-            self.candidate = -1
-            why = f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked"
-            return Decision(candidate, "rejected", why, dict(self._figures), tried=True)
+                return replace(self.settle(self.candidate), tried=True)
+            return self._fail(f"success {share:.1%} in its trial, at least {settings.trial_success:.1%} asked")
         if self.approved < 0 or version != self.approved:
             return None
         self._watch.append(success)
@@ -123,6 +124,14 @@ class Approval:
         self._watch.clear()
         return self._decide(self.approved, "roll back", f"success fell from {self._before:.1%} to {share:.1%}")
 
+    def overdue(self) -> Decision | None:
+        """End a trial whose edge ends no more episodes, so that the others don't wait for ever."""
+        settings, waited = self.settings, time.monotonic() - self._heard_at
+        if self.candidate < 0 or waited <= settings.trial_patience_s:
+            return None
+        done = f"{len(self._trial)} of {settings.trial_episodes} episodes"
+        return self._fail(f"{settings.trial_edge} did {done} of its trial, and none for {waited:.0f} s")
+
     def settle(self, version: int) -> Decision:
         """These weights are approved."""
         if len(self._watch) == self.settings.watch_episodes:
@@ -130,6 +139,10 @@ class Approval:
         self._watch.clear()
         self.approved, self.candidate = version, -1
         return self._decide(version, "approved")
+
+    def _fail(self, why: str) -> Decision:
+        failed, self.candidate = self.candidate, -1
+        return Decision(failed, "rejected", why, dict(self._figures), tried=True)
 
     def _decide(self, version: int, step: Step, why: str = "") -> Decision:
         return Decision(version, step, why, dict(self._figures))

@@ -21,6 +21,7 @@ Stored = tuple[Segment, Position]
 class Waiting:
     """A complete episode; `oldest_version` and `newest_version` of its chunks, `positions` of its segments."""
 
+    edge: str
     episode: Episode
     oldest_version: int
     newest_version: int
@@ -55,9 +56,9 @@ class EpisodePool:
     def __len__(self) -> int:
         return len(self._ready)
 
-    def add(self, stored: Iterable[Stored]) -> int:
-        """Sort stored segments in; returns how many episodes this completed."""
-        before = self.completed
+    def add(self, stored: Iterable[Stored]) -> list[Waiting]:
+        """Sort stored segments in; returns the episodes that this completed."""
+        before = len(self._ready)
         for segment, position in stored:
             key = (segment.edge, segment.episode)
             parts = self._parts.pop(key, None) or _Parts([], 0.0)
@@ -67,7 +68,7 @@ class EpisodePool:
             if parts.complete():
                 del self._parts[key]
                 self._complete(parts.stored)
-        return self.completed - before
+        return self._ready[before:]
 
     def _complete(self, stored: Sequence[Stored]) -> None:
         try:
@@ -80,7 +81,8 @@ class EpisodePool:
             return
         versions = episode.version.tolist()
         positions = tuple(position for _, position in stored)
-        self._ready.append(Waiting(episode, min(versions, default=-1), max(versions, default=-1), positions))
+        oldest, newest = min(versions, default=-1), max(versions, default=-1)
+        self._ready.append(Waiting(stored[0][0].edge, episode, oldest, newest, positions))
         self.completed += 1
 
     def drop_unfinished(self, patience_s: float = 60.0) -> int:

@@ -244,7 +244,7 @@ class Learner:
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._version = saved.version  # the run folder's may be older, restored from a copy
-        self._serving.resume()
+        self._serving.resume(saved.version)
         self._serving.publish(self._next_version())
         self._serving.offer(self._version)
         # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
@@ -288,12 +288,10 @@ class Learner:
                 log.error("an episode of edge %s is lost: %s", stored.edge, error)
                 self._gate.skipped(int(stored.header.last))
                 continue
-            self._pool.add([(segment, stored.position)])
-            self._serving.hear(stored)
+            self._serving.hear(segment, self._pool.add([(segment, stored.position)]))
             if self._live is not None:
                 self._live.segment(segment, self._version)
-        self._serving.obey()
-        self._serving.show({edge.edge: edge.version for edge in self._server.peers()})
+        self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
         self._mark_rate()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 

@@ -61,18 +61,22 @@ class Orders:
         write_atomic(self._order, msgspec.json.encode(order))
         return order.id
 
-    def take(self) -> Order | None:
-        """The order that waits, once; None when there is none. One that can't be read is deleted, and that logged."""
+    def waiting(self) -> Order | None:
+        """The order that waits, until `done`; None when there is none. One that can't be read is deleted, and that
+        logged.
+        """
         try:
-            data = self._order.read_bytes()
+            return msgspec.json.decode(self._order.read_bytes(), type=Order)
         except OSError:
             return None
-        self._order.unlink(missing_ok=True)
-        try:
-            return msgspec.json.decode(data, type=Order)
         except msgspec.MsgspecError as error:
             log.error("%s is not an order: %s", self._order, error)
+            self.done()
             return None
+
+    def done(self) -> None:
+        """The order that waited does no longer."""
+        self._order.unlink(missing_ok=True)
 
     def outcome(self, order: str) -> dict[str, Any] | None:
         """What became of an order, None while nothing did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 from policies.base import Policy
 from robotlearn import checkpoint
@@ -13,12 +13,13 @@ from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation
 from robotlearn.learner.approval import Approval, Decision
+from robotlearn.learner.episodes import Waiting
 from robotlearn.learner.host_copies import HostCopies
 from robotlearn.learner.orders import Order, Orders
 from robotlearn.policy import constants, parameters, to_arrays, views
 from robotlearn.run_folder import RunFolder
 from robotlearn.wire.publisher import Publisher
-from robotlearn.wire.server import StoredSegment
+from robotlearn.wire.segment import Segment
 
 log = logging.getLogger(__name__)
 _SHOW_S = 1.0
@@ -88,9 +89,17 @@ class Serving:
         """Whether that edge rests because no weights have been approved yet."""
         return edge in self._held and self._checkpoint < 0
 
-    def resume(self) -> None:
-        """Before a resumed run's first `publish`: serve again what was approved, and what was pinned."""
+    def resume(self, version: int) -> None:
+        """Before the first `publish` of a run that goes on from the checkpoint `version`: end what a crash cut short,
+        serve again what was approved, and what was pinned.
+        """
         rows = self._orders.decisions()
+        back = next((row for row in reversed(rows) if row["decision"] == "rolled back"), None)
+        if back is not None and back["version"] > version:
+            try:
+                self._restore(back["of"])
+            except CheckpointError as error:
+                log.error("the run was to go back to version %d, and goes on from %d: %s", back["of"], version, error)
         last = next((row for row in reversed(rows) if row["decision"] in ("approved", "rolled back")), None)
         approved = [number for number in (last["version"], last["of"]) if self._has(number)] if last else []
         if self._approval is not None and approved:
@@ -128,34 +137,36 @@ class Serving:
         if self._approval is not None:
             self._act(self._approval.offer(version, self._policy, self._rehearse, due=self._due(version)))
 
-    def hear(self, stored: StoredSegment) -> None:
-        """A segment was stored."""
+    def hear(self, segment: Segment, completed: Sequence[Waiting]) -> None:
+        """A segment was stored, which completed these episodes."""
         if self._approval is None:
             return
-        self._approval.remember(stored.segment)
-        header = stored.header
-        if header.last and header.edge in self._held:
-            decision = self._approval.heard(header.edge, header.version, header.success)
-            self._act(decision)
-            newest = self._publisher.version
-            if decision is not None and decision.step == "approved" and self._due(newest):
-                self.offer(newest)  # it came while the trial went on, and there won't be a newer one
+        self._approval.remember(segment)
+        for waiting in completed:
+            # One that was begun with other weights says nothing certain of those that it ended with.
+            if waiting.edge in self._held and waiting.oldest_version == waiting.newest_version:
+                success = bool(waiting.episode.success[-1])
+                self._act(self._approval.heard(waiting.edge, waiting.newest_version, success))
 
-    def show(self, versions: dict[str, int]) -> None:
-        """The version that each edge says it has, for `robotlearn weights ls`."""
+    def look(self, versions: dict[str, int]) -> None:
+        """Do what is due: end a trial that nobody goes on with, obey a person, show the version that each edge has."""
+        if self._approval is not None and self.pinned is None:  # pinned, an edge has nothing to try
+            self._act(self._approval.overdue())
+        order = self._orders.waiting()
+        if order is not None:
+            self._obey(order)
         if versions != self._shown and time.monotonic() - self._shown_at > _SHOW_S:
             self._orders.served = self._shown = versions
             self._shown_at = time.monotonic()
 
-    def obey(self) -> None:
-        """Do what a person asked for with `robotlearn weights`."""
-        order = self._orders.take()
-        if order is None:
-            return
+    def _obey(self, order: Order) -> None:
         try:
-            self._do(order)
+            if self._orders.outcome(order.id) is None:  # else a crash came after it was done
+                self._do(order)
         except CheckpointError as error:
             self._orders.note(order.version, order.version, "refused", str(error), order=order.id)
+        finally:
+            self._orders.done()
 
     def close(self) -> None:
         """Nothing is decided any more."""
@@ -191,6 +202,9 @@ class Serving:
                 self._checkpoint_before, self._checkpoint = self._checkpoint, version
             self._publisher.hold(self._held, version)
             self._note(decision)
+            newest = self._publisher.version
+            if decision.tried and self._due(newest):
+                self.offer(newest)  # it came while the trial went on, and there won't be a newer one
         elif decision.step == "rejected":
             self._note(decision)
             if self._checkpoint >= 0 and (self._all_held or not decision.finite):
@@ -212,13 +226,14 @@ class Serving:
         """Policy and optimiser as they were at `version`, under a new one, for all edges."""
         self._restore(version)
         number = self._next_version()
+        # First: after a crash in what follows, `resume` ends it.
+        self._orders.note(number, version, "rolled back", why, **_order(order))
         self.publish(number)
-        self._save()
+        kept = number if self._keep(number) else version
         if self._approval is not None:
             self._approval.settle(number)
             self._publisher.hold(self._held, number)
-            self._checkpoint = number
-        self._orders.note(number, version, "rolled back", why, **_order(order))
+            self._checkpoint = kept
 
     def _serve_again(self, version: int, why: str) -> None:
         """The edges that need approval have the weights of `version` under a new one; training goes on as it was."""

@@ -18,6 +18,7 @@ from robotlearn.evaluation import Evaluation
 from robotlearn.inputs import Inputs
 from robotlearn.learner.approval import Approval, Decision
 from robotlearn.policy import build_policy
+from tests.waiting import until
 from tests.wire.make import make_segment
 
 
@@ -109,6 +110,20 @@ def test_one_edge_goes_first_and_the_others_have_what_it_succeeded_with(config: 
     last = [approving.heard("a", 3, success) for success in (True, False, False)][-1]
     assert last is not None and (last.step, last.version) == ("rejected", 3) and approving.approved == 1
     assert last.figures["trial_success"] == pytest.approx(1 / 3)
+
+
+def test_a_trial_that_its_edge_does_not_go_on_with_fails(config: Config, policy: Policy) -> None:
+    approving = approval(config, trial_edge="a", trial_episodes=3, trial_patience_s=0.05)
+    approving.offer(0, policy, measured(1))
+    assert approving.overdue() is None, "nothing is under trial"
+    assert step(approving.offer(1, policy, measured(1))) == "trial"
+    approving.heard("a", 1, True)
+    found: list[Decision] = []
+    until(lambda: found.extend(filter(None, [approving.overdue()])) or bool(found), "the end of its patience")
+    [decision] = found
+    assert (decision.step, decision.version, decision.tried) == ("rejected", 1, True) and approving.approved == 0
+    assert decision.why.startswith("a did 1 of 3 episodes of its trial, and none for ")
+    assert approving.overdue() is None and step(approving.offer(2, policy, measured(1))) == "trial"
 
 
 def test_what_edges_do_with_other_weights_while_they_are_pinned_says_nothing_of_those_in_question(

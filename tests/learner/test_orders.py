@@ -31,6 +31,19 @@ def test_a_full_disk_ends_nothing_and_what_was_decided_is_written_once_there_is_
         disk.close()
 
 
+def test_an_order_waits_until_it_is_done(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "id")
+    number = Orders(folder).give("rollback", 3)
+    orders = Orders(folder)  # a learner that is killed before it is done finds it again
+    for _ in range(2):
+        order = orders.waiting()
+        assert order is not None and (order.id, order.what, order.version) == (number, "rollback", 3)
+    orders.done()
+    assert orders.waiting() is None
+    (folder.path / "order.json").write_bytes(b"{}")
+    assert orders.waiting() is None and not (folder.path / "order.json").exists()
+
+
 def test_the_decision_after_one_that_a_crash_cut_short_is_read(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "id")
     (folder.path / "weights.jsonl").write_text('{"version": 3, "deci')

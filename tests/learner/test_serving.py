@@ -19,6 +19,7 @@ from robotlearn.config import Config, dump
 from robotlearn.edge.batch import BatchEdge
 from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation
+from robotlearn.learner.approval import Approval
 from robotlearn.learner.learner import Learner
 from robotlearn.learner.orders import Orders
 from robotlearn.metrics import read_metrics
@@ -226,6 +227,55 @@ def test_a_person_pins_and_takes_back_and_it_outlives_the_learner(tmp_path: Path
         there.end()
     versions = used_in_order(folder)
     assert versions == sorted(versions), "an edge's versions only grow"
+
+
+def test_a_roll_back_that_a_crash_cut_short_is_ended_by_the_learner_that_comes_again(
+    tmp_path: Path, run: Callable[..., Running]
+) -> None:
+    config = tiny(MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=9", "learner.max_staleness=0")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    there = Served(config, folder)
+    until(lambda: folder.highest_version > 4, "some versions")
+    running.end()
+    there.end()
+    # What it leaves that is killed when the decision is written down: no weights, no checkpoint, the order.
+    orders = Orders(folder)
+    back, number = int(checkpoint.list_versions(folder.checkpoints)[0].name), folder.highest_version + 1
+    wanted = checkpoint.load(folder.checkpoints / f"{back:06d}")
+    folder.reserve_version(number)
+    orders.note(number, back, "rolled back", "by a person", order=orders.give("rollback", back))
+    orders.close()
+    running = run(config, folder, True)
+    try:
+        until(lambda: folder.highest_version > number, "its first weights")
+        until(lambda: orders.waiting() is None, "the order to be done")
+    finally:
+        running.end()
+    again = checkpoint.load(checkpoint.newest(folder.checkpoints) or tmp_path)
+    assert again.version == number + 1
+    assert equal(again.policy, wanted.policy) and equal(again.algorithm, wanted.algorithm)
+    assert decided(folder, "version", "decision") == [(number, "rolled back")], "once"
+
+
+def test_an_episode_counts_for_weights_that_it_was_begun_with(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[str, int]] = []
+    monkeypatch.setattr(Approval, "heard", lambda self, edge, version, success: heard.append((edge, version)))
+    config = tiny("learner.updates=6", "learner.max_staleness=inf", ASKING.format("batch"))
+    rehearsing(monkeypatch, lambda version: 1.0)
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    episodes: dict[int, set[int]] = {}
+    with SegmentStore(folder.segments) as store:
+        for _, segment in store.scan():
+            episodes.setdefault(segment.episode, set()).update(segment.chunk_version.tolist())
+    assert any(len(versions) > 1 for versions in episodes.values()), "weights came in the middle of one"
+    one = [("batch", version) for versions in episodes.values() if len(versions) == 1 for version in versions]
+    assert heard and set(heard) <= set(one) and all(heard.count(each) <= one.count(each) for each in set(heard))
 
 
 def test_a_pin_that_is_gone_leaves_the_approved_weights_under_a_version_above_it(
