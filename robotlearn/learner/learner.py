@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import Any
@@ -23,13 +22,14 @@ from robotlearn.checkpoint import Checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import Fit, contract
 from robotlearn.demonstrations_check import check_demonstrations
-from robotlearn.display import Display, PeerLine, View
+from robotlearn.display import Display, View
 from robotlearn.durable import write_atomic
 from robotlearn.errors import CheckpointError, LogError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
+from robotlearn.learner.accounts import Accounts
 from robotlearn.learner.approval import Approval
-from robotlearn.learner.episodes import EpisodePool, Waiting
+from robotlearn.learner.episodes import EpisodePool
 from robotlearn.learner.live import LiveView
 from robotlearn.learner.serving import Serving
 from robotlearn.learner.start import teach
@@ -46,17 +46,6 @@ from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
-LOST_SEGMENTS = ("rejected", "evicted", "refused")
-TOLD_SEGMENTS = ("recorded", "evicted", "rejected", "refused", "pending")
-TOLD = (
-    "steps_held", "steps_clipped", "simulation_faults",
-    "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost",
-)  # fmt: skip
-"""Counts that the edges tell, summed in the metrics."""
-TOLD_RATES = ("robot_bytes", "robot_array_bytes")
-"""What each edge records per robot, and what that would be if nothing were encoded."""
-RATE_OVER_S = 10.0
-"""Segments come in bursts: over less, their rate would be that of a burst."""
 UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
 
@@ -143,12 +132,10 @@ class Learner:
             self._store.close()
             raise
         self._metrics = MetricsLog(folder)
-        self._version, self._updates, self._env_steps = -1, 0, 0
-        self._lost = self._unusable = 0
-        self._seconds_before, self._training_since = 0.0, 0.0
+        self._accounts = Accounts(self._server, self._store, self._pool, self._cells)
+        self._version, self._updates = -1, 0
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
-        self._rate_marks: deque[tuple[float, int]] = deque()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._saved = -1
         self._torn = False
@@ -181,8 +168,7 @@ class Learner:
                 display.say(f"live view: {self._live.place}")
             if self._checkpoint is None:
                 self._begin()
-            self._training_since = time.monotonic()
-            self._mark_rate()
+            self._accounts.begin()
             while not self._finished():
                 self._collect()
                 if len(self._pool) >= self.config.learner.episodes_per_update:
@@ -223,8 +209,8 @@ class Learner:
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
         )
         self._algorithm.load_state_dict(saved.algorithm)
-        self._updates, self._env_steps = int(saved.facts["updates"]), int(saved.facts["env_steps"])
-        self._seconds_before = float(saved.facts["seconds"])
+        self._updates = int(saved.facts["updates"])
+        self._accounts.restore(saved.facts)
         self._recent.extend(saved.facts.get("recent", ()))
         # What was stored and not used before the checkpoint, and everything that was stored after it.
         ended = 0
@@ -234,12 +220,12 @@ class Learner:
                 segment = self._store.read(position)
             except LogError as error:
                 log.error("an episode is lost to damage in the log: %s", error)
-                self._lost += 1
+                self._accounts.lost += 1
                 continue
             ended += segment.last
             self._pool.add([(segment, position)])
         for position, segment in self._store.scan(Position(*saved.facts["end"])):
-            self._env_steps += segment.steps
+            self._accounts.env_steps += segment.steps
             ended += segment.last
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
@@ -280,7 +266,7 @@ class Learner:
         self._waits_for = f"episodes: {ready} of {batch}{self._pinned()}" if ready < batch else ""
         for stored in self._server.take_stored(timeout=0.1):
             self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
-            self._env_steps += stored.header.steps
+            self._accounts.env_steps += stored.header.steps
             try:
                 segment = stored.segment
             except LogError as error:
@@ -292,7 +278,7 @@ class Learner:
             if self._live is not None:
                 self._live.segment(segment, self._version)
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
-        self._mark_rate()
+        self._accounts.mark()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
     def _update(self) -> None:
@@ -307,14 +293,19 @@ class Learner:
         except EpisodeError as error:
             # It changed nothing; edges that send such episodes must not end the run, now or at its resume.
             log.error("%d episodes are of no use: %s", len(taken), error)
-            self._unusable += len(taken)
+            self._accounts.unusable += len(taken)
             self._torn = False
             self._gate.consumed(batch)
             self._gate.skipped(skipped)
             return
         seconds = time.perf_counter() - begun
         self._updates += 1
-        row = self._row_of(taken, metrics) | {"update_seconds": round(seconds, 4)}
+        row = {
+            "updates": self._updates,
+            **self._accounts.row_of(taken, self._version),
+            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
+            "update_seconds": round(seconds, 4),
+        }
         self._serving.publish(self._next_version())
         self._torn = False
         # Only now: with the new version out, what is granted from here on starts from it.
@@ -376,66 +367,10 @@ class Learner:
         self._algorithm.load_state_dict(saved.algorithm)
         self._torn = False
 
-    def _row_of(self, taken: Sequence[Waiting], metrics: dict[str, float]) -> dict[str, float]:
-        staleness = np.concatenate([self._version - waiting.episode.version for waiting in taken])
-        return {
-            "updates": self._updates,
-            **self._accounts(),
-            "success": float(np.mean([waiting.episode.success[-1] for waiting in taken])),
-            "return": float(np.mean([waiting.episode.reward.sum() for waiting in taken])),
-            **self._by_cell(taken),
-            "episode_steps": float(np.mean([len(waiting.episode) for waiting in taken])),
-            "staleness_mean": float(staleness.mean()),
-            "staleness_max": int(staleness.max()),
-            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
-        }
-
-    def _by_cell(self, taken: Sequence[Waiting]) -> dict[str, float]:
-        """success/TASK/EMBODIMENT, where there are several."""
-        if len(self._cells) == 1:
-            return {}
-        names = {(cell.spec.embodiment, words): cell.name for cell in self._cells for words in cell.task.instructions}
-        won: dict[str, list[bool]] = {}
-        for waiting in taken:
-            episode = waiting.episode
-            won.setdefault(names[episode.embodiment, episode.task], []).append(bool(episode.success[-1]))
-        return {f"success/{name}": float(np.mean(won[name])) for name in sorted(won)}
-
     def _shown(self, episode: Episode) -> Episode:
         """The episode with what the policy was shown of it, in place of what the arm observed."""
         shown = self._inputs.observations(episode.embodiment, episode.observations, episode.task)
         return replace(episode, observations=shown)
-
-    def _accounts(self) -> dict[str, float]:
-        """What has come so far, and whatever was dropped on the way; each edge's own counts are those it told last."""
-        told = [edge.counts for edge in self._server.peers()]
-        stats = self._server.stats()
-        return {
-            "env_steps": self._env_steps,
-            "seconds": round(self._seconds(), 3),
-            "samples_per_s": round(self._rate(), 1),
-            "segments_stored": self._store.stored,
-            **{f"segments_{name}": sum(counts.get(name, 0) for counts in told) for name in TOLD_SEGMENTS},
-            **{name: sum(counts.get(name, 0) for counts in told) for name in TOLD},
-            **{
-                f"{name}_per_s/{edge.edge}": round(edge.rates.get(name, 0.0), 1)
-                for edge in self._server.peers()
-                for name in TOLD_RATES
-            },
-            "segments_duplicate": stats["duplicates"],
-            "segments_damaged": stats["damaged"],
-            "segments_corrupt": stats["corrupt"],
-            "segments_undecodable": self._store.undecodable,
-            "episodes_lost": self._lost,
-            "episodes_unusable": self._unusable,
-            "frames_bad": stats["bad_frames"],
-            "frames_over_window": stats["over_window"],
-            "frames_unsent": stats["unsent"],
-            "edges_lost": stats["dead"],
-            "disconnects": stats["disconnects"],
-            "episodes_skipped_stale": self._pool.skipped_stale,
-            "episodes_dropped_unfinished": self._pool.dropped_unfinished,
-        }
 
     def _evaluate(self, episodes: int) -> Evaluation:
         return evaluate_cells(
@@ -452,7 +387,7 @@ class Learner:
     def _measured(self, measured: Evaluation) -> dict[str, float | None]:
         return {
             "version": self._version,
-            **self._accounts(),
+            **self._accounts.row(),
             **dict.fromkeys(("success", "return", "staleness_mean", "staleness_max")),  # of no update: null
             "eval_success": measured.success,
             "eval_low": measured.low,
@@ -468,8 +403,7 @@ class Learner:
             return
         facts = {
             "updates": self._updates,
-            "env_steps": self._env_steps,
-            "seconds": self._seconds(),
+            **self._accounts.facts(),
             "success": self._row.get("success"),
             "recent": list(self._recent),
             "unused": [list(position) for position in self._pool.positions()],
@@ -487,7 +421,7 @@ class Learner:
     def _conclude(self) -> None:
         self._save()
         measured = self._evaluate(self.config.learner.eval_episodes)
-        seconds = round(self._seconds(), 3)
+        seconds = round(self._accounts.seconds, 3)
         self._display.say(f"end: version {self._version}, {_rate(measured)} without exploration")
         episodes = ", ".join(f"{peer.episodes} of {peer.name}" for peer in self.view().peers)
         if episodes:
@@ -539,47 +473,15 @@ class Learner:
 
     # ---- what is shown
 
-    def _edge_waits_for(self, edge: str, version: int, told: str) -> str:
-        held = version < 0 and told and self._serving.awaits_approval(edge)
-        return "weights that pass learner.approval" if held else told
-
     def _pinned(self) -> str:
         version = self._serving.pinned
         return "" if version is None else f" (edges' weights are pinned to version {version})"
-
-    def _seconds(self) -> float:
-        return self._seconds_before + (time.monotonic() - self._training_since if self._training_since else 0.0)
-
-    def _mark_rate(self) -> None:
-        marks, moment = self._rate_marks, time.monotonic()
-        marks.append((moment, self._env_steps))
-        while moment - marks[0][0] > RATE_OVER_S:
-            marks.popleft()
-
-    def _rate(self) -> float:
-        if len(self._rate_marks) < 2:
-            return 0.0
-        (t0, n0), (t1, n1) = self._rate_marks[0], self._rate_marks[-1]
-        return (n1 - n0) / max(t1 - t0, 1e-3)
 
     def view(self) -> View:
         """This moment, for the display; any thread may call it."""
         row = self._row
         waits_for = f"space: {self._server.disk_full}" if self._server.disk_full else self._waits_for
-        peers = [
-            PeerLine(
-                edge.edge,
-                (edge.state or "coming") if edge.connected else f"lost, last seen {edge.last_seen_s:.0f} s ago",
-                edge.version,
-                int(edge.rates.get("episodes", 0)),
-                edge.rates.get("steps", 0.0) if edge.connected else 0.0,
-                edge.counts.get("pending", 0),
-                self._edge_waits_for(edge.edge, edge.version, edge.waits_for) if edge.connected else "",
-                *(edge.rates.get(name, 0.0) if edge.connected else 0.0 for name in TOLD_RATES),
-                _lost(edge.counts),
-            )
-            for edge in self._server.peers()
-        ]
+        peers = self._accounts.peers(self._serving.awaits_approval)
         return View(
             title=f"{self._name}: {self.folder.path}",
             phase=self._phase,
@@ -590,16 +492,11 @@ class Learner:
             mean_return=row.get("return"),
             staleness_mean=row.get("staleness_mean"),
             staleness_max=row.get("staleness_max"),
-            rate=self._rate(),
-            env_steps=self._env_steps,
-            seconds=self._seconds(),
+            rate=self._accounts.rate,
+            env_steps=self._accounts.env_steps,
+            seconds=self._accounts.seconds,
             peers=peers,
         )
-
-
-def _lost(counts: Mapping[str, int]) -> str:
-    told = [f"{counts[name]} {name}" for name in LOST_SEGMENTS if counts.get(name)]
-    return f"segments lost: {', '.join(told)}" if told else ""
 
 
 def _rate(measured: Evaluation) -> str:

@@ -201,7 +201,7 @@ def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
     running.end()
     assert len(learning._pool) == 8 == learning._pool.completed
     assert learning._version == 8, "above every version that was ever announced"
-    assert learning._env_steps == 100 + 8 * 4
+    assert learning._accounts.env_steps == 100 + 8 * 4
 
     again = checkpoint.load(checkpoint.newest(folder.checkpoints))
     assert again.version == 8 and len(again.facts["unused"]) == 8 == len({tuple(p) for p in again.facts["unused"]})
@@ -252,7 +252,7 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     try:
         version = learning._version
         learning._update()
-        assert (learning._accounts()["episodes_unusable"], learning._version, len(learning._pool)) == (4, version, 0)
+        assert (learning._accounts.unusable, learning._version, len(learning._pool)) == (4, version, 0)
     finally:
         learning._close()
     assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
@@ -296,7 +296,7 @@ def test_images_that_cant_be_decoded_cost_their_episode_and_nothing_else(
     uplink = Uplink(running.learner.address, spool, edge="batch", contract=contract(config))
     uplink.start()
     until(lambda: len(running.learner._pool) == 4, "the four good ones of six episodes")
-    assert running.learner._accounts()["segments_undecodable"] == 2
+    assert running.learner._accounts.row()["segments_undecodable"] == 2
     until(lambda: spool.counts().acknowledged == 3, "the answers")
     assert spool.counts().rejected == 0
     assert running.learner._gate._pending == 4, "the gate waits for none that never comes"
