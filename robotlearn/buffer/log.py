@@ -5,34 +5,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import mmap
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from robotlearn.buffer.files import MAX_BUFFERS, Files
-from robotlearn.errors import LogError, WireError
-from robotlearn.wire.layout import ALIGNMENT
-from robotlearn.wire.record import MAGIC, check, prefix
+from robotlearn.buffer.log_files import LogFiles, Position, next_record, record_at
+from robotlearn.errors import LogError
 
 Sync = Literal["process", "power"]
 logger = logging.getLogger("robotlearn.buffer")
-
-_SUFFIX = ".log"
-_OPEN_FILES = 32  # kept open for reading
-_READ_BYTES = 1 << 20  # read at once, or one record
-
-
-class Position(NamedTuple):
-    """Where a record lies: number of the file, offset in it, length. Positions sort in the order of appending."""
-
-    file: int
-    offset: int
-    length: int
 
 
 class LogFull(LogError):
@@ -42,22 +27,8 @@ class LogFull(LogError):
     """
 
 
-class _Reader:
-    """A file open for reading, closed when its last user lets go of it."""
-
-    __slots__ = ("descriptor",)
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-class RecordLog:
-    """Records in `path/0000000000000000.log`, `...1.log`, ..., each file about `file_bytes` long.
+class RecordLog(LogFiles):
+    """A log to append to, and to read from; each file is about `file_bytes` long.
 
     `append` hands a record to the operating system: from then on it survives the death of the process. With sync
     "power" it survives the loss of power once `sync` has returned; with "process" `sync` does nothing. So one `sync`
@@ -71,8 +42,7 @@ class RecordLog:
         """Open or create. Raises LogError when another process has it open, or when it can't be read or written."""
         if sync not in ("process", "power"):
             raise LogError(f"log {path}: sync is {sync!r}, expected 'process' or 'power'")
-        self.path = Path(path)
-        self.corrupt = 0  # damaged records found by scans and reads, before the tail
+        super().__init__(path)
         self.torn_bytes = 0  # cut off at opening
         self.bytes = 0  # of all files
         self.power = sync == "power"
@@ -80,21 +50,16 @@ class RecordLog:
         self._files = files or Files()
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
-        self._read_lock = threading.Lock()
-        self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._unsynced: list[int] = []  # descriptors of finished files, to be synced and closed
         self._directory_changed = False
         self._dirty = False
         self._broken_tail = False
         self._lock_file = -1
         self._descriptor = -1
-        self._known_corrupt: set[tuple[int, int]] = set()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock_file = _lock(self.path)
-            self._sizes = {
-                int(name.stem): name.stat().st_size for name in self.path.glob("*" + _SUFFIX) if name.stem.isdigit()
-            }
+            self._sizes = self._look()
             self.bytes = sum(self._sizes.values())
             if self._sizes:
                 self._open_last()
@@ -228,72 +193,6 @@ class RecordLog:
         with self._append_lock:
             return {number: self._name(number).stat().st_mtime for number in self._sizes}
 
-    def file_sizes(self) -> dict[int, int]:
-        """Bytes in each file, by its number, in order."""
-        with self._append_lock:
-            return dict(sorted(self._sizes.items()))
-
-    def read(self, position: Position, *, verify: bool = True) -> memoryview:
-        """The record at a position, in memory of its own. Raises LogError when it isn't there or is damaged."""
-        record = self.read_many((position,), verify=verify)[0]
-        if isinstance(record, LogError):
-            raise record
-        return record
-
-    def read_many(self, positions: Sequence[Position], *, verify: bool = True) -> list[memoryview | LogError]:
-        """The records at these positions; what isn't there or is damaged is a LogError in its place.
-
-        Neighbours are read together, so this is fastest for positions in order. `verify=False` takes the bytes as they
-        are, which is right where somebody else checks them.
-        """
-        records: list[memoryview | LogError] = []
-        for run in _runs(positions):
-            start, size = run[0].offset, run[-1].offset + run[-1].length - run[0].offset
-            try:
-                reader = self._reader(run[0].file)
-                data = memoryview(os.pread(reader.descriptor, size, start))
-            except OSError as error:
-                reason = error.strerror or str(error)
-                records += [LogError(f"log {self.path}: {position} can't be read: {reason}") for position in run]
-                continue
-            for position in run:
-                view = data[position.offset - start :][: position.length]
-                try:
-                    if verify:
-                        check(view)
-                    elif len(view) != position.length:
-                        raise WireError("it is cut off")
-                    records.append(view)
-                except WireError as error:
-                    self._found_corrupt(position.file, position.offset)
-                    records.append(LogError(f"log {self.path}: {position} is damaged: {error}"))
-        return records
-
-    def scan(self, start: Position | None = None, *, verify: bool = True) -> Iterator[tuple[Position, memoryview]]:
-        """All records from `start` (its record included) to what is the end at this moment, in order.
-
-        The memoryviews are read-only and stay valid after the log is closed. What is damaged is stepped over and
-        counted once in `corrupt`. `verify=False` looks only at the lengths, not at the checksums.
-        """
-        with self._append_lock:
-            sizes = sorted(self._sizes.items())
-        for number, size in sizes:
-            if start is not None and number < start.file:
-                continue
-            offset = start.offset if start is not None and number == start.file else 0
-            view = self._map(number, size)
-            if view is None:
-                continue
-            while offset < size:
-                length = _record_at(view, offset, verify)
-                if length:
-                    yield Position(number, offset, length), view[offset : offset + length]
-                    offset += length
-                    continue
-                following = _next_record(view, offset)
-                self._found_corrupt(number, offset)
-                offset = size if following is None else following
-
     def close(self) -> None:
         """Sync, release the lock. Idempotent."""
         if self._descriptor >= 0:
@@ -311,9 +210,6 @@ class RecordLog:
 
     # ---- inside
 
-    def _name(self, number: int) -> Path:
-        return self.path / f"{number:016d}{_SUFFIX}"
-
     def _create(self, number: int) -> None:
         descriptor = self._files.create(self._name(number))
         self._descriptor, self._last, self._end = descriptor, number, 0
@@ -328,7 +224,7 @@ class RecordLog:
         view = self._map(self._last, size)
         offset = 0
         while view is not None and offset < size:
-            offset += _record_at(view, offset, True) or self._skip(view, offset, size)
+            offset += record_at(view, offset, True) or self._skip(view, offset, size)
         # What a process left that died before its sync may not be durable yet: one sync is owed.
         self._directory_changed = self._dirty = True
         if self.power:
@@ -341,7 +237,7 @@ class RecordLog:
 
     def _skip(self, view: memoryview, offset: int, size: int) -> int:
         """Deal with bytes that are no record at the end of the log; returns how far to go on."""
-        following = _next_record(view, offset)
+        following = next_record(view, offset)
         if following is not None:
             self._found_corrupt(self._last, offset)
             return following - offset
@@ -426,36 +322,6 @@ class RecordLog:
             self._directory_changed = True
         return len(numbers)
 
-    def _reader(self, number: int) -> _Reader:
-        """A file to read from; it is kept open for the next time."""
-        with self._read_lock:
-            reader = self._readers.get(number)
-            if reader is None:
-                reader = self._readers[number] = _Reader(self._name(number))
-                if len(self._readers) > _OPEN_FILES:
-                    self._readers.popitem(last=False)
-            else:
-                self._readers.move_to_end(number)
-            return reader
-
-    def _map(self, number: int, size: int) -> memoryview | None:
-        """The first `size` bytes of a file, read-only; None when it is empty or was dropped meanwhile."""
-        if not size:
-            return None
-        try:
-            with self._name(number).open("rb") as stream:
-                return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise LogError(f"log {self.path}: file {number} can't be read: {error}") from error
-
-    def _found_corrupt(self, number: int, offset: int) -> None:
-        if (number, offset) not in self._known_corrupt:
-            self._known_corrupt.add((number, offset))
-            self.corrupt += 1
-            logger.error("log %s: damaged record in file %d at offset %d", self.path, number, offset)
-
     def _release(self) -> None:
         with self._read_lock:
             descriptors = [*self._unsynced, self._descriptor, self._lock_file]
@@ -464,47 +330,6 @@ class RecordLog:
         for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
-
-
-def _runs(positions: Sequence[Position]) -> Iterator[list[Position]]:
-    """Positions that lie one behind the other in a file, put together up to some size."""
-    run: list[Position] = []
-    for position in positions:
-        if run:
-            last = run[-1]
-            follows = position.file == last.file and position.offset == last.offset + last.length
-            if not follows or position.offset - run[0].offset > _READ_BYTES:
-                yield run
-                run = []
-        run.append(position)
-    if run:
-        yield run
-
-
-def _record_at(view: memoryview, offset: int, verify: bool) -> int:
-    """Length of the record at `offset`, 0 when there is no whole (and, if asked, undamaged) one."""
-    try:
-        length = prefix(view, offset).length
-        if offset + length > len(view):
-            return 0
-        if verify:
-            check(view[offset : offset + length])
-        return length
-    except WireError:
-        return 0
-
-
-def _next_record(view: memoryview, offset: int) -> int | None:
-    """Offset of the first undamaged record after a damaged one; None when there is none in this file."""
-    with suppress(WireError):
-        following = offset + prefix(view, offset).length
-        if following < len(view) and _record_at(view, following, True):
-            return following
-    # The lengths themselves are damaged: look at every place where a record may start.
-    for following in range(offset // ALIGNMENT * ALIGNMENT + ALIGNMENT, len(view), ALIGNMENT):
-        if view[following : following + len(MAGIC)] == MAGIC and _record_at(view, following, True):
-            return following
-    return None
 
 
 # No space, and no descriptor left for a new file, as during a flood of connections: both may pass.

@@ -17,7 +17,8 @@ import msgspec
 
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.ledger import Fate, Ledger, Range
-from robotlearn.buffer.log import LogFull, Position, RecordLog, Sync
+from robotlearn.buffer.log import LogFull, RecordLog, Sync
+from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.order import Key, SendOrder
 from robotlearn.buffer.quarantine import Quarantine
 from robotlearn.errors import LogError, WireError

@@ -13,7 +13,8 @@ import msgspec
 
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
-from robotlearn.buffer.log import LogFull, Position, RecordLog, Sync
+from robotlearn.buffer.log import LogFull, RecordLog, Sync
+from robotlearn.buffer.log_files import LogFiles, Position
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import layout as layouts
 from robotlearn.wire import record as records
@@ -104,6 +105,11 @@ class SegmentStore:
     def end(self) -> Position:
         """Where the next record goes; what `scan` may be given later to see only what was stored from now on."""
         return self._log.end
+
+    @property
+    def records(self) -> LogFiles:
+        """The log, to be read."""
+        return self._log
 
     @property
     def corrupt(self) -> int:

@@ -1,4 +1,4 @@
-"""`robotlearn data`: the segments that edges recorded."""
+"""`robotlearn data`: the segments that edges recorded, and what became of those that a learner refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from robotlearn.commands.data_stored import ls, print_table, stats, verify
 
 if TYPE_CHECKING:
     from robotlearn.buffer.quarantine import Quarantined
@@ -19,9 +21,8 @@ data = typer.Typer(
 )
 
 
-@data.callback()
-def _group() -> None:
-    """A group, though it has one command so far."""
+for _command in (ls, stats, verify):
+    data.command()(_command)
 
 
 @data.command()
@@ -89,20 +90,11 @@ def _row(one: Quarantined) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from robotlearn.robots.states import wide_console
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("edge", "session", "sequence", "robot", "steps", "bytes", "since", "reason"):
-        right = column in ("sequence", "steps", "bytes")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    columns = ("edge", "session", "sequence", "robot", "steps", "bytes", "since", "reason")
     for row in rows:
-        told = {key: "-" if value is None else str(value) for key, value in row.items()}
-        told["edge"] = "damaged" if row["edge"] is None else told["edge"]
-        table.add_row(*(Text(told[str(column.header)]) for column in table.columns))
-    wide_console().print(table)
+        row["edge"] = row["edge"] or "damaged"
+    lines = [["-" if row[column] is None else str(row[column]) for column in columns] for row in rows]
+    print_table(columns, lines, right=("sequence", "steps", "bytes"))
 
 
 def _spools(where: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robotlearn.algorithms.chunks import Episode, join
 from robotlearn.algorithms.errors import EpisodeError
-from robotlearn.buffer.log import Position
+from robotlearn.buffer.log_files import Position
 from robotlearn.wire.segment import Segment
 
 log = logging.getLogger(__name__)

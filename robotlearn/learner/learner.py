@@ -15,7 +15,8 @@ from robotlearn import checkpoint
 from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.registry import algorithm_factory, make_algorithm
-from robotlearn.buffer.log import Position
+from robotlearn.buffer.index import SegmentIndex
+from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of, env_options
 from robotlearn.checkpoint import Checkpoint
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 
 UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
+
+
+INDEX_S = 5.0
 
 
 class _Stopped(Exception):
@@ -116,7 +120,9 @@ class Learner:
             restore=self._restore,
             rehearse=self._evaluate,
         )
+        self._indexed_at = 0.0
         try:
+            self._index = SegmentIndex(folder.segments, self._store.records, keep=True)
             self._server = LearnerServer(
                 bind or settings.bind,
                 self._store,
@@ -279,6 +285,7 @@ class Learner:
                 self._live.segment(segment, self._version)
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
         self._accounts.mark()
+        self._update_index()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
     def _update(self) -> None:
@@ -324,6 +331,16 @@ class Learner:
             except CheckpointError as error:
                 log.error("%s; training goes on, and so does the checkpoint before it", error)
         self._serving.offer(self._version)
+
+    def _update_index(self, every_s: float = INDEX_S) -> None:
+        """For those who look at the run; nothing is lost without."""
+        if (now := time.monotonic()) - self._indexed_at < every_s:
+            return
+        self._indexed_at = now
+        try:
+            self._index.update()
+        except LogError as error:
+            log.warning("%s", error)
 
     def _note_imitation(self, steps: int, measured: Evaluation) -> None:
         self._metrics.write(
@@ -451,6 +468,8 @@ class Learner:
             self._draw()
         finally:
             self._server.close()
+            self._update_index(every_s=0)
+            self._index.close()
             self._store.close()
             self._metrics.close()
             self._serving.close()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from robotlearn.buffer.log import LogFull, Position
+from robotlearn.buffer.log import LogFull
+from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import Outcome, SegmentStore
 from robotlearn.errors import LogError
 from robotlearn.wire.peers import Edge

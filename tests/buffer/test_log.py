@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robotlearn.buffer.log import LogFull, Position, RecordLog
+from robotlearn.buffer.log import LogFull, RecordLog
+from robotlearn.buffer.log_files import Position
 from robotlearn.errors import LogError
 from robotlearn.wire import record
 from tests.buffer.faults import FullFiles, When, run_until_killed

@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from robotlearn.buffer.log import Position
+from robotlearn.buffer.log_files import Position
 from robotlearn.learner.episodes import EpisodePool, Stored
 from robotlearn.wire.segment import Segment
 

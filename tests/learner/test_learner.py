@@ -17,6 +17,8 @@ from envs import EnvOptions
 from robotlearn import checkpoint
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.buffer.index import SegmentIndex
+from robotlearn.buffer.log_files import LogReader
 from robotlearn.buffer.spool import Spool
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of
@@ -65,6 +67,8 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     assert counts.recorded == counts.acknowledged + counts.pending
     assert store.stored >= counts.acknowledged
     store.close()
+    with SegmentIndex(folder.segments, LogReader(folder.segments / "records"), keep=False) as index:
+        assert len(index) == store.stored, "without a look at the files"
 
     with pytest.raises(
         RunFolderError, match=r"is complete: 3 updates are done and measured; .* larger learner\.updates"

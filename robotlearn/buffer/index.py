@@ -1,0 +1,227 @@
+"""An index of a store's segments, in SQLite: made of the files alone, and made anew where it doesn't fit them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robotlearn.buffer.log_files import LogFiles, Position
+from robotlearn.errors import LogError, WireError
+from robotlearn.wire import record as records
+
+logger = logging.getLogger("robotlearn.buffer")
+
+NAME = "index.sqlite"
+_SCHEMA = 1  # of the table below; another one is made anew
+_AT_ONCE = 10_000  # rows of one transaction
+
+
+class Entry(NamedTuple):
+    """One stored segment, as its header says; `file`, `offset`, `length`: where it lies."""
+
+    file: int
+    offset: int
+    length: int
+    edge: str
+    session: int
+    sequence: int
+    robot: str
+    embodiment: str
+    task: str
+    episode: int
+    first_step: int
+    steps: int
+    last: bool
+    success: bool
+    starred: bool
+    version: int
+
+    @property
+    def position(self) -> Position:
+        return Position(self.file, self.offset, self.length)
+
+
+class EpisodeEntry(NamedTuple):
+    """One episode, of what is stored of it. `whole`: from its first step to its end. `versions`: oldest and newest."""
+
+    edge: str
+    session: int
+    episode: int
+    robot: str
+    embodiment: str
+    task: str
+    segments: int
+    steps: int
+    nbytes: int
+    whole: bool
+    success: bool
+    starred: bool
+    versions: tuple[int, int]
+
+
+_TEXTS = ("edge", "robot", "embodiment", "task")
+_COLUMNS = ", ".join(f"{name} {'TEXT' if name in _TEXTS else 'INTEGER'} NOT NULL" for name in Entry._fields)
+_TABLE = f"""
+CREATE TABLE segments ({_COLUMNS}, PRIMARY KEY (file, offset)) WITHOUT ROWID;
+CREATE INDEX episodes ON segments (edge, session, episode);
+PRAGMA user_version = {_SCHEMA};
+"""
+_INSERT = f"INSERT OR REPLACE INTO segments VALUES ({', '.join('?' * len(Entry._fields))})"
+_EPISODES = """
+SELECT edge, session, episode, min(robot), min(embodiment), min(task), count(*), sum(steps), sum(length),
+       max(last) AND sum(steps) = max(first_step + steps), max(success), max(starred),
+       min(version), max(version)
+FROM segments GROUP BY edge, session, episode ORDER BY max(file * 1099511627776 + offset)
+"""
+
+
+class SegmentIndex:
+    """What is stored where, without reading it all. Used by one thread at a time.
+
+    The process that has the store open keeps the index beside it; any other one takes a copy into its memory, and adds
+    what the copy lacks. The files are the truth: `update` follows them.
+    """
+
+    def __init__(self, folder: Path, log: LogFiles, *, keep: bool) -> None:
+        """`log`: the records in `folder`. `keep`: on disk, which only the process that has the store open may.
+
+        Raises LogError when it can't be made.
+        """
+        self.path = folder / NAME
+        self._log = log
+        try:
+            self._base = self._kept() if keep else self._copy()
+            found = self._base.execute("SELECT DISTINCT file FROM segments").fetchall()
+        except (sqlite3.Error, OSError) as error:
+            raise LogError(f"index {self.path} can't be made: {error}") from error
+        self._files = {file for (file,) in found}
+
+    def update(self) -> None:
+        """Follow the files. Raises LogError when the disk fails or is full; a later call goes on where this one was."""
+        try:
+            self._drop_what_is_gone()
+            self._add_what_is_new()
+        except sqlite3.Error as error:
+            raise LogError(f"index {self.path}: {error}") from error
+
+    def segments(self, after: Position | None = None) -> Iterator[Entry]:
+        """All of them behind `after`, in the order of storing."""
+        place = (-1, -1) if after is None else after[:2]
+        query = "SELECT * FROM segments WHERE (file, offset) > (?, ?) ORDER BY file, offset"
+        for row in self._base.execute(query, place):
+            yield Entry._make((*row[:12], *map(bool, row[12:15]), row[15]))
+
+    def episodes(self) -> Iterator[EpisodeEntry]:
+        """All of them, in the order in which their last segments were stored."""
+        for row in self._base.execute(_EPISODES):
+            yield EpisodeEntry._make((*row[:9], *map(bool, row[9:12]), (row[12], row[13])))
+
+    def __len__(self) -> int:
+        return int(self._base.execute("SELECT count(*) FROM segments").fetchone()[0])
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._base.close()
+
+    def __enter__(self) -> SegmentIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _kept(self) -> sqlite3.Connection:
+        try:
+            base = _fitting(_connect(self.path))
+        except sqlite3.DatabaseError as error:
+            logger.warning("index %s is made anew: %s", self.path, error)
+            for name in (self.path, *self.path.parent.glob(NAME + "-*")):
+                name.unlink(missing_ok=True)
+            base = _fitting(_connect(self.path))
+        # The last commits may go with the power, but what is there is whole; and readers don't wait.
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = NORMAL")
+        return base
+
+    def _copy(self) -> sqlite3.Connection:
+        base = _connect(":memory:")
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as there:
+                there.backup(base)
+            return _fitting(base)
+        except sqlite3.DatabaseError:  # none, or damaged: then all comes from the files
+            base.close()
+            return _fitting(_connect(":memory:"))
+
+    def _drop_what_is_gone(self) -> None:
+        """Rows of files that were deleted, or cut off after a loss of power, or exchanged."""
+        sizes = self._log.file_sizes()
+        last = self._base.execute("SELECT * FROM segments ORDER BY file DESC, offset DESC LIMIT 1").fetchone()
+        with self._base:
+            if last is not None and last[0] in sizes and not self._is(Entry(*last)):
+                self._base.execute("DELETE FROM segments")
+                self._files.clear()
+                return
+            beyond = "DELETE FROM segments WHERE file = ? AND offset + length > ?"
+            for file in [file for file in self._files if file not in sizes or file == max(self._files)]:
+                self._base.execute(beyond, (file, sizes.get(file, 0)))
+            self._files &= sizes.keys()
+
+    def _is(self, entry: Entry) -> bool:
+        """Whether the record lies where the index has it, or nothing does any more."""
+        sizes = self._log.file_sizes()
+        if entry.offset + entry.length > sizes[entry.file]:
+            return True
+        try:
+            header = records.peek(self._log.read(entry.position, verify=False))
+        except (LogError, WireError):
+            return False
+        return (header.edge, header.session, header.sequence) == (entry.edge, entry.session, entry.sequence)
+
+    def _add_what_is_new(self) -> None:
+        row = self._base.execute("SELECT file, offset + length FROM segments ORDER BY file DESC, offset DESC LIMIT 1")
+        place = row.fetchone()
+        start = Position(place[0], place[1], 0) if place else None
+        rows: list[Entry] = []
+        for position, view in self._log.scan(start, verify=False):
+            try:
+                header = records.peek(view)
+            except WireError as error:  # damaged since it was stored
+                logger.error("index %s: the record at %s can't be read: %s", self.path, position, error)
+                continue
+            rows.append(Entry._make((*position, *(getattr(header, name) for name in Entry._fields[3:]))))
+            if len(rows) == _AT_ONCE:
+                self._add(rows)
+                rows.clear()
+        self._add(rows)
+
+    def _add(self, rows: Sequence[Entry]) -> None:
+        with self._base:
+            self._base.executemany(_INSERT, rows)
+        self._files.update(row.file for row in rows)
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    # One thread at a time uses it, not always the one that made it.
+    return sqlite3.connect(path, check_same_thread=False)
+
+
+def _fitting(base: sqlite3.Connection) -> sqlite3.Connection:
+    """The same, with a table like ours; raises sqlite3.DatabaseError when it has another one or is damaged."""
+    try:
+        (schema,) = base.execute("PRAGMA user_version").fetchone()
+        if schema == 0 and not base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            base.executescript(_TABLE)
+        elif schema != _SCHEMA:
+            raise sqlite3.DatabaseError(f"it has schema {schema}, this version {_SCHEMA}")
+        if (found := base.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(found)
+        return base
+    except sqlite3.DatabaseError:
+        base.close()
+        raise

@@ -1,0 +1,193 @@
+"""`robotlearn data ls|stats|verify`: what a learner has stored, while it goes on or after."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from robotlearn.buffer.index import EpisodeEntry, SegmentIndex
+
+WhereArgument = Annotated[
+    Path, typer.Argument(metavar="RUN|STORE", help="A run folder, or one of stored segments, such as RUN/segments.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Outcome = Literal["success", "failure", "unfinished"]
+
+
+def ls(
+    where: WhereArgument,
+    last: Annotated[int, typer.Option("--last", min=0, help="Show so many, the newest; 0: all.")] = 20,
+    robot: Annotated[str | None, typer.Option(help="Only of this robot, or of this model of robot.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those in whose task these words are.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Only those that ended so.")] = None,
+    starred: Annotated[bool, typer.Option("--starred", help="Only those in which a person intervened.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The stored episodes, the newest last; a learner may go on meanwhile.
+
+    An episode is unfinished while its end, or a part of it, has not come.
+    """
+
+    def wanted(one: EpisodeEntry) -> bool:
+        return (
+            robot in (None, one.robot, one.embodiment)
+            and (task or "") in one.task
+            and outcome in (None, _outcome(one))
+            and (one.starred or not starred)
+        )
+
+    with _index(where) as index:
+        found = [one for one in index.episodes() if wanted(one)]
+    shown = found[-last:] if last else found
+    if as_json:
+        typer.echo(json.dumps({"episodes": [_episode(one) for one in shown], "of": len(found)}))
+        return
+    print_table(
+        ("edge", "robot", "task", "episode", "segments", "steps", "MB", "outcome", "weights", ""),
+        [
+            (
+                one.edge, one.robot, one.task, str(one.episode), str(one.segments), str(one.steps),
+                _mb(one.nbytes), _outcome(one), _versions(one.versions), "intervened" if one.starred else "",
+            )
+            for one in shown
+        ],
+        right=("segments", "steps", "MB", "weights"),
+    )  # fmt: skip
+    if len(shown) < len(found):
+        typer.echo(f"the newest {len(shown)} of {len(found)} episodes; --last 0 shows all")
+
+
+def stats(where: WhereArgument, as_json: JsonOption = False) -> None:
+    """How much is stored of each edge, model of robot and task, and how it went."""
+    with _index(where) as index:
+        groups: dict[tuple[str, str, str], list[EpisodeEntry]] = defaultdict(list)
+        for one in index.episodes():
+            groups[one.edge, one.embodiment, one.task].append(one)
+    names = ("edge", "model", "task")
+    rows = [dict(zip(names, key, strict=True)) | _sums(group) for key, group in sorted(groups.items())]
+    total = _sums([one for group in groups.values() for one in group])
+    if as_json:
+        typer.echo(json.dumps({"groups": rows, "total": total}))
+        return
+    counted = ("episodes", "success", "unfinished", "intervened", "segments", "steps", "MB", "weights")
+    columns, lines = (*names, *counted), rows if len(rows) == 1 else [*rows, dict.fromkeys(names, "") | total]
+    print_table(columns, [[_cell(column, row) for column in columns] for row in lines], right=counted)
+
+
+def verify(
+    where: WhereArgument,
+    images: Annotated[bool, typer.Option("--images", help="Decode the images, too, which takes long.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read all that is stored and check it: checksums, arrays, that nothing is there twice, the index.
+
+    Nothing is changed, and a learner may go on meanwhile. Exit status 1 when something is wrong.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from robotlearn.buffer import verify as checking
+
+    folder = _store(where)
+    bar = Progress(
+        TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True),
+        transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=None)
+        found = checking.verify(
+            folder, images=images, progress=lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    if as_json:
+        typer.echo(json.dumps(vars(found)))
+    else:
+        for line in found.wrong:
+            typer.echo(line)
+        tail = f"; the last {found.unfinished} bytes are of a write that has not ended" if found.unfinished else ""
+        how = f"{len(found.wrong)} faults" if found.wrong else "all well"
+        typer.echo(f"{folder}: {found.segments} segments, {found.steps} steps, {_mb(found.nbytes)} MB: {how}{tail}")
+    if found.wrong:
+        raise typer.Exit(1)
+
+
+def _store(where: Path) -> Path:
+    from robotlearn.errors import LogError
+
+    for folder in (where / "segments", where):
+        if (folder / "records").is_dir() and (folder / "seen").is_dir():
+            return folder
+    raise LogError(f"{where} holds no stored segments: no folder records in it, nor in {where / 'segments'}")
+
+
+def _index(where: Path) -> SegmentIndex:
+    from robotlearn.buffer.index import SegmentIndex
+    from robotlearn.buffer.log_files import LogReader
+
+    folder = _store(where)
+    index = SegmentIndex(folder, LogReader(folder / "records"), keep=False)
+    index.update()
+    return index
+
+
+def _outcome(one: EpisodeEntry) -> Outcome:
+    return "unfinished" if not one.whole else "success" if one.success else "failure"
+
+
+def _episode(one: EpisodeEntry) -> dict[str, Any]:
+    row = one._asdict() | {"session": f"{one.session:016x}", "outcome": _outcome(one)}
+    return {key: value for key, value in row.items() if key not in ("whole", "success")}
+
+
+def _sums(group: Sequence[EpisodeEntry]) -> dict[str, Any]:
+    whole = [one for one in group if one.whole]
+    versions = [version for one in group for version in one.versions if version >= 0]
+    return {
+        "episodes": len(group),
+        "success": sum(one.success for one in whole) / len(whole) if whole else None,
+        "unfinished": len(group) - len(whole),
+        "intervened": sum(one.starred for one in group),
+        "segments": sum(one.segments for one in group),
+        "steps": sum(one.steps for one in group),
+        "nbytes": sum(one.nbytes for one in group),
+        "versions": (min(versions), max(versions)) if versions else None,
+    }
+
+
+def _cell(column: str, row: dict[str, Any]) -> str:
+    if column == "MB":
+        return _mb(row["nbytes"])
+    if column == "weights":
+        return _versions(row["versions"])
+    value = row[column]
+    return "-" if value is None else f"{value:.1%}" if column == "success" else str(value)
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f}"
+
+
+def _versions(versions: tuple[int, int] | None) -> str:
+    if versions is None or versions[1] < 0:
+        return "-"
+    return str(versions[0]) if versions[0] == versions[1] else f"{versions[0]} to {versions[1]}"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
+    """Rows of text under their columns' names, numbers to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from robotlearn.robots.states import wide_console
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    wide_console().print(table)
