@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from robotlearn.durable import sync_directory
-from robotlearn.errors import CheckpointError
+from robotlearn.errors import CheckpointError, DamagedCheckpointError
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def load(path: Path, contract: Mapping[str, Any] | None = None) -> Checkpoint:
         document = _document(path)
         for name, digest in document["sha256"].items():
             if _digest(path / name) != digest:
-                raise CheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
+                raise DamagedCheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
         policy = load_file(path / "policy.safetensors")
         algorithm = load_file(path / "algorithm.safetensors")
         checkpoint = Checkpoint(
@@ -148,7 +150,7 @@ def _document(path: Path) -> dict[str, Any]:
     if document["format"] != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {document['format']}; this robotlearn reads {FORMAT}")
     if document.pop("self") != _digest_of(document):
-        raise CheckpointError(f"{path / 'checkpoint.json'} is damaged (it differs from its own hash)")
+        raise DamagedCheckpointError(f"{path / 'checkpoint.json'} is damaged (it differs from its own hash)")
     return document
 
 
@@ -157,15 +159,21 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error.filename} is missing") from error
+        raise DamagedCheckpointError(f"{path} is not a checkpoint: {error.filename} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
+        # A disk that can't be read now may be later: that is no damage.
+        kind = CheckpointError if isinstance(error, OSError) else DamagedCheckpointError
+        raise kind(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
 
 
 def list_versions(directory: Path) -> list[Path]:
     """The whole checkpoints in `directory`, oldest first."""
-    found = (p for p in directory.glob("[0-9]*") if p.name.isdecimal() and (p / "checkpoint.json").is_file())
-    return sorted(found, key=lambda p: int(p.name))
+    return [path for path in _folders(directory) if (path / "checkpoint.json").is_file()]
+
+
+def _folders(directory: Path) -> list[Path]:
+    found = (path for path in directory.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def newest(directory: Path) -> Path:
@@ -174,6 +182,24 @@ def newest(directory: Path) -> Path:
     if not versions:
         raise CheckpointError(f"no checkpoint in {directory}")
     return versions[-1]
+
+
+def load_newest(directory: Path, contract: Mapping[str, Any]) -> Checkpoint:
+    """The newest checkpoint that is whole, to go on from; damaged ones are renamed to `damaged-VERSION`, and logged.
+
+    Raises CheckpointError when there is none, or as `load` where it isn't for damage.
+    """
+    damaged = ""
+    while versions := _folders(directory):
+        try:
+            return load(versions[-1], contract)
+        except DamagedCheckpointError as error:
+            aside = directory / f"damaged-{versions[-1].name}"
+            damaged = f"; {error}"
+            log.error("%s; it is kept as %s, and the run goes on from the checkpoint before it", error, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+            versions[-1].rename(aside)
+    raise CheckpointError(f"no checkpoint in {directory}{damaged}")
 
 
 def prune(directory: Path, keep: int, needed: Collection[int] = ()) -> None:

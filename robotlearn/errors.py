@@ -42,6 +42,10 @@ class CheckpointError(RobotlearnError):
     """Raised when a checkpoint is missing, damaged, or was written by a run with another contract."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """Raised when a checkpoint is not what was written: a part is missing, or differs from its hash."""
+
+
 class RunFolderError(RobotlearnError):
     """Raised when a run folder is missing, isn't a run, is in use, or exists where a new one was asked for."""
 

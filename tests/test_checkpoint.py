@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,46 @@ def test_a_foreign_contract_is_refused_by_its_key(tmp_path: Path, key: str, valu
     path = checkpoint.save(made(1), tmp_path)
     with pytest.raises(CheckpointError, match=rf"belongs to another policy: {key} is .* there and .* here"):
         checkpoint.load(path, CONTRACT | {key: value})
+
+
+def flip(path: Path) -> None:
+    data = bytearray((path / "policy.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "policy.safetensors").write_bytes(data)
+
+
+HARMS = {
+    "a flipped bit": flip,
+    "half a description": lambda path: os.truncate(path / "checkpoint.json", 100),
+    "no description": lambda path: (path / "checkpoint.json").unlink(),
+    "a part is missing": lambda path: (path / "algorithm.safetensors").unlink(),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    saved = [checkpoint.save(made(version), tmp_path) for version in (1, 2, 3)]
+    for path in saved[1:]:
+        harm(path)
+    assert checkpoint.load_newest(tmp_path, CONTRACT).version == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "damaged-000002", "damaged-000003"]
+    assert [str(saved[2]) in caplog.messages[0], str(saved[1]) in caplog.messages[1]] == [True, True]
+    harm(saved[0])
+    with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}; {saved[0]}"):
+        checkpoint.load_newest(tmp_path, CONTRACT)
+
+
+def test_what_is_no_damage_is_not_passed_over(tmp_path: Path) -> None:
+    checkpoint.save(made(1), tmp_path)
+    newest = checkpoint.save(made(2), tmp_path)
+    with pytest.raises(CheckpointError, match="belongs to another policy"):
+        checkpoint.load_newest(tmp_path, CONTRACT | {"extra": 1})
+    (newest / "checkpoint.json").write_text('{"format": 99}')
+    with pytest.raises(CheckpointError, match="checkpoint format 99"):
+        checkpoint.load_newest(tmp_path, CONTRACT)
+    assert len(checkpoint.list_versions(tmp_path)) == 2
 
 
 def test_only_the_newest_are_kept_and_leftovers_of_an_interrupted_save_go(tmp_path: Path) -> None:

@@ -87,8 +87,7 @@ class Learner:
         algorithm_factory(config.algorithm.name)
         # A run that was stopped before its first update may have no checkpoint: it begins again.
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
-        path = checkpoint.newest(folder.checkpoints) if resume and begun else None
-        self._checkpoint = checkpoint.load(path, self._contract) if path is not None else None
+        self._checkpoint = checkpoint.load_newest(folder.checkpoints, self._contract) if resume and begun else None
         if self._checkpoint is None:
             check_demonstrations(config)
         settings = config.learner

@@ -96,6 +96,7 @@ class Serving:
         rows = self._orders.decisions()
         back = next((row for row in reversed(rows) if row["decision"] == "rolled back"), None)
         if back is not None and back["version"] > version:
+            log.warning("version %d was decided to be served again when the learner ended: it is now", back["of"])
             try:
                 self._restore(back["of"])
             except CheckpointError as error:

@@ -353,6 +353,26 @@ def test_a_damaged_record_is_stepped_over_at_a_resume(
     assert "lost to damage" in caplog.text
 
 
+def test_a_damaged_checkpoint_costs_only_what_was_learnt_since_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny("learner.max_staleness=inf")
+    folder = saved_run(tmp_path / "run", config, episodes(config, 3))
+    whole = checkpoint.load(checkpoint.newest(folder.checkpoints))
+    with SegmentStore(folder.segments) as store:
+        later = whole.facts | {"updates": 2, "end": list(store.end)}
+    path = checkpoint.save(replace(whole, version=6, facts=later), folder.checkpoints)
+    (path / "policy.safetensors").write_bytes(b"")
+    learning = resumed(config, folder)
+    try:
+        assert f"{path / 'policy.safetensors'} is damaged" in caplog.text
+        assert learning._updates == 1 and learning._version == 8, "above every version that was announced"
+        assert len(learning._pool) == 3, "all that was stored since"
+    finally:
+        learning._close()
+    assert (folder.checkpoints / "damaged-000006").is_dir()
+
+
 def test_weights_of_a_resumed_run_are_those_that_were_saved(tmp_path: Path) -> None:
     config = tiny()
     folder = saved_run(tmp_path / "run", config, [])
