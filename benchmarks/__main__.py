@@ -10,7 +10,7 @@ from benchmarks.report import RESULTS
 from robotlearn import gl
 
 NAMES = ("sim", "render", "safety", "wire", "curve", "payloads", "frames", "weights", "deltas", "serving")
-LONG = ("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart", "push")
+LONG = ("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart", "push", "checkpoints")
 
 
 def main() -> None:

@@ -80,10 +80,7 @@ def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, tensors in (("policy", checkpoint.policy), ("algorithm", checkpoint.algorithm)):
-        # A copy of each: safetensors refuses tensors that share memory.
-        save_file(
-            {key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors"
-        )
+        save_file(_separate(tensors), temporary / f"{name}.safetensors")
     document = {
         "format": FORMAT,
         "version": checkpoint.version,
@@ -102,6 +99,18 @@ def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     temporary.rename(final)
     sync_directory(directory)
     return final
+
+
+def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU; safetensors takes none that share memory or have gaps, so of those it gets copies."""
+    found, separate = set(), {}
+    for key, tensor in tensors.items():
+        here = tensor.detach().cpu()
+        storage = here.untyped_storage().data_ptr()
+        whole = here.is_contiguous() and here.untyped_storage().nbytes() == here.nbytes and storage not in found
+        found.add(storage)
+        separate[key] = here if whole else here.clone()
+    return separate
 
 
 def load(path: Path, contract: Mapping[str, Any] | None = None) -> Checkpoint:

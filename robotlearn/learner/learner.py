@@ -30,6 +30,7 @@ from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
 from robotlearn.learner.accounts import Accounts
 from robotlearn.learner.approval import Approval
+from robotlearn.learner.checkpoint_writer import CheckpointWriter
 from robotlearn.learner.episodes import EpisodePool
 from robotlearn.learner.live import LiveView
 from robotlearn.learner.serving import Serving
@@ -143,6 +144,7 @@ class Learner:
         self._row: dict[str, float] = {}
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._saved = -1
+        self._writer = CheckpointWriter(folder.checkpoints)
         self._torn = False
         """While an update changes the policy: what there is then is neither the old version nor the new one."""
 
@@ -285,6 +287,7 @@ class Learner:
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
         self._accounts.mark()
         self._update_index()
+        self._look_at_checkpoint()
         self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
     def _update(self) -> None:
@@ -325,10 +328,8 @@ class Learner:
         if due and not self._finished():  # else it is measured at the end
             self._note(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
-            try:
-                self._save()
-            except CheckpointError as error:
-                log.error("%s; training goes on, and so does the checkpoint before it", error)
+            self._look_at_checkpoint(wait=True)
+            self._begin_checkpoint()
         self._serving.offer(self._version)
 
     def _update_index(self, every_s: float = INDEX_S) -> None:
@@ -415,6 +416,13 @@ class Learner:
     # ---- end
 
     def _save(self) -> None:
+        """Have a checkpoint of the weights as they are, durable when this returns. Raises CheckpointError."""
+        self._look_at_checkpoint(wait=True)
+        self._begin_checkpoint()
+        self._finish_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        """Have one written behind training, if there is none of these weights."""
         if self._saved == self._version:
             return
         facts = {
@@ -425,14 +433,29 @@ class Learner:
             "unused": [list(position) for position in self._pool.positions()],
             "end": list(self._read_to),
         }
-        checkpoint.save(
+        self._writer.begin(
             Checkpoint(
                 self._version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract)
-            ),
-            self.folder.checkpoints,
+            )
         )
-        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints, self._serving.needed)
         self._saved = self._version
+
+    def _finish_checkpoint(self) -> None:
+        try:
+            self._writer.wait()
+        except CheckpointError:
+            self._saved = -1
+            raise
+        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints, self._serving.needed)
+
+    def _look_at_checkpoint(self, *, wait: bool = False) -> None:
+        """What was written behind training: whether it could be."""
+        if not (wait or self._writer.done):
+            return
+        try:
+            self._finish_checkpoint()
+        except CheckpointError as error:
+            log.error("%s; training goes on, and so does the checkpoint before it", error)
 
     def _conclude(self) -> None:
         self._save()
@@ -466,6 +489,7 @@ class Learner:
                 self._save()
             self._draw()
         finally:
+            self._writer.close()
             self._server.close()
             self._update_index(every_s=0)
             self._index.close()
