@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import statistics
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,6 +192,20 @@ def newest(directory: Path) -> Path:
     if not versions:
         raise CheckpointError(f"no checkpoint in {directory}")
     return versions[-1]
+
+
+def best(directory: Path) -> int | None:
+    """The version with the highest success, the newest of equals; None where no checkpoint tells.
+
+    By the success that was `measured` without exploration, where any was, else by the mean of the `recent` updates'.
+    """
+    told: list[Checkpoint] = []
+    for path in list_versions(directory):
+        with contextlib.suppress(CheckpointError):
+            told.append(describe(path))
+    measured = [(one.facts["measured"], one.version) for one in told if one.facts.get("measured") is not None]
+    trained = [(statistics.fmean(one.facts["recent"]), one.version) for one in told if one.facts.get("recent")]
+    return max(measured or trained, default=(0, None))[1]
 
 
 def load_newest(directory: Path, contract: Mapping[str, Any]) -> Checkpoint:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,27 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     harm(saved[0])
     with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}; {saved[0]}"):
         checkpoint.load_newest(tmp_path, CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({1: {}, 2: {"recent": []}}, None),
+        ({1: {"recent": [0.2, 0.6]}, 2: {"recent": [0.5]}, 3: {"recent": [0.3]}}, 2),
+        ({1: {"recent": [0.5]}, 2: {"recent": [0.5]}}, 2),
+        ({1: {"recent": [0.2], "measured": 0.6}, 2: {"recent": [0.9], "measured": None}}, 1),
+        ({1: {"measured": 0.6}, 2: {"measured": 0.7}, 3: {"measured": 0.65}}, 2),
+    ],
+    ids=["nothing_told", "in_training", "the_newest_of_equals", "what_was_measured_counts_more", "measured"],
+)
+def test_the_best_is_the_one_with_the_highest_success(
+    tmp_path: Path, facts: dict[int, dict[str, object]], expected: int | None
+) -> None:
+    for version, told in facts.items():
+        checkpoint.save(replace(made(version), facts=told), tmp_path)
+    damaged = checkpoint.save(replace(made(9), facts={"recent": [1.0], "measured": 1.0}), tmp_path)
+    (damaged / "checkpoint.json").write_bytes(b"{")
+    assert checkpoint.best(tmp_path) == expected
 
 
 def test_what_is_no_damage_is_not_passed_over(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def ls(
     for title in columns.values():
         table.add_column(title, justify="right" if title in ("version", "success", "measured") else "left")
     for row in rows:
-        table.add_row(*(Text(_shown(key, row[key])) for key in columns))
+        shown = row | {"checkpoint": "yes, the best" if row["best"] else row["checkpoint"]}
+        table.add_row(*(Text(_shown(key, shown[key])) for key in columns))
     wide_console().print(table)
     if pinned is not None:
         typer.echo(f"every edge has the weights of version {pinned}, until `robotlearn weights unpin {run}`")
@@ -79,9 +80,10 @@ def rollback(run: RunArgument, version: VersionArgument) -> None:
 
 
 def _rows(folder: RunFolder, orders: Orders) -> list[dict[str, Any]]:
-    from robotlearn.checkpoint import list_versions
+    from robotlearn.checkpoint import best, list_versions
     from robotlearn.metrics import read_metrics
 
+    highest = best(folder.checkpoints)
     kept = {int(path.name) for path in list_versions(folder.checkpoints)}
     served, decided = orders.served, orders.decisions()
     success, measured = {}, {}
@@ -97,6 +99,7 @@ def _rows(folder: RunFolder, orders: Orders) -> list[dict[str, Any]]:
             "success": success.get(version),
             "measured": measured.get(version),
             "checkpoint": version in kept,
+            "best": version == highest,
             "edges": sorted(name for name, has in served.items() if has == version),
             "decisions": [row for row in decided if row["version"] == version],
         }
@@ -115,7 +118,7 @@ def _shown(key: str, value: Any) -> str:
     if key == "edges":
         return ", ".join(value) or "-"
     if key == "checkpoint":
-        return "yes" if value else "-"
+        return value if isinstance(value, str) else "yes" if value else "-"
     return "-" if value is None else str(value) if key == "version" else f"{value:.1%}"
 
 

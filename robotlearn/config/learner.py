@@ -52,7 +52,9 @@ class LearnerConfig(Section):
         None, description="The run ends before that once the moving average of the training success reaches this."
     )
     checkpoint_every: PositiveInt = Field(5, description="Updates between checkpoints; the last is always kept.")
-    keep_checkpoints: PositiveInt = Field(3, description="Newest checkpoints that are kept.")
+    keep_checkpoints: PositiveInt = Field(
+        3, description="Newest checkpoints that are kept; so is the one with the highest success."
+    )
     eval_every: PositiveInt | None = Field(
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."
     )

@@ -143,6 +143,7 @@ class Learner:
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
         self._recent: deque[float] = deque(maxlen=RECENT)
+        self._success: dict[int, float] = {}  # of the version measured last
         self._saved = -1
         self._writer = CheckpointWriter(folder.checkpoints)
         self._torn = False
@@ -326,7 +327,9 @@ class Learner:
         self._note(row | {"version": self._version})
         due = settings.eval_every is not None and self._updates % settings.eval_every == 0
         if due and not self._finished():  # else it is measured at the end
-            self._note(self._measured(self._evaluate(settings.eval_episodes)))
+            measured = self._evaluate(settings.eval_episodes)
+            self._success = {self._version: measured.success}
+            self._note(self._measured(measured))
         if self._updates % settings.checkpoint_every == 0:
             self._look_at_checkpoint(wait=True)
             self._begin_checkpoint()
@@ -430,6 +433,7 @@ class Learner:
             **self._accounts.facts(),
             "success": self._row.get("success"),
             "recent": list(self._recent),
+            "measured": self._success.get(self._version),
             "unused": [list(position) for position in self._pool.positions()],
             "end": list(self._read_to),
         }
@@ -446,7 +450,9 @@ class Learner:
         except CheckpointError:
             self._saved = -1
             raise
-        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints, self._serving.needed)
+        kept, best = self.folder.checkpoints, checkpoint.best(self.folder.checkpoints)
+        needed = self._serving.needed | ({best} if best is not None else set())
+        checkpoint.prune(kept, self.config.learner.keep_checkpoints, needed)
 
     def _look_at_checkpoint(self, *, wait: bool = False) -> None:
         """What was written behind training: whether it could be."""

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xxhash
 from rich.console import Console
+from typer.testing import CliRunner
 
 from envs import EnvOptions
-from robotlearn import checkpoint
+from robotlearn import checkpoint, cli
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.buffer.index import SegmentIndex
@@ -28,6 +29,7 @@ from robotlearn.contract import contract
 from robotlearn.display import Display
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import LogError, RunFolderError
+from robotlearn.evaluation import Evaluation
 from robotlearn.inputs import Inputs
 from robotlearn.learner.learner import Learner
 from robotlearn.metrics import read_metrics
@@ -77,6 +79,26 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     more = Learner(tiny("learner.updates=4"), folder, resume=True)
     more._server.close()
     more._store.close()
+
+
+def test_the_best_checkpoint_is_kept(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(self: Learner, episodes: int) -> Evaluation:
+        share = {1: 0.5, 2: 0.9}.get(self._version, 0.1)
+        return Evaluation(episodes, round(share * episodes), share, 0.0, 1.0, 0.0, 1.0)
+
+    monkeypatch.setattr(Learner, "_evaluate", evaluate)
+    config = tiny(
+        "learner.updates=5", "learner.eval_every=1", "learner.checkpoint_every=1", "learner.keep_checkpoints=1"
+    )
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000005"]
+    shown = CliRunner().invoke(cli.app, ["weights", "ls", str(folder.path)]).stdout.splitlines()
+    assert [line.split()[0] for line in shown if "yes, the best" in line] == ["2"]
 
 
 def test_a_run_that_its_success_ended_is_complete_and_one_that_was_not_measured_then_only_measures(
