@@ -127,11 +127,13 @@ def load(path: Path, contract: Mapping[str, Any] | None = None) -> Checkpoint:
         for name, digest in document["sha256"].items():
             if _digest(path / name) != digest:
                 raise DamagedCheckpointError(f"{path / name} is damaged (its hash differs from checkpoint.json)")
-        policy = load_file(path / "policy.safetensors")
-        algorithm = load_file(path / "algorithm.safetensors")
-        checkpoint = Checkpoint(
-            int(document["version"]), policy, algorithm, dict(document["facts"]), dict(document["contract"])
-        )
+    try:
+        policy, algorithm = (load_file(path / f"{name}.safetensors") for name in ("policy", "algorithm"))
+    except (OSError, SafetensorError) as error:  # what was written is there, and can't be read here
+        raise CheckpointError(f"{path} can't be loaded: {error}") from error
+    checkpoint = Checkpoint(
+        int(document["version"]), policy, algorithm, dict(document["facts"]), dict(document["contract"])
+    )
     differs = difference(checkpoint.contract, contract) if contract is not None else ""
     if differs:
         raise CheckpointError(f"{path} belongs to another policy: {differs}")
@@ -195,39 +197,44 @@ def newest(directory: Path) -> Path:
 
 
 def best(directory: Path) -> int | None:
-    """The version with the highest success, the newest of equals; None where no checkpoint tells.
+    """The version with the highest success in training, the mean of its `recent` updates; the newest of equals.
 
-    By the success that was `measured` without exploration, where any was, else by the mean of the `recent` updates'.
+    None where no checkpoint tells.
     """
-    told: list[Checkpoint] = []
+    told: list[tuple[float, int]] = []
     for path in list_versions(directory):
         with contextlib.suppress(CheckpointError):
-            told.append(describe(path))
-    measured = [(one.facts["measured"], one.version) for one in told if one.facts.get("measured") is not None]
-    trained = [(statistics.fmean(one.facts["recent"]), one.version) for one in told if one.facts.get("recent")]
-    return max(measured or trained, default=(0, None))[1]
+            one = describe(path)
+            if one.facts.get("recent"):
+                told.append((statistics.fmean(one.facts["recent"]), one.version))
+    return max(told)[1] if told else None
 
 
 def load_newest(directory: Path, contract: Mapping[str, Any]) -> Checkpoint:
-    """The newest checkpoint that is whole, to go on from; damaged ones are renamed to `damaged-VERSION`, and logged.
+    """The newest checkpoint that is whole, to go on from; damaged ones after it are renamed to `damaged-VERSION`, and
+    logged.
 
     Raises CheckpointError when there is none, or as `load` where it isn't for damage.
     """
-    damaged = ""
-    while versions := _folders(directory):
+    damaged: list[tuple[Path, DamagedCheckpointError]] = []
+    for path in reversed(_folders(directory)):
         try:
-            return load(versions[-1], contract)
+            found = load(path, contract)
         except DamagedCheckpointError as error:
-            aside = directory / f"damaged-{versions[-1].name}"
-            damaged = f"; {error}"
-            log.error("%s; it is kept as %s, and the run goes on from the checkpoint before it", error, aside)
+            damaged.append((path, error))
+            continue
+        for wrong, error in damaged:
+            aside = directory / f"damaged-{wrong.name}"
+            log.error("%s; it is kept as %s, and the run goes on from version %d", error, aside, found.version)
             shutil.rmtree(aside, ignore_errors=True)
-            versions[-1].rename(aside)
-    raise CheckpointError(f"no checkpoint in {directory}{damaged}")
+            wrong.rename(aside)
+        return found
+    raise CheckpointError(f"no checkpoint in {directory}" + (f"; {damaged[0][1]}" if damaged else ""))
 
 
 def prune(directory: Path, keep: int, needed: Collection[int] = ()) -> None:
     """Delete all but the `keep` newest checkpoints and the `needed` ones, and what an interrupted save left behind."""
-    old = [path for path in list_versions(directory)[:-keep] if int(path.name) not in needed]
+    kept = {int(path.name) for path in list_versions(directory)[-keep:]} | set(needed)
+    old = [path for path in _folders(directory) if int(path.name) not in kept]  # also those deleted by half
     for path in [*old, *directory.glob(".*.new")]:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # what can't be deleted now is tried again

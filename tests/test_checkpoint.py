@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from policies import FlowMLP, Statistics
 from robotlearn import checkpoint
@@ -163,25 +164,25 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     harm(saved[0])
     with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}; {saved[0]}"):
         checkpoint.load_newest(tmp_path, CONTRACT)
+    assert saved[0].exists(), "without one to go on from nothing is moved"
 
 
 @pytest.mark.parametrize(
-    ("facts", "expected"),
+    ("recent", "expected"),
     [
-        ({1: {}, 2: {"recent": []}}, None),
-        ({1: {"recent": [0.2, 0.6]}, 2: {"recent": [0.5]}, 3: {"recent": [0.3]}}, 2),
-        ({1: {"recent": [0.5]}, 2: {"recent": [0.5]}}, 2),
-        ({1: {"recent": [0.2], "measured": 0.6}, 2: {"recent": [0.9], "measured": None}}, 1),
-        ({1: {"measured": 0.6}, 2: {"measured": 0.7}, 3: {"measured": 0.65}}, 2),
+        ({1: None, 2: []}, None),
+        ({1: [0.2, 0.6], 2: [0.5], 3: [0.3]}, 2),
+        ({1: [0.5], 2: [0.5]}, 2),
+        ({0: [], 1: [0.0]}, 1),
     ],
-    ids=["nothing_told", "in_training", "the_newest_of_equals", "what_was_measured_counts_more", "measured"],
+    ids=["nothing_told", "the_mean", "the_newest_of_equals", "before_the_first_update"],
 )
 def test_the_best_is_the_one_with_the_highest_success(
-    tmp_path: Path, facts: dict[int, dict[str, object]], expected: int | None
+    tmp_path: Path, recent: dict[int, list[float] | None], expected: int | None
 ) -> None:
-    for version, told in facts.items():
-        checkpoint.save(replace(made(version), facts=told), tmp_path)
-    damaged = checkpoint.save(replace(made(9), facts={"recent": [1.0], "measured": 1.0}), tmp_path)
+    for version, successes in recent.items():
+        checkpoint.save(replace(made(version), facts={} if successes is None else {"recent": successes}), tmp_path)
+    damaged = checkpoint.save(replace(made(9), facts={"recent": [1.0]}), tmp_path)
     (damaged / "checkpoint.json").write_bytes(b"{")
     assert checkpoint.best(tmp_path) == expected
 
@@ -193,6 +194,17 @@ def test_what_is_no_damage_is_not_passed_over(tmp_path: Path) -> None:
         checkpoint.load_newest(tmp_path, CONTRACT | {"extra": 1})
     (newest / "checkpoint.json").write_text('{"format": 99}')
     with pytest.raises(CheckpointError, match="checkpoint format 99"):
+        checkpoint.load_newest(tmp_path, CONTRACT)
+    assert len(checkpoint.list_versions(tmp_path)) == 2
+
+
+def test_what_cant_be_loaded_here_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        checkpoint.save(made(version), tmp_path)
+    monkeypatch.setattr(
+        "safetensors.torch.load_file", lambda path: (_ for _ in ()).throw(SafetensorError("Error while mmapping"))
+    )
+    with pytest.raises(CheckpointError, match="000002 can't be loaded: Error while mmapping"):
         checkpoint.load_newest(tmp_path, CONTRACT)
     assert len(checkpoint.list_versions(tmp_path)) == 2
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -100,11 +102,13 @@ class SegmentIndex:
             raise LogError(f"index {self.path} can't be made: {error}") from error
         self._files = {file for (file,) in found}
 
-    def update(self) -> None:
-        """Follow the files. Raises LogError when the disk fails or is full; a later call goes on where this one was."""
+    def update(self, limit_s: float = math.inf) -> None:
+        """Follow the files, for about `limit_s` [s] at most. Raises LogError when the disk fails or is full; a later
+        call goes on where this one was.
+        """
         try:
             self._drop_what_is_gone()
-            self._add_what_is_new()
+            self._add_what_is_new(time.monotonic() + limit_s)
         except sqlite3.Error as error:
             raise LogError(f"index {self.path}: {error}") from error
 
@@ -138,6 +142,8 @@ class SegmentIndex:
     def _kept(self) -> sqlite3.Connection:
         try:
             base = _fitting(_connect(self.path))
+        except sqlite3.OperationalError:  # a full disk, say: it is not the index that is wrong
+            raise
         except sqlite3.DatabaseError as error:
             logger.warning("index %s is made anew: %s", self.path, error)
             for name in (self.path, *self.path.parent.glob(NAME + "-*")):
@@ -150,8 +156,10 @@ class SegmentIndex:
 
     def _copy(self) -> sqlite3.Connection:
         base = _connect(":memory:")
+        # Without a journal nobody writes, and then SQLite makes no file of its own for those who read.
+        how = "mode=ro" if self.path.with_name(NAME + "-wal").exists() else "mode=ro&immutable=1"
         try:
-            with contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as there:
+            with contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True)) as there:
                 there.backup(base)
             return _fitting(base)
         except sqlite3.DatabaseError:  # none, or damaged: then all comes from the files
@@ -163,19 +171,18 @@ class SegmentIndex:
         sizes = self._log.file_sizes()
         last = self._base.execute("SELECT * FROM segments ORDER BY file DESC, offset DESC LIMIT 1").fetchone()
         with self._base:
-            if last is not None and last[0] in sizes and not self._is(Entry(*last)):
+            if last is not None and last[0] in sizes and not self._is(Entry(*last), sizes[last[0]]):
                 self._base.execute("DELETE FROM segments")
                 self._files.clear()
                 return
             beyond = "DELETE FROM segments WHERE file = ? AND offset + length > ?"
-            for file in [file for file in self._files if file not in sizes or file == max(self._files)]:
+            for file in [file for file in self._files if file not in sizes or file == max(sizes)]:
                 self._base.execute(beyond, (file, sizes.get(file, 0)))
             self._files &= sizes.keys()
 
-    def _is(self, entry: Entry) -> bool:
-        """Whether the record lies where the index has it, or nothing does any more."""
-        sizes = self._log.file_sizes()
-        if entry.offset + entry.length > sizes[entry.file]:
+    def _is(self, entry: Entry, size: int) -> bool:
+        """Whether the record lies where the index has it, in a file of this size, or nothing does any more."""
+        if entry.offset + entry.length > size:
             return True
         try:
             header = records.peek(self._log.read(entry.position, verify=False))
@@ -183,7 +190,7 @@ class SegmentIndex:
             return False
         return (header.edge, header.session, header.sequence) == (entry.edge, entry.session, entry.sequence)
 
-    def _add_what_is_new(self) -> None:
+    def _add_what_is_new(self, until: float) -> None:
         row = self._base.execute("SELECT file, offset + length FROM segments ORDER BY file DESC, offset DESC LIMIT 1")
         place = row.fetchone()
         start = Position(place[0], place[1], 0) if place else None
@@ -198,6 +205,8 @@ class SegmentIndex:
             if len(rows) == _AT_ONCE:
                 self._add(rows)
                 rows.clear()
+            if time.monotonic() > until:
+                break
         self._add(rows)
 
     def _add(self, rows: Sequence[Entry]) -> None:

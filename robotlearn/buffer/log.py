@@ -53,6 +53,7 @@ class RecordLog(LogFiles):
         self._unsynced: list[int] = []  # descriptors of finished files, to be synced and closed
         self._directory_changed = False
         self._dirty = False
+        self._finished: dict[int, int] = {}  # sizes of files that a batch has filled, while it may still fail
         self._broken_tail = False
         self._lock_file = -1
         self._descriptor = -1
@@ -273,6 +274,9 @@ class RecordLog(LogFiles):
             group = [group[0][count:], *group[1:]]
 
     def _committed(self, length: int) -> None:
+        # Only now: whoever reads by these sizes maps the files, and what failed is cut off again.
+        self._sizes |= self._finished
+        self._finished.clear()
         self._sizes[self._last] = self._end
         self._dirty = True
         self.bytes += length
@@ -282,10 +286,11 @@ class RecordLog(LogFiles):
         descriptor, number, end = self._descriptor, self._last, self._end
         self._create(number + 1)
         self._unsynced.append(descriptor)
-        self._sizes[number] = end
+        self._finished[number] = end
 
     def _undo(self, start: tuple[int, int]) -> None:
         """Take back a batch that failed half-way, files that it began included."""
+        self._finished.clear()
         for number in range(self._last, start[0], -1):
             os.close(self._descriptor)
             self._descriptor = self._unsynced.pop()

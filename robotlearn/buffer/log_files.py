@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire.layout import ALIGNMENT
-from robotlearn.wire.record import MAGIC, check, prefix
+from robotlearn.wire.record import MAGIC, PREFIX, check, prefix
 
 logger = logging.getLogger("robotlearn.buffer")
 
@@ -56,6 +56,7 @@ class LogFiles:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.corrupt = 0  # damaged records found by scans and reads, before the tail
+        self.unfinished = 0  # bytes at the end of the last scan: a write that had not ended
         self._sizes: dict[int, int] = {}
         self._read_lock = threading.Lock()
         self._readers: OrderedDict[int, _Reader] = OrderedDict()
@@ -107,7 +108,7 @@ class LogFiles:
         The memoryviews are read-only and stay valid after the log is closed. What is damaged is stepped over and
         counted once in `corrupt`. `verify=False` looks only at the lengths, not at the checksums.
         """
-        sizes = self.file_sizes()
+        sizes, self.unfinished = self.file_sizes(), 0
         for number, size in sizes.items():
             if start is not None and number < start.file:
                 continue
@@ -122,8 +123,9 @@ class LogFiles:
                     offset += length
                     continue
                 following = next_record(view, offset)
-                if following is None and self._tail_grows and number == max(sizes):
-                    return  # what is being written now, or was when its writer ended
+                if self._tail_grows and number == max(sizes) and _begun(view, offset):
+                    self.unfinished = size - offset  # it is being written now, or was when its writer ended
+                    return
                 self._found_corrupt(number, offset)
                 offset = size if following is None else following
 
@@ -161,13 +163,13 @@ class LogFiles:
             logger.error("log %s: damaged record in file %d at offset %d", self.path, number, offset)
 
     def _look(self) -> dict[int, int]:
+        names = [os.path.splitext(name) for name in os.listdir(self.path)]
+        numbers = sorted(int(stem) for stem, suffix in names if suffix == SUFFIX and stem.isdigit())
         found = {}
-        for entry in os.scandir(self.path):
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix == SUFFIX and stem.isdigit():
-                with suppress(FileNotFoundError):
-                    found[int(stem)] = entry.stat().st_size
-        return dict(sorted(found.items()))
+        for number in numbers:  # after all were listed: behind which there is another one is finished
+            with suppress(FileNotFoundError):
+                found[number] = self._name(number).stat().st_size
+        return found
 
 
 class LogReader(LogFiles):
@@ -179,6 +181,18 @@ class LogReader(LogFiles):
         """Raises LogError when there is no such folder or it can't be read."""
         super().__init__(path)
         self.refresh()
+
+    def _map(self, number: int, size: int) -> memoryview | None:
+        # A learner that comes again cuts off the end of the last file; in mapped memory that would end this process.
+        if number != max(self._sizes, default=number):
+            return super()._map(number, size)
+        try:
+            with self._name(number).open("rb") as stream:
+                return memoryview(stream.read(size))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LogError(f"log {self.path}: file {number} can't be read: {error}") from error
 
     def refresh(self) -> None:
         """Look which files there are now, and how long."""
@@ -220,6 +234,14 @@ def record_at(view: memoryview, offset: int, verify: bool) -> int:
         return length
     except WireError:
         return 0
+
+
+def _begun(view: memoryview, offset: int) -> bool:
+    """Whether the first part of a record lies at `offset`, and its rest is still to come."""
+    try:
+        return offset + prefix(view, offset).length > len(view)
+    except WireError:
+        return len(view) - offset < PREFIX
 
 
 def next_record(view: memoryview, offset: int) -> int | None:

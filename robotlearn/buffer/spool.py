@@ -351,6 +351,9 @@ class Spool:
 
     def close(self) -> None:
         """Sync and release. Idempotent."""
+        if self._rejected_untold:
+            logger.warning("spool %s: %d more records are rejected", self.path, self._rejected_untold)
+            self._rejected_untold = 0
         with self._record_lock, self._ledger_lock:
             self._log.close()
             self._ledger.close()

@@ -14,7 +14,7 @@ import msgspec
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log import LogFull, RecordLog, Sync
-from robotlearn.buffer.log_files import LogFiles, Position
+from robotlearn.buffer.log_files import LogFiles, LogReader, Position
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import layout as layouts
 from robotlearn.wire import record as records
@@ -56,6 +56,25 @@ class _Snapshot(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.msgpack.Decoder(_Snapshot)
+
+
+def _snapshot(view: memoryview) -> _Snapshot:
+    return _decoder.decode(view[records.PREFIX : records.PREFIX + records.prefix(view).header_length])
+
+
+def stored_before(folder: Path) -> tuple[int, Position]:
+    """How many segments had been stored, dropped ones included, and up to where, when that was last noted.
+
+    For a process that has the store in `folder` not open. Raises LogError when it can't be read.
+    """
+    count, position = 0, Position(0, 0, 0)
+    for _, view in LogReader(folder / "seen").scan():
+        try:
+            noted = _snapshot(view)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise LogError(f"store {folder} holds a snapshot that this version can't read: {error}") from error
+        count, position = noted.stored, Position(*noted.position, 0)
+    return count, position
 
 
 class SegmentStore:
@@ -268,9 +287,8 @@ class SegmentStore:
         self._stored = 0
         start = None
         for _, view in self._snapshots.scan():
-            fixed = records.prefix(view)
             try:
-                snapshot = _decoder.decode(view[records.PREFIX : records.PREFIX + fixed.header_length])
+                snapshot = _snapshot(view)
                 self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in snapshot.seen}
             except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 raise LogError(f"store {self.path} holds a snapshot that this version can't read: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from robotlearn.buffer.index import NAME, SegmentIndex
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log_files import LogReader, Position
+from robotlearn.buffer.store import stored_before
 from robotlearn.errors import WireError
 from robotlearn.wire import record as records
 
@@ -30,20 +31,22 @@ def verify(
 ) -> Findings:
     """Read all records of the store in `folder`; nothing is changed, and a learner may write meanwhile.
 
-    Checked are each record's checksum, header and arrays, that no segment is there twice, and the index. `images`: also
-    decode them, which takes long where they are encoded. `progress(bytes done, of how many)` is told on the way.
+    Checked are each record's checksum, header and arrays, that no segment is missing or there twice, and the index.
+    `images`: also decode them, which takes long where they are encoded. `progress(bytes done, of how many)` is told on
+    the way.
 
     Raises LogError when there is no store or it can't be read.
     """
+    stored, noted = stored_before(folder)  # before the log is looked at, which only grows
     log = LogReader(folder / "records")
     sizes = log.file_sizes()
     before = dict(zip(sizes, _sums(sizes), strict=True))
     found, total = Findings(), sum(sizes.values())
     seen: dict[tuple[str, int], IntervalSet] = {}
-    end = Position(min(sizes, default=0), 0, 0)
+    there = 0
     for position, view in log.scan():
-        end = Position(position.file, position.offset + position.length, 0)
-        progress(before[end.file] + end.offset, total)
+        progress(before[position.file] + position.offset + position.length, total)
+        there += position < noted
         try:
             fixed = records.prefix(view)
             header = records.header_of(view, fixed)
@@ -61,8 +64,13 @@ def verify(
             found.wrong.append(f"{_place(position)}: {key} is there twice")
     if log.corrupt:
         found.wrong.append(f"damaged records: {log.corrupt}, in {log.path} as the lines above say")
-    if end.file == log.end.file:
-        found.unfinished = log.end.offset - end.offset
+    found.unfinished = log.unfinished
+    gaps = [number for number in range(min(sizes, default=0), max(sizes, default=0)) if number not in sizes]
+    found.wrong += [f"file {number} is missing in {log.path}" for number in gaps]
+    # Only a store that never dropped its oldest files can say how many there must be.
+    missing = stored - there - log.corrupt if 0 in sizes else 0
+    if missing > 0:
+        found.wrong.append(f"{missing} of {stored} segments that were stored are not there any more")
     found.wrong += _wrong_with_index(folder, log)
     return found
 

@@ -108,7 +108,7 @@ def verify(
         typer.echo(json.dumps(vars(found)))
     else:
         for line in found.wrong:
-            typer.echo(line)
+            typer.echo(printable(line))
         tail = f"; the last {found.unfinished} bytes are of a write that has not ended" if found.unfinished else ""
         how = f"{len(found.wrong)} faults" if found.wrong else "all well"
         typer.echo(f"{folder}: {found.segments} segments, {found.steps} steps, {_mb(found.nbytes)} MB: {how}{tail}")
@@ -178,6 +178,11 @@ def _versions(versions: tuple[int, int] | None) -> str:
     return str(versions[0]) if versions[0] == versions[1] else f"{versions[0]} to {versions[1]}"
 
 
+def printable(text: str) -> str:
+    """Text of a record without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
     """Rows of text under their columns' names, numbers to the right."""
     from rich.table import Table
@@ -189,5 +194,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     wide_console().print(table)

@@ -53,7 +53,7 @@ class LearnerConfig(Section):
     )
     checkpoint_every: PositiveInt = Field(5, description="Updates between checkpoints; the last is always kept.")
     keep_checkpoints: PositiveInt = Field(
-        3, description="Newest checkpoints that are kept; so is the one with the highest success."
+        3, description="Newest checkpoints that are kept; so is the one with the highest success in training."
     )
     eval_every: PositiveInt | None = Field(
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."

@@ -30,6 +30,7 @@ class Decision:
 
     approved: the edges that need it may have it. trial: one of them may. rejected: none. roll back: approved before, it
     does worse than the one before it. `finite`: no number of it was found that isn't. `tried`: an edge had it on trial.
+    `judged`: it was found good or bad; else its trial did not come to an end.
     """
 
     version: int
@@ -38,6 +39,7 @@ class Decision:
     figures: dict[str, float] = field(default_factory=dict)
     finite: bool = True
     tried: bool = False
+    judged: bool = True
 
 
 class Approval:
@@ -50,6 +52,8 @@ class Approval:
     def __init__(self, settings: ApprovalConfig, inputs: Inputs, cells: Sequence[Cell], seed: int) -> None:
         self.settings = settings
         self.approved = self.candidate = -1
+        self.first = True
+        """Whether none were ever approved in this run: nobody waits for the outcome of a trial then."""
         self._inputs = inputs
         limits = {cell.spec.embodiment: JointDeltaControl(cell.spec, 1) for cell in cells}
         self._limits = {name: (control.low, control.high) for name, control in limits.items()}
@@ -91,8 +95,7 @@ class Approval:
                 wrong = f"success {measured.success:.1%} in rehearsal, at least {least:.1%} asked"
         if wrong:
             return Decision(version, "rejected", wrong, dict(self._figures), finite=finite)
-        if self.settings.trial_edge is None or self.approved < 0:
-            # Nobody waits for the outcome of a trial with nothing to do: the first weights go to all.
+        if self.settings.trial_edge is None or self.first:
             return self.settle(version)
         self.candidate, self._trial, self._heard_at = version, [], time.monotonic()
         return self._decide(version, "trial", f"{self.settings.trial_episodes} episodes of {self.settings.trial_edge}")
@@ -130,14 +133,19 @@ class Approval:
         if self.candidate < 0 or waited <= settings.trial_patience_s:
             return None
         done = f"{len(self._trial)} of {settings.trial_episodes} episodes"
-        return self._fail(f"{settings.trial_edge} did {done} of its trial, and none for {waited:.0f} s")
+        failed = self._fail(f"{settings.trial_edge} did {done} of its trial, and none for {waited:.0f} s")
+        return replace(failed, judged=False)
+
+    def pause(self) -> None:
+        """Nobody can go on with a trial now; its patience begins anew."""
+        self._heard_at = time.monotonic()
 
     def settle(self, version: int) -> Decision:
         """These weights are approved."""
         if len(self._watch) == self.settings.watch_episodes:
             self._before = float(np.mean(self._watch))
         self._watch.clear()
-        self.approved, self.candidate = version, -1
+        self.approved, self.candidate, self.first = version, -1, False
         return self._decide(version, "approved")
 
     def _fail(self, why: str) -> Decision:

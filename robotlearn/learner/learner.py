@@ -52,7 +52,7 @@ UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
 
 
-INDEX_S = 5.0
+INDEX_S, INDEX_TAKES_S = 5.0, 0.2
 
 
 class _Stopped(Exception):
@@ -120,9 +120,9 @@ class Learner:
             restore=self._restore,
             rehearse=self._evaluate,
         )
+        self._index: SegmentIndex | None = None
         self._indexed_at = 0.0
         try:
-            self._index = SegmentIndex(folder.segments, self._store.records, keep=True)
             self._server = LearnerServer(
                 bind or settings.bind,
                 self._store,
@@ -143,7 +143,6 @@ class Learner:
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
         self._row: dict[str, float] = {}
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self._success: dict[int, float] = {}  # of the version measured last
         self._saved = -1
         self._writer = CheckpointWriter(folder.checkpoints)
         self._torn = False
@@ -197,6 +196,7 @@ class Learner:
             self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
         )
         self._reserve_version()
+        self._serving.weights = self._version
         self._save()
         if taught.measured is not None:
             self._display.say(
@@ -238,6 +238,7 @@ class Learner:
             self._pool.add([(segment, position)])
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._version = saved.version  # the run folder's may be older, restored from a copy
+        self._serving.weights = saved.version
         self._serving.resume(saved.version)
         self._serving.publish(self._next_version())
         self._serving.offer(self._version)
@@ -327,9 +328,7 @@ class Learner:
         self._note(row | {"version": self._version})
         due = settings.eval_every is not None and self._updates % settings.eval_every == 0
         if due and not self._finished():  # else it is measured at the end
-            measured = self._evaluate(settings.eval_episodes)
-            self._success = {self._version: measured.success}
-            self._note(self._measured(measured))
+            self._note(self._measured(self._evaluate(settings.eval_episodes)))
         if self._updates % settings.checkpoint_every == 0:
             self._look_at_checkpoint(wait=True)
             self._begin_checkpoint()
@@ -341,7 +340,9 @@ class Learner:
             return
         self._indexed_at = now
         try:
-            self._index.update()
+            if self._index is None:
+                self._index = SegmentIndex(self.folder.segments, self._store.records, keep=True)
+            self._index.update(INDEX_TAKES_S)
         except LogError as error:
             log.warning("%s", error)
 
@@ -385,6 +386,8 @@ class Learner:
         self._torn = True
         self._policy.load_state_dict(saved.policy)
         self._algorithm.load_state_dict(saved.algorithm)
+        self._serving.weights = version
+        self._recent.clear()  # of the weights that are left
         self._torn = False
 
     def _shown(self, episode: Episode) -> Episode:
@@ -426,33 +429,32 @@ class Learner:
 
     def _begin_checkpoint(self) -> None:
         """Have one written behind training, if there is none of these weights."""
-        if self._saved == self._version:
+        version = self._serving.weights  # edges may be served older ones again, under newer versions
+        there = (checkpoint.place(self.folder.checkpoints, version) / "checkpoint.json").exists()
+        if version < 0 or version == self._saved or there:
             return
         facts = {
             "updates": self._updates,
             **self._accounts.facts(),
             "success": self._row.get("success"),
             "recent": list(self._recent),
-            "measured": self._success.get(self._version),
             "unused": [list(position) for position in self._pool.positions()],
             "end": list(self._read_to),
         }
         self._writer.begin(
-            Checkpoint(
-                self._version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract)
-            )
+            Checkpoint(version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract))
         )
-        self._saved = self._version
+        self._saved = version
 
     def _finish_checkpoint(self) -> None:
         try:
             self._writer.wait()
-        except CheckpointError:
+        except BaseException:
             self._saved = -1
             raise
-        kept, best = self.folder.checkpoints, checkpoint.best(self.folder.checkpoints)
+        best = checkpoint.best(self.folder.checkpoints)
         needed = self._serving.needed | ({best} if best is not None else set())
-        checkpoint.prune(kept, self.config.learner.keep_checkpoints, needed)
+        checkpoint.prune(self.folder.checkpoints, self.config.learner.keep_checkpoints, needed)
 
     def _look_at_checkpoint(self, *, wait: bool = False) -> None:
         """What was written behind training: whether it could be."""
@@ -491,14 +493,16 @@ class Learner:
     def _close(self) -> None:
         try:
             # What a failed update left is no version: the checkpoint before it knows which episodes it took.
-            if self._version >= 0 and not self._torn:
+            if not self._torn:
                 self._save()
+            self._look_at_checkpoint(wait=True)
             self._draw()
         finally:
             self._writer.close()
             self._server.close()
             self._update_index(every_s=0)
-            self._index.close()
+            if self._index is not None:
+                self._index.close()
             self._store.close()
             self._metrics.close()
             self._serving.close()

@@ -69,7 +69,7 @@ class Orders:
             return msgspec.json.decode(self._order.read_bytes(), type=Order)
         except OSError:
             return None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             log.error("%s is not an order: %s", self._order, error)
             self.done()
             return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 from policies.base import Policy
 from robotlearn import checkpoint
@@ -68,7 +70,9 @@ class Serving:
         self._orders = Orders(folder)
         self._checkpoint = -1  # of the approved weights
         self._checkpoint_before = -1  # of those approved before them
-        self._pinned = -1
+        self._pinned = self._going_back = -1
+        self.weights = -1
+        """The version under which the policy's weights, as they are, were or will be published."""
         self._shown: dict[str, int] = {}
         self._shown_at = 0.0
         if self._held:
@@ -78,7 +82,7 @@ class Serving:
     def needed(self) -> set[int]:
         """Checkpoints that must stay."""
         candidate = self._approval.candidate if self._approval is not None else -1
-        return {self._checkpoint, self._checkpoint_before, self._pinned, candidate} - {-1}
+        return {self._checkpoint, self._checkpoint_before, self._pinned, self._going_back, candidate} - {-1}
 
     @property
     def pinned(self) -> int | None:
@@ -101,20 +105,38 @@ class Serving:
                 self._restore(back["of"])
             except CheckpointError as error:
                 log.error("the run was to go back to version %d, and goes on from %d: %s", back["of"], version, error)
-        last = next((row for row in reversed(rows) if row["decision"] in ("approved", "rolled back")), None)
-        approved = [number for number in (last["version"], last["of"]) if self._has(number)] if last else []
-        if self._approval is not None and approved:
-            self._serve_again(approved[0], "the learner came again")
-            self._checkpoint = approved[0]
+        if self._approval is not None:
+            self._approve_again(self._approval, rows)
         if (pinned := self._orders.pinned) is not None:
-            if self._has(pinned):
+            try:
                 self._pin(pinned, "the learner came again")
-            else:
-                log.error("version %d was pinned, and its checkpoint is gone: the edges have the newest", pinned)
-                self._orders.pinned = None
+            except CheckpointError as error:
+                log.error("version %d was pinned, and is no longer: %s", pinned, error)
+                self._pinned, self._orders.pinned = -1, None
+
+    def _approve_again(self, approval: Approval, rows: list[dict[str, Any]]) -> None:
+        """Serve what was approved last, of what there is a whole checkpoint of; never what a roll back left."""
+        newest_good = math.inf
+        for row in reversed(rows):
+            if row["decision"] not in ("approved", "rolled back"):
+                continue
+            approval.first = False
+            # Of weights that were served again there is a checkpoint under their first version only.
+            numbers = [row["of"]] if row["decision"] == "approved" else [row["version"], row["of"]]
+            for number in (number for number in numbers if number <= newest_good):
+                try:
+                    self._serve_again(number, "the learner came again")
+                except CheckpointError as error:
+                    log.error("version %d was approved and can't be served again: %s", number, error)
+                else:
+                    self._checkpoint = number
+                    return
+            if row["decision"] == "rolled back":
+                newest_good = min(newest_good, row["of"])
 
     def publish(self, version: int) -> None:
         """The policy as it is becomes the newest weights."""
+        self.weights = version
         marks, rounded = constants(self._policy), self._rounded()
         copies = self._copies
         if copies is None:
@@ -151,8 +173,9 @@ class Serving:
 
     def look(self, versions: dict[str, int]) -> None:
         """Do what is due: end a trial that nobody goes on with, obey a person, show the version that each edge has."""
-        if self._approval is not None and self.pinned is None:  # pinned, an edge has nothing to try
-            self._act(self._approval.overdue())
+        if self._approval is not None:
+            # Pinned, an edge has nothing to try.
+            self._act(self._approval.overdue() if self.pinned is None else self._approval.pause())
         order = self._orders.waiting()
         if order is not None:
             self._obey(order)
@@ -164,8 +187,11 @@ class Serving:
         try:
             if self._orders.outcome(order.id) is None:  # else a crash came after it was done
                 self._do(order)
-        except CheckpointError as error:
-            self._orders.note(order.version, order.version, "refused", str(error), order=order.id)
+        except Exception as error:
+            if self._orders.outcome(order.id) is None:
+                self._orders.note(order.version, order.version, "refused", str(error), order=order.id)
+            if not isinstance(error, CheckpointError | OSError):
+                raise
         finally:
             self._orders.done()
 
@@ -177,8 +203,7 @@ class Serving:
         if order.what == "unpin":
             if (version := self._orders.pinned) is None:
                 raise CheckpointError("nothing is pinned")
-            self._unpin()
-            self._orders.note(version, version, "unpinned", "by a person", order=order.id)
+            self._unpin(version, order.id)
         elif order.what == "pin":
             self._pin(order.version, "by a person", order.id)
             self.publish(self._next_version())
@@ -193,6 +218,12 @@ class Serving:
     def _act(self, decision: Decision | None) -> None:
         if decision is None:
             return
+        try:
+            self._do_what_was_decided(decision)
+        except CheckpointError as error:
+            log.error("version %d: %s, and there is nothing to go back to: %s", decision.version, decision.step, error)
+
+    def _do_what_was_decided(self, decision: Decision) -> None:
         version, settings = decision.version, self._approval.settings if self._approval is not None else None
         if decision.step == "trial" and settings is not None and settings.trial_edge is not None:
             self._keep(version)
@@ -208,11 +239,14 @@ class Serving:
                 self.offer(newest)  # it came while the trial went on, and there won't be a newer one
         elif decision.step == "rejected":
             self._note(decision)
-            if self._checkpoint >= 0 and (self._all_held or not decision.finite):
+            stuck = self._all_held and (decision.judged or self._due(self._publisher.version))
+            if self._checkpoint >= 0 and (stuck or not decision.finite):
                 self._go_back(self._checkpoint, f"version {version} is rejected, and nobody else collects")
-            elif decision.tried:
-                self._serve_again(self._checkpoint, f"the trial of version {version} failed")
-                self.publish(self._next_version())
+            elif decision.tried and settings is not None and settings.trial_edge is not None:
+                self._publisher.hold([settings.trial_edge], None)  # it rests, if there is nothing else to serve
+                if self._checkpoint >= 0:
+                    self._serve_again(self._checkpoint, f"the trial of version {version} failed")
+                    self.publish(self._next_version())
             elif self._checkpoint < 0 and self._all_held:
                 raise RunFolderError(
                     f"the first weights are rejected ({decision.why}), and no edge may collect episodes without: more "
@@ -221,16 +255,21 @@ class Serving:
         else:
             self._note(decision)
             if self._checkpoint_before >= 0:
+                self._publisher.hold(self._held, None)  # as above
                 self._go_back(self._checkpoint_before, decision.why)
 
     def _go_back(self, version: int, why: str, order: str = "") -> None:
         """Policy and optimiser as they were at `version`, under a new one, for all edges."""
-        self._restore(version)
-        number = self._next_version()
-        # First: after a crash in what follows, `resume` ends it.
-        self._orders.note(number, version, "rolled back", why, **_order(order))
-        self.publish(number)
-        kept = number if self._keep(number) else version
+        self._going_back = version  # until there is a checkpoint of the new one
+        try:
+            self._restore(version)
+            number = self._next_version()
+            # First: after a crash in what follows, `resume` ends it.
+            self._orders.note(number, version, "rolled back", why, **_order(order))
+            self.publish(number)
+            kept = number if self._keep(number) else version
+        finally:
+            self._going_back = -1
         if self._approval is not None:
             self._approval.settle(number)
             self._publisher.hold(self._held, number)
@@ -250,13 +289,14 @@ class Serving:
         self._pinned = self._orders.pinned = version
         self._orders.note(number, version, "pinned", why, **_order(order))
 
-    def _unpin(self) -> None:
+    def _unpin(self, version: int, order: str) -> None:
         # What was approved is older than what the edges were pinned to, and their versions only grow.
         again = self._pinned >= 0 and self._checkpoint >= 0
         if again:
             self._serve_again(self._checkpoint, "the pin is gone")
         self._publisher.pin(None)
         self._pinned, self._orders.pinned = -1, None
+        self._orders.note(version, version, "unpinned", "by a person", order=order)
         if again:
             self.publish(self._next_version())
             self.offer(self._publisher.version)
@@ -275,7 +315,7 @@ class Serving:
     def _keep(self, version: int) -> bool:
         """Have a checkpoint of weights that were published last, or before a trial; whether there is one."""
         try:
-            if not self._has(version) and version == self._publisher.version:
+            if not self._has(version) and version == self.weights:
                 self._save()
         except CheckpointError as error:
             log.error("%s; the run can't go back to version %d", error, version)

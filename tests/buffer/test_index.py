@@ -174,6 +174,46 @@ def test_another_process_looks_while_one_writes(tmp_path: Path) -> None:
             assert [entry.sequence for entry in indexed(looking)] == [0, 1] and looking._log.corrupt == 0
 
 
+def test_who_looks_leaves_nothing_behind(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path) as store, keep(store) as index:
+        store.append([stored(0)])
+        index.update()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with look(tmp_path) as index:
+        assert len(indexed(index)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_who_looks_sees_the_files_of_one_moment_though_a_learner_goes_on(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path, file_bytes=FILE_BYTES) as store, keep(store) as index:
+        store.append([stored(0)])
+        then = LogReader(tmp_path / "records")
+        for sequence in range(1, 9):
+            store.append([stored(sequence)])
+        index.update()
+        with SegmentIndex(tmp_path, then, keep=False) as looking:
+            assert [entry.sequence for entry in indexed(looking)] == [0]
+
+
+def test_a_full_disk_is_no_reason_to_make_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SegmentStore(tmp_path) as store, keep(store) as index:
+        store.append([stored(0)])
+        index.update()
+    full = sqlite3.OperationalError("database or disk is full")
+    monkeypatch.setattr("robotlearn.buffer.index._fitting", lambda base: (_ for _ in ()).throw(full))
+    with SegmentStore(tmp_path) as store, pytest.raises(LogError, match="can't be made: database or disk is full"):
+        keep(store)
+    assert (tmp_path / NAME).stat().st_size > 0
+
+
+def test_it_takes_no_longer_at_once_than_it_may(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path) as store, keep(store) as index:
+        store.append([stored(sequence) for sequence in range(5)])
+        for length in range(1, 6):
+            index.update(limit_s=0)
+            assert len(index) == length
+
+
 DYING = """
 import os, sys
 from pathlib import Path

@@ -200,3 +200,22 @@ def test_killed_at_every_call_it_opens_again_with_everything_synced(tmp_path: Pa
         if not killed and at >= int(words[-1][1]):
             break
     assert killed_at > (10 if when == "half" else 25)
+
+
+def test_what_may_still_be_taken_back_is_not_shown_to_readers(tmp_path: Path) -> None:
+    """A reader maps the files up to the sizes that it is shown; what is cut off under it would end its process."""
+    shown: list[dict[int, int]] = []
+
+    class Filling(FullFiles):
+        def create(self, path: Path) -> int:
+            shown.extend(log.file_sizes() for log in opened)
+            return super().create(path)
+
+    opened: list[RecordLog] = []
+    with RecordLog(tmp_path, sync="process", file_bytes=3 * len(entry(0)), files=Filling()) as log:
+        opened.append(log)
+        log.append(entry(0))
+        before = log.file_sizes()
+        log.append_many([entry(number) for number in range(1, 9)])
+        assert len(shown) == 2 and all(sizes[0] == before[0] for sizes in shown)
+        assert sum(log.file_sizes().values()) == 9 * len(entry(0))

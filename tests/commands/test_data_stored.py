@@ -137,6 +137,29 @@ def test_damage_is_found_and_where_it_is(run: Path) -> None:
     assert told["wrong"] == [twice, damaged]
 
 
+@pytest.mark.parametrize("which", [[2], [-1, -2]], ids=["in_between", "the_last_ones"])
+def test_lost_files_are_found(tmp_path: Path, which: list[int]) -> None:
+    with SegmentStore(tmp_path / "segments", file_bytes=8192) as store:
+        for sequence in range(12):
+            store.append([record.encode(make_segment(), session=7, sequence=sequence)])
+    files = sorted((tmp_path / "segments" / "records").glob("*.log"))
+    assert len(files) >= 4 and said("verify", tmp_path).exit_code == 0
+    for index in which:
+        files[index].unlink()
+    done = said("verify", tmp_path)
+    assert done.exit_code == 1 and "of 12 segments that were stored are not there any more" in done.stdout
+    assert ("file 2 is missing in" in done.stdout) == (which == [2])
+
+
+def test_a_flipped_bit_in_the_last_record_is_no_write_that_goes_on(run: Path) -> None:
+    [file] = (run / "segments" / "records").glob("*.log")
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    done = said("verify", run)
+    assert done.exit_code == 1 and "damaged records: 1" in done.stdout and "has not ended" not in done.stdout
+
+
 def test_a_write_that_has_not_ended_is_no_fault(run: Path) -> None:
     [file] = (run / "segments" / "records").glob("*.log")
     with file.open("ab") as stream:
@@ -145,6 +168,11 @@ def test_a_write_that_has_not_ended_is_no_fault(run: Path) -> None:
     assert done.exit_code == 0 and done.stdout.endswith(
         "all well; the last 500 bytes are of a write that has not ended\n"
     )
+
+
+def test_what_would_steer_a_terminal_is_not_printed(tmp_path: Path) -> None:
+    store_all(tmp_path, [make_segment(last=True, task="\x1b[2Jlift")])
+    assert "\x1b" not in said("ls", tmp_path).stdout and "\ufffd[2Jlift" in said("ls", tmp_path).stdout
 
 
 def test_an_index_that_does_not_fit_is_found(run: Path) -> None:

@@ -122,8 +122,31 @@ def test_a_trial_that_its_edge_does_not_go_on_with_fails(config: Config, policy:
     until(lambda: found.extend(filter(None, [approving.overdue()])) or bool(found), "the end of its patience")
     [decision] = found
     assert (decision.step, decision.version, decision.tried) == ("rejected", 1, True) and approving.approved == 0
+    assert not decision.judged, "nothing is known against these weights"
     assert decision.why.startswith("a did 1 of 3 episodes of its trial, and none for ")
     assert approving.overdue() is None and step(approving.offer(2, policy, measured(1))) == "trial"
+
+
+def test_while_nobody_can_go_on_with_a_trial_its_patience_does_not_end(
+    config: Config, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    approving = approval(config, trial_edge="a", trial_episodes=3, trial_patience_s=10)
+    approving.offer(0, policy, measured(1))
+    approving.offer(1, policy, measured(1))
+    now = 1000.0
+    approving.pause()
+    now = 1010.0
+    assert approving.overdue() is None
+    now = 1011.0
+    assert step(approving.overdue()) == "rejected"
+
+
+def test_once_some_were_approved_none_goes_to_all_untried(config: Config, policy: Policy) -> None:
+    approving = approval(config, trial_edge="a", trial_episodes=3)
+    approving.first = False  # of a run that comes again, and has nothing left of what was approved
+    assert approving.approved < 0 and step(approving.offer(4, policy, measured(1))) == "trial"
 
 
 def test_what_edges_do_with_other_weights_while_they_are_pinned_says_nothing_of_those_in_question(

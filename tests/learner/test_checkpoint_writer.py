@@ -148,3 +148,27 @@ def test_what_could_not_be_written_is_tried_again_at_the_end(
     running.end()
     assert failed and "can't be written: no space left on device; training goes on" in caplog.text
     assert checkpoint.newest(folder.checkpoints).name == "000003"
+
+
+def test_whatever_keeps_it_from_being_written_it_is_tried_again_at_the_end(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failed = checkpoint.save, []
+
+    def fail_once(saved: Checkpoint, directory: Path) -> Path:
+        if saved.version == 2 and not failed:
+            failed.append(saved.version)
+            raise MemoryError
+        return save(saved, directory)
+
+    monkeypatch.setattr(checkpoint, "save", fail_once)
+    config = tiny("learner.updates=9", "learner.checkpoint_every=2")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    serving = threading.Thread(target=served, args=(running, config, folder))
+    serving.start()
+    running.thread.join(60)
+    with pytest.raises(MemoryError):
+        running.end()
+    serving.join(60)
+    assert failed and int(checkpoint.newest(folder.checkpoints).name) >= 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from envs import EnvOptions
 from robotlearn import checkpoint, cli
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.buffer import index as index_module
 from robotlearn.buffer.index import SegmentIndex
 from robotlearn.buffer.log_files import LogReader
 from robotlearn.buffer.spool import Spool
@@ -29,8 +31,9 @@ from robotlearn.contract import contract
 from robotlearn.display import Display
 from robotlearn.edge.rollout import BatchRollout
 from robotlearn.errors import LogError, RunFolderError
-from robotlearn.evaluation import Evaluation
 from robotlearn.inputs import Inputs
+from robotlearn.learner.accounts import Accounts
+from robotlearn.learner.episodes import Waiting
 from robotlearn.learner.learner import Learner
 from robotlearn.metrics import read_metrics
 from robotlearn.policy import build_policy, to_arrays
@@ -81,22 +84,42 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, run: Callable[..., Runn
     more._store.close()
 
 
-def test_the_best_checkpoint_is_kept(
-    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+def test_without_room_for_its_index_a_run_goes_on_and_has_one_later(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def evaluate(self: Learner, episodes: int) -> Evaluation:
-        share = {1: 0.5, 2: 0.9}.get(self._version, 0.1)
-        return Evaluation(episodes, round(share * episodes), share, 0.0, 1.0, 0.0, 1.0)
+    connect, tried = index_module._connect, []
 
-    monkeypatch.setattr(Learner, "_evaluate", evaluate)
-    config = tiny(
-        "learner.updates=5", "learner.eval_every=1", "learner.checkpoint_every=1", "learner.keep_checkpoints=1"
-    )
+    def full_at_first(path: Path | str) -> sqlite3.Connection:
+        tried.append(path)
+        if len(tried) < 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        return connect(path)
+
+    monkeypatch.setattr(index_module, "_connect", full_at_first)
+    config = tiny()
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     running = run(config, folder)
     served(running, config, folder)
     running.end()
-    assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000005"]
+    assert "index.sqlite can't be made: database or disk is full" in caplog.text
+    assert (folder.segments / "index.sqlite").exists()
+
+
+def test_the_best_checkpoint_is_kept(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_of = Accounts.row_of
+
+    def rated(self: Accounts, taken: Sequence[Waiting], version: int) -> dict[str, float]:
+        return row_of(self, taken, version) | {"success": {0: 0.5, 1: 0.9}.get(version, 0.1)}
+
+    monkeypatch.setattr(Accounts, "row_of", rated)
+    config = tiny("learner.updates=9", "learner.checkpoint_every=1", "learner.keep_checkpoints=1")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    assert [path.name for path in checkpoint.list_versions(folder.checkpoints)] == ["000002", "000009"]
     shown = CliRunner().invoke(cli.app, ["weights", "ls", str(folder.path)]).stdout.splitlines()
     assert [line.split()[0] for line in shown if "yes, the best" in line] == ["2"]
 

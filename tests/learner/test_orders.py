@@ -40,8 +40,9 @@ def test_an_order_waits_until_it_is_done(tmp_path: Path) -> None:
         assert order is not None and (order.id, order.what, order.version) == (number, "rollback", 3)
     orders.done()
     assert orders.waiting() is None
-    (folder.path / "order.json").write_bytes(b"{}")
-    assert orders.waiting() is None and not (folder.path / "order.json").exists()
+    for wrong in (b"{}", b'{"what": "\xff"}', b"[" * 100_000):
+        (folder.path / "order.json").write_bytes(wrong)
+        assert orders.waiting() is None and not (folder.path / "order.json").exists()
 
 
 def test_the_decision_after_one_that_a_crash_cut_short_is_read(tmp_path: Path) -> None:

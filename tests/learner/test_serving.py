@@ -22,6 +22,7 @@ from robotlearn.evaluation import Evaluation
 from robotlearn.learner.approval import Approval
 from robotlearn.learner.learner import Learner
 from robotlearn.learner.orders import Orders
+from robotlearn.learner.serving import Serving
 from robotlearn.metrics import read_metrics
 from robotlearn.run_folder import RunFolder
 from tests.learner.running import Running, served, tiny
@@ -330,4 +331,160 @@ def test_where_nobody_else_collects_what_is_published_is_offered_before_all_is_t
     running = run(config, folder)
     served(running, config, folder)
     running.end()
+    assert [row["updates"] for row in read_metrics(folder.metrics) if "updates" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def damage(folder: RunFolder, version: int) -> None:
+    (folder.checkpoints / f"{version:06d}" / "policy.safetensors").write_bytes(b"")
+
+
+def begun(
+    folder: RunFolder, config: Config, run: Callable[..., Running], until_version: int
+) -> tuple[Running, Served]:
+    running = run(config, folder)
+    there = Served(config, folder)
+    until(lambda: folder.highest_version >= until_version, "some versions")
+    return running, there
+
+
+def test_a_pin_that_cant_be_kept_leaves_what_was_approved_and_nothing_else(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rehearsing(monkeypatch, lambda version: float(version == 0))
+    config = tiny(
+        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
+        ASKING.format("batch"),
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    for running, there in [begun(folder, config, run, 3)]:
+        running.end()
+        there.end()
+    approved, pinned = weights(folder, 0), int(checkpoint.list_versions(folder.checkpoints)[-2].name)
+    damage(folder, pinned)
+    with monkeypatch.context() as patched:
+        patched.setattr(Serving, "_pin", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        Orders(folder).pinned = pinned
+        with pytest.raises(OSError, match="No space left"):
+            run(config, folder, True).end()
+    for _ in range(2):  # what the one before left must not lead it astray
+        Orders(folder).pinned = pinned
+        before = folder.highest_version
+        running = run(config, folder, True)
+        there = Served(config, folder)
+        try:
+            until(lambda: there.edge.version > before, "weights")  # noqa: B023
+            assert equal(there.edge._policy.state_dict(), approved)
+            assert running.learner._serving.pinned is None and Orders(folder).pinned is None
+        finally:
+            running.end()
+            there.end()
+    assert f"version {pinned} was pinned, and is no longer" in caplog.text
+    again = [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+    assert {row["of"] for row in again} == {0}
+    assert not any((folder.checkpoints / f"{row['version']:06d}").exists() for row in again), "the policy was another"
+
+
+def test_with_the_last_approved_checkpoint_damaged_the_one_before_is_served(
+    tmp_path: Path, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(
+        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
+        "learner.approval={edges: [batch], rehearsal_episodes: 0, observations: 0, max_drop: 1}",
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running, there = begun(folder, config, run, 5)
+    running.end()
+    there.end()
+    approved = [version for version, decision in decided(folder, "version", "decision") if decision == "approved"]
+    damage(folder, approved[-1])
+    running = run(config, folder, True)
+    until(lambda: any(row["why"] == "the learner came again" for row in Orders(folder).decisions()), "a decision")
+    running.end()
+    [again] = [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+    assert again["of"] == approved[-2] and f"version {approved[-1]} was approved and can't be served" in caplog.text
+
+
+def test_what_a_roll_back_left_is_not_served_again(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsing(monkeypatch, lambda version: 0.0)
+    config = tiny(
+        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
+        "learner.approval={edges: [batch], rehearsal_episodes: 0, observations: 0, max_drop: 1}",
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running, there = begun(folder, config, run, 5)
+    there.end()
+    until(lambda: len(checkpoint.list_versions(folder.checkpoints)) > 4, "checkpoints")
+    versions = [int(path.name) for path in checkpoint.list_versions(folder.checkpoints)]
+    found = re.search(r"version (\d+) ", said("rollback", folder.path, versions[1]))
+    running.end()
+    assert found is not None
+    damage(folder, int(found[1]))
+    damage(folder, versions[1])
+    running = run(config, folder, True)
+    until(lambda: any(row["why"] == "the learner came again" for row in Orders(folder).decisions()), "a decision")
+    running.end()
+    [again] = [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+    assert again["of"] == versions[0], "not those after the one that it went back to"
+
+
+def test_what_it_goes_back_to_stays_until_there_is_a_new_checkpoint(
+    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[set[int]] = []
+    prune = checkpoint.prune
+    monkeypatch.setattr(
+        checkpoint, "prune", lambda directory, keep, more=(): needed.append(set(more)) or prune(directory, keep, more)
+    )
+    monkeypatch.setattr(checkpoint, "best", lambda directory: None)
+    config = tiny(MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=9", "learner.max_staleness=inf")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running, there = begun(folder, config, run, 4)
+    try:
+        back = int(checkpoint.list_versions(folder.checkpoints)[1].name)
+        said("rollback", folder.path, back)
+        until(lambda: any(back in one for one in needed), "a pruning while it goes back")
+    finally:
+        running.end()
+        there.end()
+    assert running.learner._serving.needed == set()
+
+
+def test_a_failed_trial_with_nothing_to_go_back_to_leaves_its_arm_at_rest(
+    tmp_path: Path, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(
+        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
+        "learner.approval={edges: [batch], trial_edge: batch, trial_episodes: 8, trial_success: 1, "
+        "rehearsal_episodes: 0, observations: 0}",
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    until(lambda: (folder.checkpoints / "000000").exists(), "the first checkpoint")
+    damage(folder, 0)
+    there = Served(config, folder)
+    try:
+        until(lambda: "there is nothing to go back to" in caplog.text, "the end of its trial")
+        assert running.learner._publisher.withheld("batch")
+        assert running.thread.is_alive()
+    finally:
+        running.end()
+        there.end()
+
+
+def test_an_arm_that_is_away_costs_its_trial_and_no_training(
+    tmp_path: Path, run: Callable[..., Running]
+) -> None:
+    config = tiny(
+        "learner.updates=6", "learner.checkpoint_every=1", "learner.max_staleness=inf",
+        "learner.approval={edges: [batch, station], trial_edge: station, trial_episodes: 1, trial_patience_s: 0.2, "
+        "rehearsal_episodes: 0, observations: 0}",
+    )  # fmt: skip
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    running = run(config, folder)
+    served(running, config, folder)
+    running.end()
+    decisions = decided(folder, "decision")
+    assert "rejected" in decisions and "rolled back" not in decisions
     assert [row["updates"] for row in read_metrics(folder.metrics) if "updates" in row] == [1, 2, 3, 4, 5, 6]
