@@ -73,6 +73,11 @@ def place(directory: Path, version: int) -> Path:
     return directory / f"{version:06d}"
 
 
+def exists(directory: Path, version: int) -> bool:
+    """Whether there is a checkpoint of a version."""
+    return (place(directory, version) / "checkpoint.json").is_file()
+
+
 def _save(checkpoint: Checkpoint, directory: Path) -> Path:
     from safetensors.torch import save_file
 

@@ -169,9 +169,9 @@ class SegmentIndex:
     def _drop_what_is_gone(self) -> None:
         """Rows of files that were deleted, or cut off after a loss of power, or exchanged."""
         sizes = self._log.file_sizes()
-        last = self._base.execute("SELECT * FROM segments ORDER BY file DESC, offset DESC LIMIT 1").fetchone()
+        last = self._last()
         with self._base:
-            if last is not None and last[0] in sizes and not self._is(Entry(*last), sizes[last[0]]):
+            if last is not None and last.file in sizes and not self._is(last, sizes[last.file]):
                 self._base.execute("DELETE FROM segments")
                 self._files.clear()
                 return
@@ -179,6 +179,10 @@ class SegmentIndex:
             for file in [file for file in self._files if file not in sizes or file == max(sizes)]:
                 self._base.execute(beyond, (file, sizes.get(file, 0)))
             self._files &= sizes.keys()
+
+    def _last(self) -> Entry | None:
+        row = self._base.execute("SELECT * FROM segments ORDER BY file DESC, offset DESC LIMIT 1").fetchone()
+        return Entry._make(row) if row is not None else None
 
     def _is(self, entry: Entry, size: int) -> bool:
         """Whether the record lies where the index has it, in a file of this size, or nothing does any more."""
@@ -191,9 +195,8 @@ class SegmentIndex:
         return (header.edge, header.session, header.sequence) == (entry.edge, entry.session, entry.sequence)
 
     def _add_what_is_new(self, until: float) -> None:
-        row = self._base.execute("SELECT file, offset + length FROM segments ORDER BY file DESC, offset DESC LIMIT 1")
-        place = row.fetchone()
-        start = Position(place[0], place[1], 0) if place else None
+        last = self._last()
+        start = Position(last.file, last.offset + last.length, 0) if last is not None else None
         rows: list[Entry] = []
         for position, view in self._log.scan(start, verify=False):
             try:

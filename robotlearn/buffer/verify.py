@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
 from robotlearn.buffer.index import NAME, SegmentIndex
@@ -40,7 +40,7 @@ def verify(
     stored, noted = stored_before(folder)  # before the log is looked at, which only grows
     log = LogReader(folder / "records")
     sizes = log.file_sizes()
-    before = dict(zip(sizes, _sums(sizes), strict=True))
+    before = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     found, total = Findings(), sum(sizes.values())
     seen: dict[tuple[str, int], IntervalSet] = {}
     there = 0
@@ -86,14 +86,6 @@ def _wrong_with_index(folder: Path, log: LogReader) -> list[str]:
             if one != other:
                 return [f"{folder / NAME} doesn't fit the files at {_place(other or one)}; delete it, it is made anew"]
     return []
-
-
-def _sums(sizes: dict[int, int]) -> list[int]:
-    sums, total = [], 0
-    for size in sizes.values():
-        sums.append(total)
-        total += size
-    return sums
 
 
 def _place(position: Position | None) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robotlearn.commands.data_stored import ls, print_table, stats, verify
+from robotlearn.commands.data_stored import ls, stats, verify
+from robotlearn.commands.table import print_table
 
 if TYPE_CHECKING:
     from robotlearn.buffer.quarantine import Quarantined

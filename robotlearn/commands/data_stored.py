@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from robotlearn.commands.table import print_table, printable
 
 if TYPE_CHECKING:
     from robotlearn.buffer.index import EpisodeEntry, SegmentIndex
@@ -176,23 +178,3 @@ def _versions(versions: tuple[int, int] | None) -> str:
     if versions is None or versions[1] < 0:
         return "-"
     return str(versions[0]) if versions[0] == versions[1] else f"{versions[0]} to {versions[1]}"
-
-
-def printable(text: str) -> str:
-    """Text of a record without what would steer a terminal."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
-    """Rows of text under their columns' names, numbers to the right."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from robotlearn.robots.states import wide_console
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    wide_console().print(table)

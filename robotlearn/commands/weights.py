@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robotlearn.commands.table import print_table
+
 if TYPE_CHECKING:
     from robotlearn.learner.orders import Orders
     from robotlearn.run_folder import RunFolder
@@ -40,20 +42,10 @@ def ls(
     if as_json:
         typer.echo(json.dumps({"versions": rows, "pinned": pinned}))
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    from robotlearn.robots.states import wide_console
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
     columns = {"version": "version", "success": "success", "measured": "measured", "checkpoint": "checkpoint",
                "edges": "edges", "decisions": "decided"}  # fmt: skip
-    for title in columns.values():
-        table.add_column(title, justify="right" if title in ("version", "success", "measured") else "left")
-    for row in rows:
-        shown = row | {"checkpoint": "yes, the best" if row["best"] else row["checkpoint"]}
-        table.add_row(*(Text(_shown(key, shown[key])) for key in columns))
-    wide_console().print(table)
+    lines = [[_shown(key, row) for key in columns] for row in rows]
+    print_table(tuple(columns.values()), lines, right=("version", "success", "measured"))
     if pinned is not None:
         typer.echo(f"every edge has the weights of version {pinned}, until `robotlearn weights unpin {run}`")
 
@@ -107,7 +99,8 @@ def _rows(folder: RunFolder, orders: Orders) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(key: str, row: dict[str, Any]) -> str:
+    value = row[key]
     if key == "decisions":
         return "; ".join(
             row["decision"]
@@ -118,7 +111,7 @@ def _shown(key: str, value: Any) -> str:
     if key == "edges":
         return ", ".join(value) or "-"
     if key == "checkpoint":
-        return value if isinstance(value, str) else "yes" if value else "-"
+        return "yes, the best" if row["best"] else "yes" if value else "-"
     return "-" if value is None else str(value) if key == "version" else f"{value:.1%}"
 
 

@@ -41,11 +41,14 @@ class CheckpointWriter:
         copied = replace(saved, policy=self._policy, algorithm=self._algorithm)
         self._writing = self._thread.submit(checkpoint.save, copied, self._directory)
 
-    def wait(self) -> None:
-        """Until what was begun is durable. Raises CheckpointError when it could not be written."""
+    def wait(self) -> bool:
+        """Until what was begun is durable; whether there was anything. Raises CheckpointError when it could not be
+        written.
+        """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+        return writing is not None
 
     def close(self) -> None:
         """Wait, and end the thread. Idempotent."""

@@ -430,8 +430,7 @@ class Learner:
     def _begin_checkpoint(self) -> None:
         """Have one written behind training, if there is none of these weights."""
         version = self._serving.weights  # edges may be served older ones again, under newer versions
-        there = (checkpoint.place(self.folder.checkpoints, version) / "checkpoint.json").exists()
-        if version < 0 or version == self._saved or there:
+        if version < 0 or version == self._saved or checkpoint.exists(self.folder.checkpoints, version):
             return
         facts = {
             "updates": self._updates,
@@ -448,7 +447,8 @@ class Learner:
 
     def _finish_checkpoint(self) -> None:
         try:
-            self._writer.wait()
+            if not self._writer.wait():
+                return
         except BaseException:
             self._saved = -1
             raise

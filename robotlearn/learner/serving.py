@@ -173,9 +173,10 @@ class Serving:
 
     def look(self, versions: dict[str, int]) -> None:
         """Do what is due: end a trial that nobody goes on with, obey a person, show the version that each edge has."""
-        if self._approval is not None:
-            # Pinned, an edge has nothing to try.
-            self._act(self._approval.overdue() if self.pinned is None else self._approval.pause())
+        if self._approval is not None and self.pinned is not None:
+            self._approval.pause()  # an edge has nothing to try
+        elif self._approval is not None:
+            self._act(self._approval.overdue())
         order = self._orders.waiting()
         if order is not None:
             self._obey(order)
@@ -322,7 +323,7 @@ class Serving:
         return self._has(version)
 
     def _has(self, version: int) -> bool:
-        return version in {int(path.name) for path in checkpoint.list_versions(self._folder.checkpoints)}
+        return checkpoint.exists(self._folder.checkpoints, version)
 
     def _note(self, decision: Decision) -> None:
         self._orders.note(decision.version, decision.version, decision.step, decision.why, **decision.figures)

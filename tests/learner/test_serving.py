@@ -347,6 +347,25 @@ def begun(
     return running, there
 
 
+ALL_APPROVED = [
+    MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
+    "learner.approval={edges: [batch], rehearsal_episodes: 0, observations: 0, max_drop: 1}",
+]  # fmt: skip
+
+
+def served_again(folder: RunFolder, config: Config, run: Callable[..., Running]) -> dict[str, Any]:
+    """The one decision of a learner that comes again."""
+
+    def decisions() -> list[dict[str, Any]]:
+        return [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+
+    running = run(config, folder, True)
+    until(lambda: bool(decisions()), "a decision")
+    running.end()
+    [again] = decisions()
+    return again
+
+
 def test_a_pin_that_cant_be_kept_leaves_what_was_approved_and_nothing_else(
     tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -387,20 +406,14 @@ def test_a_pin_that_cant_be_kept_leaves_what_was_approved_and_nothing_else(
 def test_with_the_last_approved_checkpoint_damaged_the_one_before_is_served(
     tmp_path: Path, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tiny(
-        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
-        "learner.approval={edges: [batch], rehearsal_episodes: 0, observations: 0, max_drop: 1}",
-    )  # fmt: skip
+    config = tiny(*ALL_APPROVED)
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     running, there = begun(folder, config, run, 5)
     running.end()
     there.end()
     approved = [version for version, decision in decided(folder, "version", "decision") if decision == "approved"]
     damage(folder, approved[-1])
-    running = run(config, folder, True)
-    until(lambda: any(row["why"] == "the learner came again" for row in Orders(folder).decisions()), "a decision")
-    running.end()
-    [again] = [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+    again = served_again(folder, config, run)
     assert again["of"] == approved[-2] and f"version {approved[-1]} was approved and can't be served" in caplog.text
 
 
@@ -408,10 +421,7 @@ def test_what_a_roll_back_left_is_not_served_again(
     tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rehearsing(monkeypatch, lambda version: 0.0)
-    config = tiny(
-        MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=99", "learner.max_staleness=inf",
-        "learner.approval={edges: [batch], rehearsal_episodes: 0, observations: 0, max_drop: 1}",
-    )  # fmt: skip
+    config = tiny(*ALL_APPROVED)
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
     running, there = begun(folder, config, run, 5)
     there.end()
@@ -422,10 +432,7 @@ def test_what_a_roll_back_left_is_not_served_again(
     assert found is not None
     damage(folder, int(found[1]))
     damage(folder, versions[1])
-    running = run(config, folder, True)
-    until(lambda: any(row["why"] == "the learner came again" for row in Orders(folder).decisions()), "a decision")
-    running.end()
-    [again] = [row for row in Orders(folder).decisions() if row["why"] == "the learner came again"]
+    again = served_again(folder, config, run)
     assert again["of"] == versions[0], "not those after the one that it went back to"
 
 
