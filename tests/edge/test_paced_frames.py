@@ -123,12 +123,18 @@ class Server:
 
     def __init__(self, endpoint: str) -> None:
         self.context, self.stop, self.gate = zmq.Context(), threading.Event(), threading.Event()
+        self.waits = threading.Event()  # at the closed gate
         self.gate.set()
         self.server = PolicyServer(endpoint, self.infer)
         self.robot = local.local_socket(self.context, zmq.DEALER)
         self.robot.connect(endpoint)
-        self.thread = threading.Thread(target=self.server.serve, args=(self.stop, lambda: self.gate.wait(20)))
+        self.thread = threading.Thread(target=self.server.serve, args=(self.stop, self.between))
         self.thread.start()
+
+    def between(self) -> None:
+        if not self.gate.is_set():
+            self.waits.set()
+            self.gate.wait(20)
 
     def infer(self, requests: Sequence[local.ChunkRequest]) -> list[local.ChunkAnswer]:
         pictures = [local.arrays(request.observations)[FRONT] for request in requests]
@@ -184,6 +190,7 @@ def test_a_policy_server_takes_pictures_from_memory_of_whoever_asks(server: Serv
 def test_a_picture_that_is_gone_or_never_was_is_dropped_and_counted(server: Server, ring: FrameRing) -> None:
     server.gate.clear()
     server.robot.send(b"wake up")
+    assert server.waits.wait(20), "else it could look at the picture before that is gone"
     server.ask(1, picture(1, ring), ring.memory)
     newest = [picture(value, ring) for value in range(2, 6)][-1]
     server.gate.set()
