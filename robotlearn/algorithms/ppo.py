@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.base import Policy
 from policies.value import ValueNet
-from robotlearn.algorithms.base import Algorithm
+from robotlearn.algorithms.base import OnPolicy
 from robotlearn.algorithms.chunks import ChunkBatch, Episode, chunk_batch
 from robotlearn.algorithms.errors import StateError
 from robotlearn.algorithms.gae import gae
@@ -25,7 +25,7 @@ from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.config.algorithms import PPOConfig
 
 
-class PPO(Algorithm):
+class PPO(OnPolicy):
     """PPO for every policy whose chunks are paths of Gaussian steps: flow policies, and Gaussian ones of a single step.
 
     Metrics of an update; those of the policy are absent while only the critic learns:

@@ -1,15 +1,15 @@
-"""The numbers of the algorithms: supervised flow matching and PPO. Imports no torch, so that an edge can read them.
+"""The numbers of the algorithms. Imports no torch, so that an edge can read them.
 
 The defaults are those with which `lift` is learnt by `configs/laptop.yaml`; a field's description is its documentation.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from robotlearn.config.section import Section, Widths
+from robotlearn.config.section import Misfit, Section, Widths
 
 
 class SFTConfig(Section):
@@ -22,9 +22,12 @@ class SFTConfig(Section):
     grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
 
 
-NAMES = ("ppo",)
+NAMES = ("ppo", "sac", "rlpd", "hgdagger")
 """Our own; the first is the default."""
-_NAME = "ppo, or an algorithm that an installed package adds (entry-point group robotlearn.algorithms)."
+_NAME = (
+    "ppo: from whole episodes; sac, rlpd, hgdagger: from all that is stored (section replay); or an algorithm that an "
+    "installed package adds (entry-point group robotlearn.algorithms)."
+)
 
 
 class PPOConfig(Section):
@@ -89,6 +92,64 @@ class PPOConfig(Section):
     )
 
 
+class _ActorCriticConfig(Section):
+    gamma: float = Field(0.96, gt=0, le=1, description="Discount per environment step (not per chunk).")
+    timeout: Literal["bootstrap", "failure"] = Field(
+        "bootstrap",
+        description="What an episode is worth where the time limit cut it off: bootstrap: the value of its last state, "
+        "as if it went on; failure: nothing, for tasks that must be done in time.",
+    )
+    subset: PositiveInt = Field(
+        2, description="So many critics, chosen at random for each step, make the target by their minimum."
+    )
+    critic_hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
+        (256, 256), description="Widths of each critic's hidden layers."
+    )
+    critic_layer_norm: bool = Field(True, description="Layer norm in the critics.")
+    image_encoder: Literal["cnn", "resnet18"] = Field("cnn", description="What reads the images for the critics.")
+    tau: float = Field(0.005, gt=0, le=1, description="Share of the critics that their targets take over per step.")
+    actor_lr: float = Field(3e-4, ge=0, description="Adam's learning rate of the policy; 0 leaves it as it is.")
+    critic_lr: PositiveFloat = Field(3e-4, description="Adam's learning rate of the critics.")
+    temperature_lr: float = Field(3e-4, ge=0, description="Adam's learning rate of the temperature; 0 fixes it.")
+    initial_temperature: PositiveFloat = Field(1.0, description="What entropy is worth at the start.")
+    target_entropy: float | None = Field(
+        None, description="Entropy of an action, normalised, that the temperature holds; null: -1/2 per dim."
+    )
+    entropy_backup: bool = Field(False, description="Count the entropy in the critics' targets, too.")
+    actor_every: PositiveInt = Field(1, description="Optimiser steps of the critics per one of the policy.")
+    grad_clip: PositiveFloat = Field(10.0, description="Largest norm of the gradient, policy and critics each.")
+
+    @model_validator(mode="after")
+    def _subset_of_the_critics(self) -> Self:
+        critics = getattr(self, "critics")  # noqa: B009
+        if self.subset > critics:
+            raise Misfit(("subset",), f"{self.subset} is not valid, expected at most critics ({critics})")
+        return self
+
+
+class SACConfig(_ActorCriticConfig):
+    """Soft actor-critic (arXiv:1812.05905) on chunks of a squashed_gaussian policy, from all that is stored."""
+
+    name: Literal["sac"] = Field(description=_NAME)
+    critics: PositiveInt = Field(2, description="How many critics there are.")
+
+
+class RLPDConfig(_ActorCriticConfig):
+    """RLPD (arXiv:2302.02948): SAC with many critics, layer norm in them, and half of each batch demonstrations."""
+
+    name: Literal["rlpd"] = Field(description=_NAME)
+    critics: PositiveInt = Field(10, description="How many critics there are.")
+
+
+class HGDaggerConfig(Section):
+    """HG-DAgger (arXiv:1810.02890): imitation of what a person does when they take over, and of demonstrations."""
+
+    name: Literal["hgdagger"] = Field(description=_NAME)
+    lr: PositiveFloat = Field(3e-4, description="AdamW's learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay; 0 is plain Adam.")
+    grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
+
+
 class OtherAlgorithmConfig(Section):
     """An algorithm of an installed package."""
 
@@ -103,5 +164,10 @@ def _tag(value: Any) -> str:
 
 
 AlgorithmConfig = Annotated[
-    Annotated[PPOConfig, Tag("ppo")] | Annotated[OtherAlgorithmConfig, Tag("other")], Discriminator(_tag)
+    Annotated[PPOConfig, Tag("ppo")]
+    | Annotated[SACConfig, Tag("sac")]
+    | Annotated[RLPDConfig, Tag("rlpd")]
+    | Annotated[HGDaggerConfig, Tag("hgdagger")]
+    | Annotated[OtherAlgorithmConfig, Tag("other")],
+    Discriminator(_tag),
 ]

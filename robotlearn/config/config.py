@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from robotlearn.config.algorithms import AlgorithmConfig, PPOConfig, SFTConfig
+from robotlearn.config.algorithms import AlgorithmConfig, HGDaggerConfig, PPOConfig, SFTConfig
 from robotlearn.config.edge import DEFAULT, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.config.policy import FlowMLPConfig, PolicyConfig
+from robotlearn.config.replay import ReplayConfig
 from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
 from robotlearn.wire.encodings import IMAGES, LOSSY
 
@@ -78,6 +79,7 @@ class Config(Section):
     sft: SFTConfig = Field(SFTConfig(), description="How it is taught.")
     start: StartConfig = Field(StartConfig(), description="How good it is when reinforcement starts.")
     algorithm: AlgorithmConfig = Field(PPOConfig(), description="How it is reinforced.")
+    replay: ReplayConfig = Field(ReplayConfig(), description="What off-policy algorithms draw batches from.")
     learner: LearnerConfig = Field(LearnerConfig(), description="The learner's process.")
     edges: Annotated[tuple[EdgeConfig, ...], ListAsTuple] = Field(
         (),
@@ -224,7 +226,7 @@ class Config(Section):
             "policy.path_steps": self.policy.path_steps,
             "observations.instruction": int(self.observations.instruction),
             "reward": self.reward,
-            "algorithm.gamma": self.algorithm.gamma,
+            **({} if isinstance(self.algorithm, HGDaggerConfig) else {"algorithm.gamma": self.algorithm.gamma}),
         }
 
 
