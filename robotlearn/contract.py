@@ -42,20 +42,27 @@ class Fit:
 
     def __call__(self, header: RecordHeader, layout: Layout) -> str:
         """What is wrong, in words; "" when nothing is."""
-        cell = self._cells.get((header.embodiment, header.task))
-        if cell is None:
-            return f"this run has no robot {header.embodiment} that is told {header.task!r}"
-        action_dim, shapes = cell
+        if wrong := self.data(header, layout):
+            return wrong
         dims = layout.dims
         path_dim = next(array.shape[-1] for array in layout.arrays if array.name == "chunk_path")
         for key, there, here in (
             ("policy.horizon", dims.horizon, self._horizon),
             ("policy.denoising_steps", dims.denoising_steps, self._path_steps),
-            ("action_dim", dims.action_dim, action_dim),
             ("action_dim", path_dim, self._path_dim),
         ):
             if there != here:
                 return f"{key} is {there} in the segment and {here} in this run"
+        return ""
+
+    def data(self, header: RecordHeader, layout: Layout) -> str:
+        """What is wrong with what was observed and done, whatever policy did it; "" when nothing is."""
+        cell = self._cells.get((header.embodiment, header.task))
+        if cell is None:
+            return f"this run has no robot {header.embodiment} that is told {header.task!r}"
+        action_dim, shapes = cell
+        if layout.dims.action_dim != action_dim:
+            return f"action_dim is {layout.dims.action_dim} in the segment and {action_dim} in this run"
         seen = {tensor.name: tensor.shape[1:] for tensor in layout.observations}
         if seen != shapes:
             return f"the segment observes {seen}, this run {dict(shapes)}"

@@ -20,12 +20,18 @@ class Demonstrations:
     Attributes:
         observations: key to (K, ...), what was seen before each action.
         actions: (K, D) float32, what the expert meant to do (not what the noise made of it).
+        executed: (K, D) float32, what was done.
+        reward: (K,) float32.
+        final: key to (E, ...), what was seen after each episode's last action.
         episode_ends: (E,) the number of steps up to and with each episode's last.
         instructions: (E) the words in which each episode's task was given.
     """
 
     observations: dict[str, np.ndarray]
     actions: np.ndarray
+    executed: np.ndarray
+    reward: np.ndarray
+    final: dict[str, np.ndarray]
     episode_ends: np.ndarray
     instructions: list[str]
 
@@ -56,6 +62,7 @@ def collect(
     expert = Expert(cell.spec, env.task)
     rng = np.random.default_rng([seed, 1])
     kept: list[tuple[dict[str, np.ndarray], np.ndarray, str]] = []
+    """Of each episode what was seen, its end included; per step the action meant, the one done, the reward; words."""
     tried = 0
     try:
         while len(kept) < episodes:
@@ -66,34 +73,40 @@ def collect(
             observations, _ = env.reset()
             words = list(env.instructions)
             seen: list[dict[str, np.ndarray]] = []
-            meant: list[np.ndarray] = []
+            done: list[np.ndarray] = []
             steps, success = np.zeros(n, int), np.zeros(n, bool)
             while env.running.any():
                 action = expert.act(env.scene_state())
                 seen.append({key: value.copy() for key, value in observations.items()})
-                meant.append(action)
                 steps += env.running
                 disturbed = action.copy()
                 joints = len(cell.spec.joints)
                 disturbed[:, :joints] += rng.normal(0, noise, (n, joints))
-                observations, _, terminated, _, _ = env.step(disturbed)
+                observations, reward, terminated, _, infos = env.step(disturbed)
+                done.append(np.concatenate([action, infos["executed"], reward[:, None]], -1, dtype=np.float32))
                 success |= terminated
                 progress(min(len(kept) + int(success.sum()), episodes))
             tried += n
+            seen.append(dict(observations))
             for arm in np.flatnonzero(success):
                 kept.append(
                     (
-                        {key: np.stack([row[key][arm] for row in seen[: steps[arm]]]) for key in observations},
-                        np.stack([row[arm] for row in meant[: steps[arm]]]),
+                        {key: np.stack([row[key][arm] for row in seen[: steps[arm] + 1]]) for key in observations},
+                        np.stack([row[arm] for row in done[: steps[arm]]]),
                         words[arm],
                     )
                 )
     finally:
         env.close()
     kept = kept[:episodes]
+    dim = cell.spec.dim
+    steps = np.concatenate([done for _, done, _ in kept])
     return Demonstrations(
-        {key: np.concatenate([observed[key] for observed, _, _ in kept]) for key in kept[0][0]},
-        np.concatenate([actions for _, actions, _ in kept]),
-        np.cumsum([len(actions) for _, actions, _ in kept]),
+        {key: np.concatenate([seen[key][:-1] for seen, _, _ in kept]) for key in kept[0][0]},
+        steps[:, :dim],
+        steps[:, dim : 2 * dim],
+        steps[:, 2 * dim],
+        {key: np.stack([seen[key][-1] for seen, _, _ in kept]) for key in kept[0][0]},
+        np.cumsum([len(done) for _, done, _ in kept]),
         [words for _, _, words in kept],
     )

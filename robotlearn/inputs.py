@@ -58,7 +58,7 @@ class Inputs:
         """
         n = len(seen[STATE])
         shown = {}
-        for key, shape in self.features.items():
+        for key in self.features:
             if key == EMBODIMENT:
                 one = np.zeros((1, len(self.embodiments)), np.float32)
                 one[0, self.embodiments.index(embodiment)] = 1.0
@@ -68,13 +68,16 @@ class Inputs:
                     shown[key] = embed(instructions)[None].repeat(n, 0)
                 else:
                     shown[key] = np.stack([embed(words) for words in instructions])
-            elif key == STATE and len(self.used_dims[embodiment]) < self.action_dim:
-                shown[key] = self.padded(embodiment, seen[key])
-            elif seen[key].shape[1:] != shape:
-                shown[key] = np.pad(seen[key], ((0, 0), (0, shape[0] - seen[key].shape[1])))
             else:
-                shown[key] = seen[key]
+                shown[key] = self.laid_out(embodiment, key, seen[key])
         return shown
+
+    def laid_out(self, embodiment: str, key: str, values: np.ndarray) -> np.ndarray:
+        """Observations (n, ...) of one key, of an arm of that embodiment, with the policy's shape."""
+        if key == STATE and len(self.used_dims[embodiment]) < self.action_dim:
+            return self.padded(embodiment, values)
+        shape = self.features[key]
+        return values if values.shape[1:] == shape else np.pad(values, ((0, 0), (0, shape[0] - values.shape[1])))
 
     def padded(self, embodiment: str, values: np.ndarray) -> np.ndarray:
         """(..., dim) of an arm laid out for the policy, (..., action_dim); 0 in places that aren't its own."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from policies.base import Policy
 from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.transitions import Transitions, Window
+from robotlearn.config.replay import PartConfig
 
 
 class Algorithm(ABC):
@@ -54,10 +55,12 @@ class OffPolicy(Algorithm):
     """Learns from what is stored, however old, by drawing batches of it.
 
     Attributes:
-        window: what a batch must hold of each step that is drawn.
+        window: what a batch must hold of each step that is drawn; the learner makes it longer for n-step returns.
+        sampling: what a batch is made of, unless the config says.
     """
 
     window: Window
+    sampling: Sequence[PartConfig]
 
     @abstractmethod
     def learn(self, batches: Batches, before_change: Callable[[], None]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from robotlearn.config.section import Misfit, Section, Widths
 
@@ -15,7 +15,9 @@ from robotlearn.config.section import Misfit, Section, Widths
 class SFTConfig(Section):
     """Supervised flow matching on demonstrations (imitation), before any reinforcement."""
 
-    steps: PositiveInt = Field(1500, description="Optimiser steps.")
+    steps: NonNegativeInt = Field(
+        1500, description="Optimiser steps; 0: none, demonstrations only give the scale of numbers and are replayed."
+    )
     batch_size: PositiveInt = Field(256, description="Chunks per optimiser step, drawn with replacement.")
     lr: PositiveFloat = Field(1e-3, description="AdamW's learning rate.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay; 0 is plain Adam.")

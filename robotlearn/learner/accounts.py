@@ -12,7 +12,7 @@ import numpy as np
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell
 from robotlearn.display import PeerLine
-from robotlearn.learner.episodes import EpisodePool, Waiting
+from robotlearn.replay.finished import Finished
 from robotlearn.wire.server import LearnerServer
 
 LOST_SEGMENTS = ("rejected", "evicted", "refused")
@@ -32,13 +32,12 @@ class Accounts:
     """Of one learner. `peers` may be called by any thread, as may be read what is public; the rest is the learner's.
 
     Attributes:
-        env_steps: stored so far, over all the run's learners.
-        lost: episodes lost to damage in the log. unusable: those that the algorithm could not learn from.
+        env_steps: taken in so far, over all the run's learners.
     """
 
-    def __init__(self, server: LearnerServer, store: SegmentStore, pool: EpisodePool, cells: Sequence[Cell]) -> None:
-        self._server, self._store, self._pool, self._cells = server, store, pool, cells
-        self.env_steps = self.lost = self.unusable = 0
+    def __init__(self, server: LearnerServer, store: SegmentStore, cells: Sequence[Cell]) -> None:
+        self._server, self._store, self._cells = server, store, cells
+        self.env_steps = 0
         self._seconds_before, self._since = 0.0, 0.0
         self._marks: deque[tuple[float, int]] = deque()
 
@@ -96,28 +95,26 @@ class Accounts:
             "segments_damaged": stats["damaged"],
             "segments_corrupt": stats["corrupt"],
             "segments_undecodable": self._store.undecodable,
-            "episodes_lost": self.lost,
-            "episodes_unusable": self.unusable,
             "frames_bad": stats["bad_frames"],
             "frames_over_window": stats["over_window"],
             "frames_unsent": stats["unsent"],
             "edges_lost": stats["dead"],
             "disconnects": stats["disconnects"],
-            "episodes_skipped_stale": self._pool.skipped_stale,
-            "episodes_dropped_unfinished": self._pool.dropped_unfinished,
         }
 
-    def row_of(self, taken: Sequence[Waiting], version: int) -> dict[str, float]:
-        """`row`, and what the episodes of an update of the weights `version` were like."""
-        staleness = np.concatenate([version - waiting.episode.version for waiting in taken])
-        return {
-            **self.row(),
-            "success": float(np.mean([waiting.episode.success[-1] for waiting in taken])),
-            "return": float(np.mean([waiting.episode.reward.sum() for waiting in taken])),
-            **self._by_cell(taken),
-            "episode_steps": float(np.mean([len(waiting.episode) for waiting in taken])),
-            "staleness_mean": float(staleness.mean()),
-            "staleness_max": int(staleness.max()),
+    def row_of(self, episodes: Sequence[Finished], version: int) -> dict[str, float | None]:
+        """`row`, and what the episodes were like that weights `version` learnt from, or that came last; null: none."""
+        row: dict[str, float | None] = dict(self.row())
+        if not episodes:
+            return row | dict.fromkeys(("success", "return", "staleness_mean", "staleness_max"))
+        staleness = version - np.concatenate([one.versions for one in episodes])
+        return row | {
+            "success": float(np.mean([one.success for one in episodes])),
+            "return": float(np.mean([one.reward for one in episodes])),
+            **self._by_cell(episodes),
+            "episode_steps": float(np.mean([one.steps for one in episodes])),
+            "staleness_mean": float(staleness.mean()) if len(staleness) else None,
+            "staleness_max": int(staleness.max()) if len(staleness) else None,
         }
 
     def peers(self, awaits_approval: Callable[[str], bool]) -> list[PeerLine]:
@@ -138,15 +135,14 @@ class Accounts:
             for held in [edge.version < 0 and edge.waits_for and awaits_approval(edge.edge)]
         ]
 
-    def _by_cell(self, taken: Sequence[Waiting]) -> dict[str, float]:
+    def _by_cell(self, episodes: Sequence[Finished]) -> dict[str, float]:
         """success/TASK/EMBODIMENT, where there are several."""
         if len(self._cells) == 1:
             return {}
         names = {(cell.spec.embodiment, words): cell.name for cell in self._cells for words in cell.task.instructions}
         won: dict[str, list[bool]] = {}
-        for waiting in taken:
-            episode = waiting.episode
-            won.setdefault(names[episode.embodiment, episode.task], []).append(bool(episode.success[-1]))
+        for one in episodes:
+            won.setdefault(names[one.embodiment, one.task], []).append(one.success)
         return {f"success/{name}": float(np.mean(won[name])) for name in sorted(won)}
 
 

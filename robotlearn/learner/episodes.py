@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from robotlearn.algorithms.chunks import Episode, join
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.buffer.log_files import Position
+from robotlearn.replay.finished import Finished
 from robotlearn.wire.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,20 @@ class Waiting:
     oldest_version: int
     newest_version: int
     positions: tuple[Position, ...]
+
+    def finished(self) -> Finished:
+        """What became of it."""
+        one = self.episode
+        return Finished(
+            edge=self.edge,
+            embodiment=one.embodiment,
+            task=one.task,
+            steps=len(one),
+            success=bool(one.success[-1]),
+            reward=float(one.reward.sum()),
+            versions=one.version,
+            intervened=int(one.intervention.sum()),
+        )
 
 
 @dataclass

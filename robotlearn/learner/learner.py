@@ -1,10 +1,10 @@
 """The learner: takes stored segments, updates the policy, publishes its weights, keeps checkpoints and metrics."""
 
 import logging
-import math
 import time
 from collections import deque
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from robotlearn import checkpoint
-from robotlearn.algorithms.chunks import Episode
-from robotlearn.algorithms.errors import EpisodeError
+from robotlearn.algorithms.base import OffPolicy, OnPolicy
+from robotlearn.algorithms.errors import AlgorithmError
 from robotlearn.algorithms.registry import algorithm_factory, make_algorithm
 from robotlearn.buffer.index import SegmentIndex
-from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of, env_options
 from robotlearn.checkpoint import Checkpoint
@@ -31,28 +30,30 @@ from robotlearn.inputs import Inputs
 from robotlearn.learner.accounts import Accounts
 from robotlearn.learner.approval import Approval
 from robotlearn.learner.checkpoint_writer import CheckpointWriter
-from robotlearn.learner.episodes import EpisodePool
+from robotlearn.learner.episode_feed import EpisodeFeed, episode_gate
+from robotlearn.learner.feed import Feed
 from robotlearn.learner.live import LiveView
+from robotlearn.learner.normalization import Demonstrated
+from robotlearn.learner.replay_feed import ReplayFeed
 from robotlearn.learner.serving import Serving
 from robotlearn.learner.start import teach
 from robotlearn.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
 from robotlearn.policy import build_policy
+from robotlearn.replay.demonstrations import store as store_demonstrations
+from robotlearn.replay.finished import Finished
 from robotlearn.report.page import write_report
 from robotlearn.report.run import Run
 from robotlearn.run_folder import RunFolder
 from robotlearn.wire.door import server_keys
-from robotlearn.wire.gate import StalenessGate
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.segment import Segment
 from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
-UNBOUNDED_UPDATES = 4
-"""With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
-
-
 INDEX_S, INDEX_TAKES_S = 5.0, 0.2
+_FED = "replay."
+"""Prefix of what a checkpoint keeps beside the algorithm's own."""
 
 
 class _Stopped(Exception):
@@ -98,15 +99,11 @@ class Learner:
             raise RunFolderError(
                 f"{folder.path} is complete: {done} updates are done and measured; with --resume and {more} it goes on"
             )
-        batch = settings.episodes_per_update
-        self._pool = EpisodePool(settings.max_staleness)
-        unbounded = settings.max_staleness == math.inf
-        self._gate = StalenessGate(
-            batch, settings.max_staleness, max_pending=UNBOUNDED_UPDATES * batch if unbounded else None
-        )
+        self._gate = episode_gate(settings)
         self._store = SegmentStore(folder.segments, misfit=Fit(config, self._cells))
-        self._read_to = self._store.end
-        """What is stored from here on is not in the pool yet."""
+        self._stored_before = self._store.end
+        """What is stored from here on comes from the server."""
+        self._feed: Feed | None = None
         self._publisher = Publisher()
         approval = settings.approval
         self._serving = Serving(
@@ -138,10 +135,10 @@ class Learner:
             self._store.close()
             raise
         self._metrics = MetricsLog(folder)
-        self._accounts = Accounts(self._server, self._store, self._pool, self._cells)
+        self._accounts = Accounts(self._server, self._store, self._cells)
         self._version, self._updates = -1, 0
         self._phase, self._progress, self._waits_for = "starting", 0.0, ""
-        self._row: dict[str, float] = {}
+        self._row: dict[str, float | None] = {}
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._saved = -1
         self._writer = CheckpointWriter(folder.checkpoints)
@@ -175,11 +172,12 @@ class Learner:
                 display.say(f"live view: {self._live.place}")
             if self._checkpoint is None:
                 self._begin()
+            assert self._feed is not None
             self._accounts.begin()
             while not self._finished():
-                self._collect()
-                if len(self._pool) >= self.config.learner.episodes_per_update:
-                    self._update()
+                self._collect(self._feed)
+                if self._feed.due:
+                    self._update(self._feed)
             if not stop.is_set():
                 self._conclude()
         except _Stopped:
@@ -192,9 +190,10 @@ class Learner:
 
     def _begin(self) -> None:
         taught = teach(self._policy, self.config, self._cells, self._inputs, self._report, self._note_imitation)
-        self._algorithm = make_algorithm(
-            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
-        )
+        self._make_algorithm()
+        if isinstance(self._algorithm, OffPolicy) and self.config.demonstrations.path is None:
+            self._keep_demonstrations(taught.shown)
+        self._feed_from(None, {})
         self._reserve_version()
         self._serving.weights = self._version
         self._save()
@@ -213,42 +212,61 @@ class Learner:
 
     def _go_on(self, saved: Checkpoint) -> None:
         self._policy.load_state_dict(saved.policy)
-        self._algorithm = make_algorithm(
-            self.config.algorithm.name, self._policy, self.config.algorithm, self.config.seed
-        )
-        self._algorithm.load_state_dict(saved.algorithm)
+        self._make_algorithm()
+        learnt, fed = _parted(saved.algorithm)
+        self._algorithm.load_state_dict(learnt)
         self._updates = int(saved.facts["updates"])
         self._accounts.restore(saved.facts)
         self._recent.extend(saved.facts.get("recent", ()))
-        # What was stored and not used before the checkpoint, and everything that was stored after it.
-        ended = 0
-        for unused in saved.facts["unused"]:
-            position = Position(*unused)
-            try:
-                segment = self._store.read(position)
-            except LogError as error:
-                log.error("an episode is lost to damage in the log: %s", error)
-                self._accounts.lost += 1
-                continue
-            ended += segment.last
-            self._pool.add([(segment, position)])
-        for position, segment in self._store.scan(Position(*saved.facts["end"])):
-            self._accounts.env_steps += segment.steps
-            ended += segment.last
-            self._pool.add([(segment, position)])
+        waits = self._feed_from(saved.facts, fed)
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
         self._version = saved.version  # the run folder's may be older, restored from a copy
         self._serving.weights = saved.version
         self._serving.resume(saved.version)
         self._serving.publish(self._next_version())
         self._serving.offer(self._version)
-        # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
-        self._gate.restore(ended)
-        self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
         self._display.say(
-            f"resumed from version {saved.version} as version {self._version}: {self._updates} updates done, "
-            f"{len(self._pool)} episodes wait in the log"
+            f"resumed from version {saved.version} as version {self._version}: {self._updates} updates done, {waits}"
         )
+
+    def _make_algorithm(self) -> None:
+        config = self.config
+        self._algorithm = make_algorithm(config.algorithm.name, self._policy, config.algorithm, config.seed)
+
+    def _feed_from(self, facts: dict[str, Any] | None, state: dict[str, torch.Tensor]) -> str:
+        """Have what the algorithm learns from, as it was at a checkpoint; in words, what waits."""
+        parts = (self._inputs, self._store, self._stored_before, self._gate)
+        if isinstance(self._algorithm, OffPolicy):
+            shown = self.config.demonstrations
+            there = self._demonstrations if shown.path is None else Path(shown.path) / "log"
+            heard = self._hear if self._live is not None or self.config.learner.approval is not None else None
+            self._feed = ReplayFeed(
+                self._algorithm,
+                self.config,
+                self._cells,
+                *parts,
+                heard=heard,
+                demonstrated=there / "records" if shown.episodes else None,
+            )
+        elif isinstance(self._algorithm, OnPolicy):
+            self._feed = EpisodeFeed(self._algorithm, self.config.learner, *parts, heard=self._hear)
+        else:
+            raise AlgorithmError(
+                f"algorithm {self.config.algorithm.name!r} is a {type(self._algorithm).__name__}, expected an OnPolicy "
+                "or an OffPolicy one (robotlearn.algorithms.base)"
+            )
+        waits = self._feed.begin(facts, state)
+        self._accounts.env_steps = self._feed.env_steps
+        return waits
+
+    @property
+    def _demonstrations(self) -> Path:
+        return self.folder.path / "demonstrations"
+
+    def _keep_demonstrations(self, shown: Sequence[Demonstrated]) -> None:
+        """For what draws from them later; a run that is resumed has them too."""
+        for number, (cell, episodes) in enumerate(shown):
+            store_demonstrations(self._demonstrations, cell, number, episodes)
 
     def _concluded(self, saved: Checkpoint) -> bool:
         """Whether nothing is left to be done: the updates are, or the success that ends it, and it was measured."""
@@ -267,64 +285,49 @@ class Learner:
     def _finished(self) -> bool:
         return self._stop.is_set() or ended(self.config.learner, self._updates, self._recent)
 
-    def _collect(self) -> None:
-        batch = self.config.learner.episodes_per_update
-        ready = len(self._pool)
+    def _collect(self, feed: Feed) -> None:
         self._phase = "collecting"
         self._progress = self._updates / self.config.learner.updates
-        self._waits_for = f"episodes: {ready} of {batch}{self._pinned()}" if ready < batch else ""
-        for stored in self._server.take_stored(timeout=0.1):
-            self._read_to = Position(stored.position.file, stored.position.offset + stored.position.length, 0)
-            self._accounts.env_steps += stored.header.steps
-            try:
-                segment = stored.segment
-            except LogError as error:
-                # What an edge sent must not end the run; of its episode the other segments wait in vain.
-                log.error("an episode of edge %s is lost: %s", stored.edge, error)
-                self._gate.skipped(int(stored.header.last))
-                continue
-            self._serving.hear(segment, self._pool.add([(segment, stored.position)]))
-            if self._live is not None:
-                self._live.segment(segment, self._version)
+        self._waits_for = "" if feed.due else f"{feed.waits_for}{self._pinned()}"
+        feed.version = self._version
+        feed.take(self._server.take_stored(timeout=0.0 if feed.due else 0.1))
+        self._accounts.env_steps = feed.env_steps
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
         self._accounts.mark()
         self._update_index()
         self._look_at_checkpoint()
-        self._gate.skipped(self._pool.drop_stale(self._version) + self._pool.drop_unfinished())
 
-    def _update(self) -> None:
-        batch = self.config.learner.episodes_per_update
+    def _hear(self, segment: Segment, completed: Sequence[Finished]) -> None:
+        self._serving.hear(segment, completed)
+        if self._live is not None:
+            self._live.segment(segment, self._version)
+
+    def _update(self, feed: Feed) -> None:
         self._torn = True
-        taken, skipped = self._pool.take(batch)
         self._phase, self._waits_for = "updating", ""
+        feed.version = self._version
         begun = time.perf_counter()
-        episodes = [self._shown(waiting.episode) for waiting in taken]
-        try:
-            metrics = self._algorithm.update(episodes, self._version, self._serving.settle)
-        except EpisodeError as error:
-            # It changed nothing; edges that send such episodes must not end the run, now or at its resume.
-            log.error("%d episodes are of no use: %s", len(taken), error)
-            self._accounts.unusable += len(taken)
+        learnt = feed.update(self._serving.settle)
+        if learnt is None:
             self._torn = False
-            self._gate.consumed(batch)
-            self._gate.skipped(skipped)
+            feed.published()
             return
+        metrics, episodes = learnt
         seconds = time.perf_counter() - begun
         self._updates += 1
-        row = {
+        row: dict[str, float | None] = {
             "updates": self._updates,
-            **self._accounts.row_of(taken, self._version),
-            **{name: float(f"{value:.6g}") for name, value in metrics.items()},
+            **self._accounts.row_of(episodes, self._version),
+            **{name: float(f"{value:.6g}") for name, value in (metrics | feed.row()).items()},
             "update_seconds": round(seconds, 4),
         }
         self._serving.publish(self._next_version())
         self._torn = False
-        # Only now: with the new version out, what is granted from here on starts from it.
-        self._gate.consumed(batch)
-        self._gate.skipped(skipped)
+        feed.published()
         settings = self.config.learner
         self._row = row
-        self._recent.append(row["success"])
+        if row["success"] is not None:
+            self._recent.append(row["success"])
         self._note(row | {"version": self._version})
         due = settings.eval_every is not None and self._updates % settings.eval_every == 0
         if due and not self._finished():  # else it is measured at the end
@@ -385,15 +388,10 @@ class Learner:
         self._serving.settle()
         self._torn = True
         self._policy.load_state_dict(saved.policy)
-        self._algorithm.load_state_dict(saved.algorithm)
+        self._algorithm.load_state_dict(_parted(saved.algorithm)[0])
         self._serving.weights = version
         self._recent.clear()  # of the weights that are left
         self._torn = False
-
-    def _shown(self, episode: Episode) -> Episode:
-        """The episode with what the policy was shown of it, in place of what the arm observed."""
-        shown = self._inputs.observations(episode.embodiment, episode.observations, episode.task)
-        return replace(episode, observations=shown)
 
     def _evaluate(self, episodes: int) -> Evaluation:
         return evaluate_cells(
@@ -432,17 +430,17 @@ class Learner:
         version = self._serving.weights  # edges may be served older ones again, under newer versions
         if version < 0 or version == self._saved or checkpoint.exists(self.folder.checkpoints, version):
             return
+        assert self._feed is not None
         facts = {
             "updates": self._updates,
             **self._accounts.facts(),
             "success": self._row.get("success"),
             "recent": list(self._recent),
-            "unused": [list(position) for position in self._pool.positions()],
-            "end": list(self._read_to),
+            **self._feed.facts(),
         }
-        self._writer.begin(
-            Checkpoint(version, self._policy.state_dict(), self._algorithm.state_dict(), facts, dict(self._contract))
-        )
+        fed = {_FED + name: tensor for name, tensor in self._feed.state().items()}
+        learnt = self._algorithm.state_dict() | fed
+        self._writer.begin(Checkpoint(version, self._policy.state_dict(), learnt, facts, dict(self._contract)))
         self._saved = version
 
     def _finish_checkpoint(self) -> None:
@@ -500,6 +498,8 @@ class Learner:
         finally:
             self._writer.close()
             self._server.close()
+            if self._feed is not None:
+                self._feed.close()
             self._update_index(every_s=0)
             if self._index is not None:
                 self._index.close()
@@ -549,6 +549,12 @@ class Learner:
             seconds=self._accounts.seconds,
             peers=peers,
         )
+
+
+def _parted(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The algorithm's part of what a checkpoint keeps, and the feed's."""
+    fed = {name.removeprefix(_FED): tensor for name, tensor in state.items() if name.startswith(_FED)}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_FED)}, fed
 
 
 def _rate(measured: Evaluation) -> str:

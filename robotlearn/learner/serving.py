@@ -15,10 +15,10 @@ from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation
 from robotlearn.learner.approval import Approval, Decision
-from robotlearn.learner.episodes import Waiting
 from robotlearn.learner.host_copies import HostCopies
 from robotlearn.learner.orders import Order, Orders
 from robotlearn.policy import constants, parameters, to_arrays, views
+from robotlearn.replay.finished import Finished
 from robotlearn.run_folder import RunFolder
 from robotlearn.wire.publisher import Publisher
 from robotlearn.wire.segment import Segment
@@ -160,16 +160,16 @@ class Serving:
         if self._approval is not None:
             self._act(self._approval.offer(version, self._policy, self._rehearse, due=self._due(version)))
 
-    def hear(self, segment: Segment, completed: Sequence[Waiting]) -> None:
+    def hear(self, segment: Segment, completed: Sequence[Finished]) -> None:
         """A segment was stored, which completed these episodes."""
         if self._approval is None:
             return
         self._approval.remember(segment)
-        for waiting in completed:
+        for one in completed:
             # One that was begun with other weights says nothing certain of those that it ended with.
-            if waiting.edge in self._held and waiting.oldest_version == waiting.newest_version:
-                success = bool(waiting.episode.success[-1])
-                self._act(self._approval.heard(waiting.edge, waiting.newest_version, success))
+            versions = set(one.versions.tolist())
+            if one.edge in self._held and len(versions) == 1:
+                self._act(self._approval.heard(one.edge, versions.pop(), one.success))
 
     def look(self, versions: dict[str, int]) -> None:
         """Do what is due: end a trial that nobody goes on with, obey a person, show the version that each edge has."""

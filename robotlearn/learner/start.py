@@ -33,6 +33,7 @@ class Taught:
     demonstrations: int
     steps: int
     measured: Evaluation | None
+    shown: Sequence[Demonstrated] = ()
 
 
 def teach(
@@ -72,14 +73,14 @@ def teach(
         while trainer.steps < config.sft.steps:
             trainer.fit(data, progress, until=None if every is None else trainer.steps + every)
             measured = None if every is None else measure()
-        return Taught(policy, count, trainer.steps, measured)
+        return Taught(policy, count, trainer.steps, measured, given)
     stretch = config.start.every or EVERY
     before = _snapshot(policy, trainer)
     while trainer.steps < config.sft.steps:
         trainer.fit(data, progress, until=trainer.steps + stretch)
         measured = measure()
         if band[0] <= measured.success <= band[1]:
-            return Taught(policy, count, trainer.steps, measured)
+            return Taught(policy, count, trainer.steps, measured, given)
         if measured.success < band[0]:
             before = _snapshot(policy, trainer)
         elif stretch > 1:

@@ -78,6 +78,9 @@ def demonstrations(path: Path, embodiment: str) -> Demonstrations:
     return Demonstrations(
         {key: np.concatenate([each.observations[key][:-1] for each in kept]) for key in kept[0].observations},
         np.concatenate([each.executed for each in kept]),
+        np.concatenate([each.executed for each in kept]),
+        np.concatenate([each.reward for each in kept]),
+        {key: np.stack([each.observations[key][-1] for each in kept]) for key in kept[0].observations},
         np.cumsum([len(each) for each in kept]),
         [each.instruction for each in kept],
     )

@@ -79,7 +79,7 @@ class StalenessGate:
         self.changed = changed
         self._lock = threading.Lock()
         self._edges: dict[str, _Edge] = {}
-        self._pending = 0
+        self._pending = self._owed = 0
 
     # ---- what edges want and do (called by the learner's server)
 
@@ -117,7 +117,7 @@ class StalenessGate:
         """Grant what may be granted now, round-robin among the edges that want; granted episodes count as running."""
         granted: dict[str, int] = {}
         with self._lock:
-            free = self.bound - max(0, self._pending) - sum(edge.running for edge in self._edges.values())
+            free = self.bound - self._owed - max(0, self._pending) - sum(edge.running for edge in self._edges.values())
             wanting = [name for name, edge in self._edges.items() if edge.wanted]
             while free > 0 and wanting:
                 # Whole rounds at once where they fit, else one by one.
@@ -147,6 +147,15 @@ class StalenessGate:
     def skipped(self, episodes: int) -> None:
         """These will never be used: too stale at sampling, or dropped; stored all the same."""
         self._leave(episodes)
+
+    def pace(self, bound: int, owed: int) -> None:
+        """From now on at most `bound` episodes may be pending or run, `owed` of them taken up already: by a learner
+        that draws from all that is stored, and hasn't learnt as much yet as it should from what there is.
+        """
+        with self._lock:
+            changed, self.bound, self._owed = (bound, owed) != (self.bound, self._owed), bound, owed
+        if changed:
+            self._notify()
 
     def restore(self, pending: int) -> None:
         """Set what waits, after a restart: what the buffer holds unused. What runs, the edges tell when they come."""

@@ -243,12 +243,12 @@ def test_resumed_it_takes_each_segment_once_though_edges_send_meanwhile(
     running = run(config, folder, True)
     until(lambda: spool.pending == 0, "the edge's segments to be stored")
     sent.set()
-    until(lambda: len(learning._pool) >= 8, "eight episodes in the pool")
+    until(lambda: learning._feed is not None and len(learning._feed._pool) >= 8, "eight episodes in the pool")
     until(lambda: learning._phase == "collecting", "the loop to go on")
     uplink.close()
     spool.close()
     running.end()
-    assert len(learning._pool) == 8 == learning._pool.completed
+    assert len(learning._feed._pool) == 8 == learning._feed._pool.completed
     assert learning._version == 8, "above every version that was ever announced"
     assert learning._accounts.env_steps == 100 + 8 * 4
 
@@ -271,7 +271,7 @@ def test_what_was_stored_and_not_yet_looked_at_is_not_lost_by_a_checkpoint(tmp_p
     learning._save()
     learning._close()
     again = resumed(config, folder)
-    assert len(again._pool) == 3
+    assert len(again._feed._pool) == 3
     again._close()
 
 
@@ -288,7 +288,7 @@ def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Optimizer, "_descend", watched)
     assert not learning._publisher._newest.complete, "the server, which would copy, is not started"  # type: ignore[union-attr]
-    learning._update()
+    learning._update(learning._feed)
     learning._close()
     assert complete and all(complete)
 
@@ -300,8 +300,8 @@ def test_episodes_of_no_use_end_neither_the_run_nor_its_resume(tmp_path: Path) -
     learning = resumed(config, folder)
     try:
         version = learning._version
-        learning._update()
-        assert (learning._accounts.unusable, learning._version, len(learning._pool)) == (4, version, 0)
+        learning._update(learning._feed)
+        assert (learning._feed._unusable, learning._version, len(learning._feed._pool)) == (4, version, 0)
     finally:
         learning._close()
     assert not checkpoint.load(checkpoint.newest(folder.checkpoints)).facts["unused"], "a resume does without them"
@@ -344,7 +344,10 @@ def test_images_that_cant_be_decoded_cost_their_episode_and_nothing_else(
         spool.record(one)
     uplink = Uplink(running.learner.address, spool, edge="batch", contract=contract(config))
     uplink.start()
-    until(lambda: len(running.learner._pool) == 4, "the four good ones of six episodes")
+    until(
+        lambda: running.learner._feed is not None and len(running.learner._feed._pool) == 4,
+        "the four good ones of six episodes",
+    )
     assert running.learner._accounts.row()["segments_undecodable"] == 2
     until(lambda: spool.counts().acknowledged == 3, "the answers")
     assert spool.counts().rejected == 0
@@ -358,7 +361,7 @@ def test_a_page_that_cannot_be_written_costs_the_run_nothing(tmp_path: Path, cap
     config = tiny("learner.max_staleness=inf")
     folder = saved_run(tmp_path / "run", config, episodes(config, 4))
     learning = resumed(config, folder)
-    learning._update()
+    learning._update(learning._feed)
     folder.report.mkdir()  # something else is in its place
     learning._close()
     assert "no picture of the run" in caplog.text and folder.curve.exists()
@@ -412,7 +415,7 @@ def test_a_damaged_checkpoint_costs_only_what_was_learnt_since_the_one_before(
     try:
         assert f"{path / 'policy.safetensors'} is damaged" in caplog.text
         assert learning._updates == 1 and learning._version == 8, "above every version that was announced"
-        assert len(learning._pool) == 3, "all that was stored since"
+        assert len(learning._feed._pool) == 3, "all that was stored since"
     finally:
         learning._close()
     assert (folder.checkpoints / "damaged-000006").is_dir()

@@ -1,0 +1,1 @@
+"""The replay memory: all stored steps, and the batches that off-policy algorithms draw from them."""
