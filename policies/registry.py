@@ -9,12 +9,15 @@ from policies.errors import PolicyConfigError, UnknownPolicyError
 from policies.flow_mlp import FlowMLP
 from policies.flow_transformer import FlowTransformer
 from policies.gaussian import GaussianPolicy
+from policies.squashed_gaussian import SquashedGaussianPolicy
 
 GROUP = "robotlearn.policies"
 
 Factory = Callable[..., Policy]
 
-_factories: dict[str, Factory] = {policy.kind: policy for policy in (FlowMLP, FlowTransformer, GaussianPolicy)}
+_factories: dict[str, Factory] = {
+    policy.kind: policy for policy in (FlowMLP, FlowTransformer, GaussianPolicy, SquashedGaussianPolicy)
+}
 
 
 def register_policy(kind: str, factory: Factory) -> None:

@@ -55,12 +55,13 @@ class OffPolicy(Algorithm):
     """Learns from what is stored, however old, by drawing batches of it.
 
     Attributes:
-        window: what a batch must hold of each step that is drawn; the learner makes it longer for n-step returns.
-        sampling: what a batch is made of, unless the config says.
+        window: what a batch must hold of each step that is drawn. Who learns with longer n-step returns replaces it
+            before the first batch, by one with more `steps`.
+        sampling: what a batch is drawn from, unless the config says otherwise; the shares add up to 1.
     """
 
     window: Window
-    sampling: Sequence[PartConfig]
+    sampling: tuple[PartConfig, ...]
 
     @abstractmethod
     def learn(self, batches: Batches, before_change: Callable[[], None]) -> dict[str, float]:

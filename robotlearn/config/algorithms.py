@@ -115,7 +115,9 @@ class _ActorCriticConfig(Section):
     temperature_lr: float = Field(3e-4, ge=0, description="Adam's learning rate of the temperature; 0 fixes it.")
     initial_temperature: PositiveFloat = Field(1.0, description="What entropy is worth at the start.")
     target_entropy: float | None = Field(
-        None, description="Entropy of an action, normalised, that the temperature holds; null: -1/2 per dim."
+        None,
+        description="Entropy of one action of the chunk, normalised, that the temperature holds; null: ln(bound) - 1/2 "
+        "per dim, so -1/2 where the policy's bound is 1.",
     )
     entropy_backup: bool = Field(False, description="Count the entropy in the critics' targets, too.")
     actor_every: PositiveInt = Field(1, description="Optimiser steps of the critics per one of the policy.")

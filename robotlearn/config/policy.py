@@ -8,11 +8,12 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 
 from robotlearn.config.section import Interval, Misfit, Section, Widths
 
-KINDS = ("flow_mlp", "flow_transformer", "gaussian")
+KINDS = ("flow_mlp", "flow_transformer", "gaussian", "squashed_gaussian")
 """Our own; the first is the default."""
 _KIND = (
-    "flow_mlp, flow_transformer: flow matching, with an MLP or a transformer; gaussian: mean and spread; or a kind "
-    "that an installed package adds (entry-point group robotlearn.policies)."
+    "flow_mlp, flow_transformer: flow matching, with an MLP or a transformer; gaussian: mean and spread; "
+    "squashed_gaussian: both by what is seen, bounded, for sac and rlpd; or a kind that an installed package adds "
+    "(entry-point group robotlearn.policies)."
 )
 Hidden = Annotated[Widths, Field(min_length=1, max_length=64)]
 
@@ -97,6 +98,21 @@ class GaussianConfig(_Policy):
     initial_std: PositiveFloat = Field(0.5, description="Standard deviation at the start, in normalised actions.")
 
 
+class SquashedGaussianConfig(_Policy):
+    """A mean and a spread for each action of the chunk, squashed into bounds: the policy that sac and rlpd need."""
+
+    kind: Literal["squashed_gaussian"] = Field(description=_KIND)
+    hidden: Hidden = Field((256, 256), description="Widths of the hidden layers.")
+    bound: PositiveFloat = Field(
+        1.0,
+        description="Largest action, in standard deviations of the actions' statistics. Without demonstrations those "
+        "are of random motion, and 1 is half of what an arm may do per step; with demonstrations 3 leaves room.",
+    )
+    initial_std: float = Field(
+        0.5, gt=0.007, lt=7, description="Standard deviation at the start, before it is squashed, in bounds."
+    )
+
+
 class OtherPolicyConfig(_Policy):
     """A policy of an installed package."""
 
@@ -118,6 +134,7 @@ PolicyConfig = Annotated[
     Annotated[FlowMLPConfig, Tag("flow_mlp")]
     | Annotated[FlowTransformerConfig, Tag("flow_transformer")]
     | Annotated[GaussianConfig, Tag("gaussian")]
+    | Annotated[SquashedGaussianConfig, Tag("squashed_gaussian")]
     | Annotated[OtherPolicyConfig, Tag("other")],
     Discriminator(_tag),
 ]

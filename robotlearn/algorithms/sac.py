@@ -1,0 +1,238 @@
+"""Soft actor-critic on action chunks, and RLPD, which is the same with more critics and half of each batch given.
+
+SAC: arXiv:1812.05905. RLPD: arXiv:2302.02948 (its algorithm 1). For a batch of (s, a, r, discount, s'), where a is a
+chunk, r what came of its steps and of those up to the bootstrap, discount gamma^m, 0 where the episode was over:
+
+    a' ~ pi(. | s'),   y = r + discount (min_{e in a random subset} Q'_e(s', a') [ - alpha ln pi(a' | s') ])      (1)
+    critics:      sum_e E w (Q_e(s, a) - y)^2 / 2, w the weight of what was drawn by priority                     (2)
+    targets:      Q' <- (1 - tau) Q' + tau Q                                                                      (3)
+    policy:       E [alpha ln pi(a | s) - mean_e Q_e(s, a)],   a ~ pi(. | s), by way of the action                (4)
+    temperature:  E [-ln alpha (ln pi(a | s) + H)], H the target entropy                                          (5)
+
+The term in brackets only with `entropy_backup`: RLPD leaves it out, which helps where rewards are sparse.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from policies.base import Observations, Policy
+from policies.critics import Critics
+from policies.squashed_gaussian import SquashedGaussianPolicy
+from robotlearn.algorithms.base import Batches, OffPolicy
+from robotlearn.algorithms.errors import AlgorithmError, StateError
+from robotlearn.algorithms.optimizer import Optimizer
+from robotlearn.algorithms.transitions import Transitions, Window
+from robotlearn.config.algorithms import RLPDConfig, SACConfig
+from robotlearn.config.replay import PartConfig
+
+
+class SAC(OffPolicy):
+    """SAC (two critics, all that is stored) or RLPD (ten, of which two make the target; half demonstrations).
+
+    The window bootstraps where the chunk ends; for longer n-step returns, replace `window` by one with more steps.
+
+    Metrics of an update, means over its steps; those marked * only of steps that trained the policy:
+        loss/critic, loss/policy *: (2) over the number of critics, and (4);
+        q/mean, q/std, q/target: of the critics for what was done, their spread among each other, and y;
+        td_error: E |mean_e Q_e - y|; reward: r, mean;
+        temperature, entropy *, target_entropy *: alpha, and -ln pi of a chunk and H;
+        grad_norm/critic, grad_norm/policy *: before clipping;
+        skipped_steps: optimiser steps, of all, that were skipped for a loss or gradient that was not finite.
+    """
+
+    policy: SquashedGaussianPolicy
+
+    def __init__(self, policy: Policy, config: SACConfig | RLPDConfig, seed: int) -> None:
+        """Learns `policy` in place, on the device where it is; its statistics, set before, are the critics' as well.
+
+        Raises AlgorithmError for a policy that can't be sampled from with gradient.
+        """
+        if not isinstance(policy, SquashedGaussianPolicy):
+            kind = getattr(policy, "kind", type(policy).__name__)
+            raise AlgorithmError(
+                f"{config.name} can't train a policy of kind {kind}: it needs chunks within bounds, with their density "
+                f"and the gradient of both. Use policy.kind={SquashedGaussianPolicy.kind}."
+            )
+        self.policy, self.config = policy, config
+        self.window = Window(policy.horizon, policy.horizon, config.gamma, timeout=config.timeout)
+        self.sampling = _RLPD if isinstance(config, RLPDConfig) else _SAC
+        self.device = next(policy.parameters()).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.critics = Critics(
+                policy.features,
+                policy.horizon,
+                policy.action_dim,
+                config.critics,
+                config.critic_hidden,
+                config.critic_layer_norm,
+                config.image_encoder,
+            )
+        self.critics.set_statistics(policy.statistics())
+        self.critics.to(self.device)
+        self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.temperature = _Temperature(config.initial_temperature).to(self.device)
+        self.critic_optimizer = Optimizer("critics", self.critics, config.critic_lr, config.grad_clip)
+        self.actor_optimizer = Optimizer("policy", policy, config.actor_lr, config.grad_clip)
+        self.temperature_optimizer = Optimizer(
+            "temperature", self.temperature, config.temperature_lr, config.grad_clip
+        )
+        self.noise = torch.Generator(self.device).manual_seed(seed)
+        # Apart from the noise, so that what is chosen is known without waiting for the device.
+        self.chance = torch.Generator().manual_seed(seed)
+        self.steps = 0
+
+    def learn(self, batches: Batches, before_change: Callable[[], None]) -> dict[str, float]:
+        skipped, metrics = self._skipped(), _Means()
+        for given in batches:
+            batch = given.to(self.device)
+            error = self._train_critics(batch, metrics)
+            batches.prioritize(given, error)
+            if self.steps % self.config.actor_every == 0:
+                self._train_policy(batch.observations, before_change, metrics)
+            self.steps += 1
+        return metrics.result() | {"skipped_steps": float(self._skipped() - skipped)}
+
+    @torch.no_grad()
+    def targets(self, batch: Transitions) -> Tensor:
+        """y of (1), (B,)."""
+        config, obs = self.config, batch.next_observations
+        chunk, log_prob = self.policy.sample(obs, self._noise(len(batch)))
+        which = None
+        if config.subset < config.critics:
+            which = torch.randperm(config.critics, generator=self.chance)[: config.subset].to(self.device)
+        value = self.target(self.target.encode(obs), chunk, which).amin(0)
+        if config.entropy_backup:
+            value = value - self.temperature() * log_prob
+        return torch.addcmul(batch.reward, batch.discount, value)
+
+    def _train_critics(self, batch: Transitions, metrics: "_Means") -> Tensor:
+        """(2) and (3); returns |mean_e Q_e - y|, (B,)."""
+        y = self.targets(batch)
+        chunk = self.policy.chunk_of(batch.observations, batch.actions)
+        q = self.critics(self.critics.encode(batch.observations), chunk)
+        loss = 0.5 * ((q - y).square().sum(0) * batch.weight).mean()
+        norm = self.critic_optimizer.step(loss)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.target.parameters()), list(self.critics.parameters()), self.config.tau)
+            mean = q.mean(0)
+            error = (mean - y).abs()
+            metrics.add(
+                {
+                    "loss/critic": loss / self.config.critics,
+                    "q/mean": mean.mean(),
+                    "q/std": q.std(0, correction=0).mean(),
+                    "q/target": y.mean(),
+                    "td_error": error.mean(),
+                    "reward": batch.reward.mean(),
+                    "grad_norm/critic": norm,
+                }
+            )
+        return error
+
+    def _train_policy(self, obs: Observations, before_change: Callable[[], None], metrics: "_Means") -> None:
+        """(4), then (5)."""
+        first = next(iter(obs.values()))
+        chunk, log_prob = self.policy.sample(obs, self._noise(len(first)))
+        with torch.no_grad():
+            encoded, alpha = self.critics.encode(obs), self.temperature()
+        loss = (alpha * log_prob - self.critics(encoded, chunk).mean(0)).mean()
+        norm = self.actor_optimizer.step(loss, before_change)
+        entropy, target = -log_prob.detach().mean(), self._target_entropy(obs)
+        if self.config.temperature_lr:
+            self.temperature_optimizer.step(self.temperature.log * (entropy - target))
+        metrics.add(
+            {
+                "loss/policy": loss.detach(),
+                "temperature": alpha,
+                "entropy": entropy,
+                "target_entropy": target,
+                "grad_norm/policy": norm,
+            }
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        own = {
+            "noise": self.noise.get_state(),
+            "chance": self.chance.get_state(),
+            "steps": torch.tensor(self.steps),
+        }
+        parts = {name: part.state_dict() for name, part in self._parts.items()} | {"own": own}
+        return {f"{part}.{key}": value.clone() for part, state in parts.items() for key, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in state.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = value
+        try:
+            own = parts.pop("own")
+            self.noise.set_state(own["noise"].cpu())
+            self.chance.set_state(own["chance"].cpu())
+            self.steps = int(own["steps"])
+            for name, part in self._parts.items():
+                part.load_state_dict(parts.pop(name, {}))
+        except (KeyError, RuntimeError) as error:
+            raise StateError(f"the saved state is not one of this algorithm and these sizes: {error}") from error
+        if parts:
+            raise StateError(f"the saved state has parts that nothing here uses: {sorted(parts)}.")
+
+    @property
+    def _parts(self) -> dict[str, nn.Module | Optimizer]:
+        return {
+            "critics": self.critics,
+            "target": self.target,
+            "temperature": self.temperature,
+            "critic_optimizer": self.critic_optimizer,
+            "actor_optimizer": self.actor_optimizer,
+            "temperature_optimizer": self.temperature_optimizer,
+        }
+
+    def _noise(self, batch: int) -> Tensor:
+        shape = (batch, self.policy.horizon, self.policy.action_dim)
+        return torch.randn(shape, generator=self.noise, device=self.device, dtype=self.policy.action.mean.dtype)
+
+    def _target_entropy(self, obs: Observations) -> Tensor | float:
+        """Of a chunk, mean over the batch: embodiments differ in how many entries of an action are real."""
+        real = self.policy.real_of(obs)
+        dims = self.policy.action_dim if real is None else real.sum(-1).mean()
+        given = self.config.target_entropy
+        return self.policy.horizon * ((math.log(self.policy.bound) - 0.5) * dims if given is None else given)
+
+    def _skipped(self) -> int:
+        return self.critic_optimizer.skipped + self.actor_optimizer.skipped + self.temperature_optimizer.skipped
+
+
+_SAC = (PartConfig(source="all"),)
+_RLPD = (PartConfig(source="online", share=0.5), PartConfig(source="demonstrations", share=0.5))
+
+
+class _Temperature(nn.Module):
+    """alpha, what entropy is worth, as its logarithm: it stays positive, and steps are in proportion."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
+
+
+class _Means:
+    """Means over the steps of an update; tensors stay on their device until the end, for which nothing waits."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Tensor | float]] = defaultdict(list)
+
+    def add(self, values: dict[str, Tensor | float]) -> None:
+        for name, value in values.items():
+            self._found[name].append(value)
+
+    def result(self) -> dict[str, float]:
+        sums = [sum(values) / len(values) for values in self._found.values()]
+        return {name: float(value) for name, value in zip(self._found, sums, strict=True)}
