@@ -401,23 +401,26 @@ def _check_marks(checked: memoryview, layout: Layout, marks: bytes) -> tuple[boo
     return result
 
 
-def decode(buffer: Buffer, verify: bool = True) -> Segment:
+def decode(buffer: Buffer, verify: bool = True, images: bool = True) -> Segment:
     """The segment in a record. Its arrays are read-only: views of `buffer`, which they keep alive, where they are raw.
 
     Raises WireError, also where images that pass `verify` can't be decoded, which is found out only here.
     `verify=False` is for bytes that were verified before and are read again from a log that checks its own checksums.
+    `images=False` leaves out what `image_places` names; without `verify` not one byte of it is read, so that of a
+    record in a mapped file only the other pages are.
     """
     view = memoryview(buffer).cast("B").toreadonly()
     header = _verify(view) if verify else peek(view)
     opened = _open(view, prefix(view), header)
     layout, checked, raw = opened.layout, opened.checked(), opened.raw
     arrays: dict[str, Any] = {t.name: np.ndarray(t.shape, t.dtype, checked, t.offset) for t in layout.arrays}
-    images = {t.name: codecs.decode(t.encoding, part, t.shape) for t, part in opened.images}
+    decoded = {t.name: codecs.decode(t.encoding, part, t.shape) for t, part in opened.images} if images else {}
     observations: dict[str, np.ndarray[Any, Any]] = {
-        t.name: images[t.name]
-        if t.name in images
+        t.name: decoded[t.name]
+        if t.name in decoded
         else np.ndarray(t.shape, t.dtype, raw if t.encoding == RAW else checked, t.offset)
         for t in layout.observations
+        if images or not _has_place(t)
     }
     return Segment(
         edge=header.edge,
@@ -434,6 +437,41 @@ def decode(buffer: Buffer, verify: bool = True) -> Segment:
 
 
 _verify = verify
+
+
+class ImagePlace(NamedTuple):
+    """Where a row of images lies in its record: `length` bytes from `offset` on, raw or the payload of an encoding."""
+
+    offset: int
+    length: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    encoding: str
+
+
+def image_places(buffer: Buffer) -> dict[str, ImagePlace]:
+    """Where the images of a segment's record lie, by key: all 4-D uint8 observations.
+
+    Those that were compressed with the other arrays have no place of their own and aren't named. Reads the header and
+    the lengths of encoded parts, nothing else; checks no checksum. Raises WireError.
+    """
+    view = memoryview(buffer).cast("B")
+    fixed, header = prefix(view), peek(view)
+    opened = _open(view, fixed, header)
+    body, layout, starts = fixed.body_start, opened.layout, dict[str, tuple[int, int]]()
+    at = body + layout.raw_bytes + (padded(_LENGTH.size + len(opened.block)) if layout.block_bytes else 0)
+    for tensor, part in opened.images:
+        starts[tensor.name] = (at + _LENGTH.size, len(part))
+        at += padded(_LENGTH.size + len(part))
+    return {
+        t.name: ImagePlace(*starts.get(t.name, (body + t.offset, t.nbytes)), t.dtype, t.shape, t.encoding)
+        for t in layout.observations
+        if _has_place(t)
+    }
+
+
+def _has_place(tensor: Tensor) -> bool:
+    return tensor.dtype.str == "|u1" and len(tensor.shape) == 4 and tensor.encoding != ZSTD
 
 
 class _Opened(NamedTuple):

@@ -1,0 +1,200 @@
+"""Where the images of one camera lie in the logs, and reading single rows of them from there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robotlearn.buffer.log_files import LogFiles, Position
+from robotlearn.errors import LogError, WireError
+from robotlearn.wire import encodings as codecs
+from robotlearn.wire.encodings import RAW
+from robotlearn.wire.record import ImagePlace, image_places
+
+Rows = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+_OPEN_FILES = 128  # of one camera: those of 8 GiB of a learner's log; others are opened anew for each batch
+_AT_ONCE = 512  # rows that one call of the system reads at most (it takes 1,024), and
+_BYTES_AT_ONCE = 64 << 20
+_NOW = getattr(os, "RWF_NOWAIT", 0)  # of Linux: only what needs no disk
+
+# What is known of each segment, a column of a table of int64. IMAGES: where they begin within the record.
+SOURCE, FILE, OFFSET, LENGTH, IMAGES, STATE = range(6)
+IS_RAW, IS_ENCODED, IS_GONE = range(3)
+
+
+class _Run(NamedTuple):
+    """Rows that lie one behind the other in a file, and where each is wanted."""
+
+    position: Position
+    source: int
+    start: int
+    into: list[memoryview]
+
+
+class ImageFiles:
+    """The places of all rows of one camera, numbered as their segments were added. Keeps no images.
+
+    `read` and `decode` may run in any thread, but not while `add` or `move` does.
+    """
+
+    def __init__(self, key: str, shape: tuple[int, int, int]) -> None:
+        self.key, self.shape = key, shape
+        self.row_bytes = int(np.prod(shape))
+        self.segments = 0
+        self._first: Rows = np.zeros(64, np.int64)  # row of each segment, and behind the last
+        self._table: NDArray[np.int64] = np.zeros((6, 64), np.int64)
+        self._sources: list[LogFiles] = []
+        self._open: dict[tuple[int, int], Any] = {}
+
+    def __len__(self) -> int:
+        return int(self._first[self.segments])
+
+    def add(self, source: LogFiles, position: Position, record: memoryview) -> ImagePlace:
+        """Note where the images of the next segment lie; reads no pixel.
+
+        Raises LogError when the record has no images of this camera and shape.
+        """
+        try:
+            place = image_places(record).get(self.key)
+        except WireError as error:
+            raise LogError(f"log {source.path}: {position} can't be read: {error}") from error
+        if place is None or place.shape[1:] != self.shape:
+            found = "none" if place is None else f"of shape {place.shape[1:]}"
+            raise LogError(
+                f"log {source.path}: {position} should have images {self.key!r} of {self.shape}, has {found}"
+            )
+        segment = self.segments
+        if segment + 1 == len(self._first):
+            self._first = np.concatenate((self._first, np.zeros_like(self._first)))
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)), 1)
+        state = IS_RAW if place.encoding == RAW else IS_ENCODED
+        self._table[:, segment] = (self._number(source), *position, place.offset, state)
+        self._first[segment + 1] = self._first[segment] + place.shape[0]
+        self.segments += 1
+        return place
+
+    def rows(self, segment: int) -> tuple[int, int]:
+        """First row of a segment, and the one behind its last."""
+        return int(self._first[segment]), int(self._first[segment + 1])
+
+    def state(self, segments: NDArray[np.int64] | int) -> Any:
+        """IS_RAW, IS_ENCODED or IS_GONE, for each."""
+        return self._table[STATE, segments]
+
+    def find(self, rows: Rows) -> NDArray[np.int64]:
+        """The segment of each row. Raises IndexError where there is none, LookupError where it is gone."""
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} were asked for, there are {len(self)}")
+        segments = np.searchsorted(self._first[: self.segments + 1], rows, "right") - 1
+        if (gone := self._table[STATE, segments] == IS_GONE).any():
+            raise LookupError(f"row {rows[gone][0]} of {self.key!r} is gone with {self._said(int(segments[gone][0]))}")
+        return segments
+
+    def read(self, rows: Rows, segments: NDArray[np.int64], onto: Pixels, at: Rows) -> None:
+        """Read rows of raw segments straight into the rows `at` of `onto`, (N, row bytes), without a copy between.
+
+        What the page cache holds comes first; meanwhile the disk fetches the rest, all of it at once. The checksums
+        aren't looked at, which would take whole records. Raises LogError where a record can't be read; rows of `onto`
+        may have been filled then.
+        """
+        if not len(rows):
+            return
+        late = [run for run in self._runs(rows, segments, onto, at) if not (_NOW and self._fill(run, _NOW))]
+        for run in late if len(late) > 1 else ():
+            os.posix_fadvise(self._descriptor(run), run.start, len(run.into) * self.row_bytes, os.POSIX_FADV_WILLNEED)
+        for run in late:
+            if not self._fill(run, 0):
+                raise LogError(f"log {self._sources[run.source].path}: {run.position} is cut off")
+
+    def decode(self, segment: int) -> Pixels:
+        """All images of a segment, (T+1, row bytes). Raises LogError when its record is damaged."""
+        source, position = self._sources[self._table[SOURCE, segment]], self._position(segment)
+        record = source.read(position)
+        try:
+            return self.images(record, image_places(record)[self.key])
+        except (WireError, KeyError) as error:
+            raise LogError(f"log {source.path}: {self.key!r} of {position} can't be decoded: {error}") from error
+
+    def images(self, record: memoryview, place: ImagePlace) -> Pixels:
+        """The images in a record, (T+1, row bytes). Raises WireError when they can't be decoded."""
+        data = record[place.offset : place.offset + place.length]
+        if place.encoding == RAW:
+            return np.frombuffer(data, np.uint8).reshape(-1, self.row_bytes)
+        return codecs.decode(place.encoding, data, place.shape).reshape(-1, self.row_bytes)
+
+    def move(self, source: LogFiles, moved: Mapping[Position, Position | None]) -> list[int]:
+        """Note where records lie from now on, None: nowhere. Returns the segments that are gone by it."""
+        number, gone = self._number(source), []
+        table = self._table[:, : self.segments]
+        for file in {position.file for position in moved}:  # a reader may be of a file that was written anew
+            self._open.pop((number, file), None)
+        touched = np.isin(table[FILE], [position.file for position in moved])
+        known = {
+            self._position(segment): segment
+            for segment in np.flatnonzero(touched & (table[SOURCE] == number) & (table[STATE] != IS_GONE)).tolist()
+        }
+        for segment, position in [(known[old], new) for old, new in moved.items() if old in known]:
+            if position is None:
+                table[STATE, segment] = IS_GONE
+                gone.append(segment)
+            else:
+                table[[FILE, OFFSET, LENGTH], segment] = position
+        return gone
+
+    def _runs(self, rows: Rows, segments: NDArray[np.int64], onto: Pixels, at: Rows) -> Iterator[_Run]:
+        table, size = self._table[:, segments], self.row_bytes
+        starts = table[OFFSET] + table[IMAGES] + (rows - self._first[segments]) * size
+        order = np.lexsort((starts, table[FILE], table[SOURCE]))
+        starts, files, sources = starts[order], table[FILE, order], table[SOURCE, order]
+        apart = (np.diff(starts) != size) | (np.diff(files) != 0) | (np.diff(sources) != 0)
+        ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+        flat, most = memoryview(onto).cast("B"), max(1, min(_AT_ONCE, _BYTES_AT_ONCE // size))
+        places, segments = (at[order] * size).tolist(), segments[order]
+        for low, high in pairwise(ends):
+            for first in range(low, high, most):
+                into = [flat[place : place + size] for place in places[first : min(first + most, high)]]
+                yield _Run(self._position(int(segments[first])), int(sources[first]), int(starts[first]), into)
+
+    def _fill(self, run: _Run, flags: int) -> bool:
+        """Whether all of a run was read; without flags only the end of a file can be in the way."""
+        try:
+            return os.preadv(self._descriptor(run), run.into, run.start, flags) == len(run.into) * self.row_bytes
+        except OSError as error:
+            if flags:  # not in the page cache, or a file system that can't tell
+                return False
+            raise self._unreadable(run, error) from error
+
+    def _descriptor(self, run: _Run) -> int:
+        key = run.source, run.position.file
+        if (reader := self._open.get(key)) is None:
+            try:
+                reader = self._sources[run.source]._reader(run.position.file)
+            except OSError as error:
+                raise self._unreadable(run, error) from error
+            if len(self._open) < _OPEN_FILES:
+                self._open[key] = reader
+        return int(reader.descriptor)
+
+    def _unreadable(self, run: _Run, error: OSError) -> LogError:
+        path = self._sources[run.source].path
+        return LogError(f"log {path}: {run.position} can't be read: {error.strerror or error}")
+
+    def _number(self, source: LogFiles) -> int:
+        for number, known in enumerate(self._sources):
+            if known is source:
+                return number
+        self._sources.append(source)
+        return len(self._sources) - 1
+
+    def _position(self, segment: int) -> Position:
+        return Position(*self._table[[FILE, OFFSET, LENGTH], segment].tolist())
+
+    def _said(self, segment: int) -> str:
+        return f"{self._position(segment)} of log {self._sources[self._table[SOURCE, segment]].path}"
