@@ -32,8 +32,9 @@ IS_RAW, IS_ENCODED, IS_GONE = range(3)
 class _Run(NamedTuple):
     """Rows that lie one behind the other in a file, and where each is wanted."""
 
-    position: Position
+    segment: int  # of the first
     source: int
+    file: int
     start: int
     into: list[memoryview]
 
@@ -111,7 +112,7 @@ class ImageFiles:
             os.posix_fadvise(self._descriptor(run), run.start, len(run.into) * self.row_bytes, os.POSIX_FADV_WILLNEED)
         for run in late:
             if not self._fill(run, 0):
-                raise LogError(f"log {self._sources[run.source].path}: {run.position} is cut off")
+                raise LogError(f"log {self._sources[run.source].path}: {self._position(run.segment)} is cut off")
 
     def decode(self, segment: int) -> Pixels:
         """All images of a segment, (T+1, row bytes). Raises LogError when its record is damaged."""
@@ -155,12 +156,15 @@ class ImageFiles:
         starts, files, sources = starts[order], table[FILE, order], table[SOURCE, order]
         apart = (np.diff(starts) != size) | (np.diff(files) != 0) | (np.diff(sources) != 0)
         ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+        # Lists from here on: NumPy would take longer for single numbers than the kernel does for a row.
+        where = zip(*(each.tolist() for each in (segments[order], sources, files, starts)), strict=True)
+        numbers, places = list(where), (at[order] * size).tolist()
         flat, most = memoryview(onto).cast("B"), max(1, min(_AT_ONCE, _BYTES_AT_ONCE // size))
-        places, segments = (at[order] * size).tolist(), segments[order]
         for low, high in pairwise(ends):
             for first in range(low, high, most):
+                segment, source, file, start = numbers[first]
                 into = [flat[place : place + size] for place in places[first : min(first + most, high)]]
-                yield _Run(self._position(int(segments[first])), int(sources[first]), int(starts[first]), into)
+                yield _Run(segment, source, file, start, into)
 
     def _fill(self, run: _Run, flags: int) -> bool:
         """Whether all of a run was read; without flags only the end of a file can be in the way."""
@@ -172,10 +176,10 @@ class ImageFiles:
             raise self._unreadable(run, error) from error
 
     def _descriptor(self, run: _Run) -> int:
-        key = run.source, run.position.file
+        key = run.source, run.file
         if (reader := self._open.get(key)) is None:
             try:
-                reader = self._sources[run.source]._reader(run.position.file)
+                reader = self._sources[run.source]._reader(run.file)
             except OSError as error:
                 raise self._unreadable(run, error) from error
             if len(self._open) < _OPEN_FILES:
@@ -184,7 +188,7 @@ class ImageFiles:
 
     def _unreadable(self, run: _Run, error: OSError) -> LogError:
         path = self._sources[run.source].path
-        return LogError(f"log {path}: {run.position} can't be read: {error.strerror or error}")
+        return LogError(f"log {path}: {self._position(run.segment)} can't be read: {error.strerror or error}")
 
     def _number(self, source: LogFiles) -> int:
         for number, known in enumerate(self._sources):
