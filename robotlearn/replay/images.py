@@ -37,7 +37,10 @@ class ImageRows:
     """
 
     def __init__(self, key: str, shape: tuple[int, int, int], budget_bytes: int) -> None:
-        """`key`: the observation's. `budget_bytes` of pixels at most are kept in memory; 0: none."""
+        """`key`: the observation's. `budget_bytes` of pixels at most are kept in memory; 0: none.
+
+        Raises ValueError where the machine has not so much.
+        """
         if budget_bytes < 0:
             raise ValueError(f"a budget of {budget_bytes} bytes for {key!r} is no budget")
         self.hits = self.misses = 0
@@ -140,8 +143,10 @@ class ImageRows:
 
     def _make_ring(self, slots: int) -> None:
         self._slots, self._modulus = slots, max(slots, 1)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        memory = mmap.mmap(-1, self._modulus * self._row_bytes, flags=flags)
+        try:
+            memory = mmap.mmap(-1, self._modulus * self._row_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise ValueError(f"{slots * self._row_bytes} bytes for {self._files.key!r}: {error.strerror}") from error
         if hasattr(mmap, "MADV_HUGEPAGE"):  # fewer faults while it fills, fewer misses of the TLB afterwards
             memory.madvise(mmap.MADV_HUGEPAGE)
         slab = torch.frombuffer(memory, dtype=torch.uint8).view(self._modulus, self._row_bytes)
