@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robotlearn.algorithms.base import OffPolicy
@@ -90,6 +91,8 @@ class ReplayFeed(Feed):
         """Stored and not taken in yet: where, and whether an episode ends there."""
         self._read_to = _BEGINNING
         self._last: deque[Finished] = deque(maxlen=_SHOWN)
+        self._staleness: list[NDArray[np.int64]] = []
+        """Of the episodes that came since the last update, as they came."""
         self._optimised, self._seconds, self._lost = 0, 0.0, 0
         self._pace()
 
@@ -154,9 +157,12 @@ class ReplayFeed(Feed):
 
     def row(self) -> dict[str, float]:
         images = self._memory.images.values()
+        staleness = np.concatenate(self._staleness) if self._staleness else np.zeros(0)
+        self._staleness.clear()
         asked = sum(rows.hits + rows.misses for rows in images)
         return {
             "episodes_lost": self._lost,
+            **({"staleness_mean": staleness.mean(), "staleness_max": staleness.max()} if len(staleness) else {}),
             "replay/steps": len(self._memory),
             "replay/drawable": len(self._sampling),
             "replay/waiting": len(self._coming),
@@ -227,6 +233,8 @@ class ReplayFeed(Feed):
         if origin == ONLINE:
             if finished is not None:
                 self._last.append(finished)
+                if load:
+                    self._staleness.append(self.version - finished.versions)
                 self._limiter.ended(finished.steps)
             if self._heard is not None and load:
                 self._heard(records.decode(record, verify=False), [finished] if finished is not None else [])
