@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from robotlearn.config.algorithms import AlgorithmConfig, HGDaggerConfig, PPOConfig, SFTConfig
+from robotlearn.config.algorithms import AlgorithmConfig, HGDaggerConfig, PPOConfig, RLPDConfig, SACConfig, SFTConfig
 from robotlearn.config.edge import DEFAULT, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
-from robotlearn.config.policy import FlowMLPConfig, PolicyConfig
+from robotlearn.config.policy import KINDS, FlowMLPConfig, PolicyConfig
 from robotlearn.config.replay import ReplayConfig
 from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
 from robotlearn.wire.encodings import IMAGES, LOSSY
@@ -118,6 +118,7 @@ class Config(Section):
             raise Misfit(
                 ("edges",), f"[] is not valid with {self.learner.updates} learner.updates, expected at least one edge"
             )
+        self._algorithm_fits()
         names = [edge.name for edge in self.edges]
         self._approval_fits(names)
         horizon = self.policy.horizon
@@ -142,6 +143,38 @@ class Config(Section):
                 )
             self._edge_fits(index, edge)
         return self
+
+    def _algorithm_fits(self) -> None:
+        algorithm, kind = self.algorithm, self.policy.kind
+        if not self.sft.steps and self.start.success_band is not None:
+            raise Misfit(
+                ("start", "success_band"),
+                f"{list(self.start.success_band)} is not valid with sft.steps 0, expected null: nothing is imitated",
+            )
+        if isinstance(algorithm, PPOConfig):
+            for key, value in ReplayConfig():
+                if getattr(self.replay, key) != value:
+                    raise Misfit(("replay", key), "not valid with ppo, which learns from each episode once")
+            return
+        if isinstance(algorithm, SACConfig | RLPDConfig) and kind in KINDS and kind != "squashed_gaussian":
+            raise Misfit(
+                ("policy", "kind"),
+                f"'{kind}' is not valid with {algorithm.name}, expected squashed_gaussian: it needs the gradient of "
+                "what is drawn",
+            )
+        if isinstance(algorithm, RLPDConfig | HGDaggerConfig) and self.replay.sampling is None:
+            self._there_will_be("demonstrations", ("algorithm", "name"), f"'{algorithm.name}'")
+        if isinstance(algorithm, HGDaggerConfig) and self.replay.sampling is None:
+            self._there_will_be("interventions", ("algorithm", "name"), "'hgdagger'")
+        for index, part in enumerate(self.replay.sampling or ()):
+            self._there_will_be(part.source, ("replay", "sampling", index, "source"), f"'{part.source}'")
+
+    def _there_will_be(self, source: str, key: tuple[str | int, ...], given: str) -> None:
+        """That batches are not to be made of what never comes, which they would wait for."""
+        if source == "demonstrations" and not self.demonstrations.episodes:
+            raise Misfit(key, f"{given} is not valid without demonstrations, expected demonstrations.episodes above 0")
+        if source == "interventions" and self.edges and all(edge.person is None for edge in self.edges):
+            raise Misfit(key, f"{given} is not valid where nobody intervenes, expected an edge with a person")
 
     def _approval_fits(self, names: list[str]) -> None:
         approval = self.learner.approval

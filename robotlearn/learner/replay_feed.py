@@ -39,6 +39,8 @@ UNBOUNDED_UPDATES = 4
 """With max_staleness = inf edges may be so many updates ahead, and one episode per arm."""
 _SHOWN = 50
 """Last episodes whose mean is the training success."""
+_WARM_S = 0.05
+"""While no update is due, for how long at a time memory is filled with what was on the disk before."""
 _BEGINNING = Position(0, 0, 0)
 
 
@@ -120,6 +122,8 @@ class ReplayFeed(Feed):
     def take(self, stored: Sequence[StoredSegment]) -> None:
         self._coming.extend((one.position, one.header.last) for one in stored)
         self._take_in()
+        if not self.due:
+            self._memory.warm(_WARM_S)
 
     @property
     def due(self) -> bool:

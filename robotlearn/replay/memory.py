@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from robotlearn.wire import record as records
 from robotlearn.wire.segment import Segment
 
 _ENDLESS = 1 << 30
+_WARM_ROWS = 64  # at once
 _STEP: Mapping[str, tuple[tuple[int, ...], Any]] = {
     "reward": ((), np.float32),
     "terminated": ((), np.bool_),
@@ -167,6 +169,12 @@ class ReplayMemory:
             for _ in range(1 + window.bootstraps)
         ]
         return {"flat": flat, "now": observed[0], "next": observed[1] if window.bootstraps else {}}
+
+    def warm(self, limit_s: float) -> None:
+        """For about so long, put the newest images into memory that an opening left on the disk."""
+        end = time.monotonic() + limit_s
+        while any([rows.warm(_WARM_ROWS) for rows in self.images.values()]) and time.monotonic() < end:
+            pass
 
     def move(self, log: LogFiles, moved: Mapping[Position, Position | None]) -> NDArray[np.bool_]:
         """Records were moved within their files, or deleted (None); returns which steps (all,) are still there."""
