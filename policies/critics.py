@@ -74,27 +74,26 @@ class Critics(nn.Module):
         count = self.count if which is None else len(which)
         x = torch.cat([encoded, chunk.flatten(1)], -1).expand(count, -1, -1)
         for index, layer in enumerate(self.layers):
-            x = layer(x if index == 0 else torch.relu(x), which)
+            x = layer(x if index == 0 else torch.relu_(x), which)
         return x.squeeze(-1)
 
 
 class _Layer(nn.Module):
-    """E linear layers side by side, (E, B, inputs) -> (E, B, outputs), then their layer norms where wanted."""
+    """E linear layers side by side, (E, B, inputs) -> (E, B, outputs), then layer norm where wanted.
+
+    The norm has no gain and no shift of its own: the weights after it and the bias before it can do the same.
+    """
 
     def __init__(self, count: int, inputs: int, outputs: int, norm: bool) -> None:
         super().__init__()
         limit = 1 / math.sqrt(inputs)  # as nn.Linear starts
         self.weight = nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-limit, limit))
         self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-limit, limit))
-        self.norm_weight = nn.Parameter(torch.ones(count, 1, outputs)) if norm else None
-        self.norm_bias = nn.Parameter(torch.zeros(count, 1, outputs)) if norm else None
+        self.norm = norm
 
     def forward(self, x: Tensor, which: Tensor | None) -> Tensor:
-        def of(stacked: Tensor) -> Tensor:
-            return stacked if which is None else stacked.index_select(0, which)
-
-        y = torch.baddbmm(of(self.bias), x, of(self.weight))
-        if self.norm_weight is None or self.norm_bias is None:
-            return y
-        normed = torch.nn.functional.layer_norm(y, y.shape[-1:])
-        return torch.addcmul(of(self.norm_bias), normed, of(self.norm_weight))
+        weight, bias = self.weight, self.bias
+        if which is not None:
+            weight, bias = weight.index_select(0, which), bias.index_select(0, which)
+        y = torch.baddbmm(bias, x, weight)
+        return torch.nn.functional.layer_norm(y, y.shape[-1:]) if self.norm else y

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +43,22 @@ class Optimizer:
         `before_change` is called when the gradient is there and the parameters are about to change.
         Raises DivergedError when this was the fifth skipped step in a row.
         """
-        for parameter in self.parameters:
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip).item()
-        if not (math.isfinite(norm) and math.isfinite(loss.item())):
-            self._skip(loss.item(), norm)
+        keys = list(self._named)
+        # Of these parameters alone: what else the loss went through, such as a critic, costs no gradient.
+        found = torch.autograd.grad(loss, [self._named[key] for key in keys], allow_unused=True)
+        gradients = {key: gradient for key, gradient in zip(keys, found, strict=True) if gradient is not None}
+        norms = torch._foreach_norm(list(gradients.values()))
+        # Together, for each look at a number waits for the device.
+        value, norm = torch.stack([loss.detach(), torch.stack(norms).norm().to(loss)]).tolist()
+        if not (math.isfinite(norm) and math.isfinite(value)):
+            self._skip(value, norm)
             return math.nan
         self._in_a_row = 0
         before_change()
-        self._descend()
-        return norm
+        if norm > self.grad_clip:
+            torch._foreach_mul_(list(gradients.values()), self.grad_clip / norm)
+        self._descend(gradients)
+        return float(norm)
 
     @property
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -89,18 +94,25 @@ class Optimizer:
             )
 
     @torch.no_grad()
-    def _descend(self) -> None:
+    def _descend(self, gradients: Mapping[str, Tensor]) -> None:
         self._steps += 1
-        mean_bias, square_bias = 1 - BETAS[0] ** self._steps, 1 - BETAS[1] ** self._steps
-        for key, parameter in self._named.items():
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            mean = self._mean[key].lerp_(gradient, 1 - BETAS[0])
-            square = self._square[key].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            if self.weight_decay:
-                parameter.mul_(1 - self.lr * self.weight_decay)
-            parameter.addcdiv_(mean, (square / square_bias).sqrt_().add_(self.eps), value=-self.lr / mean_bias)
+        parameters, means, squares = ([of[key] for key in gradients] for of in (self._named, self._mean, self._square))
+        count = torch.full((), float(self._steps), device=parameters[0].device)
+        torch._fused_adamw_(
+            parameters,
+            list(gradients.values()),
+            means,
+            squares,
+            [],
+            [count] * len(parameters),
+            lr=self.lr,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _skip(self, loss: float, norm: float) -> None:
         self.skipped += 1

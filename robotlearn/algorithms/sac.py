@@ -38,7 +38,7 @@ class SAC(OffPolicy):
 
     Metrics of an update, means over its steps; those marked * only of steps that trained the policy:
         loss/critic, loss/policy *: (2) over the number of critics, and (4);
-        q/mean, q/std, q/target: of the critics for what was done, their spread among each other, and y;
+        q/mean, q/spread, q/target: of the critics for what was done, largest less smallest of them, and y;
         td_error: E |mean_e Q_e - y|; reward: r, mean;
         temperature, entropy *, target_entropy *: alpha, and -ln pi of a chunk and H;
         grad_norm/critic, grad_norm/policy *: before clipping;
@@ -79,9 +79,7 @@ class SAC(OffPolicy):
         self.temperature = _Temperature(config.initial_temperature).to(self.device)
         self.critic_optimizer = Optimizer("critics", self.critics, config.critic_lr, config.grad_clip)
         self.actor_optimizer = Optimizer("policy", policy, config.actor_lr, config.grad_clip)
-        self.temperature_optimizer = Optimizer(
-            "temperature", self.temperature, config.temperature_lr, config.grad_clip
-        )
+        self.temperature_optimizer = Optimizer("temperature", self.temperature, config.temperature_lr, config.grad_clip)
         self.noise = torch.Generator(self.device).manual_seed(seed)
         # Apart from the noise, so that what is chosen is known without waiting for the device.
         self.chance = torch.Generator().manual_seed(seed)
@@ -122,17 +120,14 @@ class SAC(OffPolicy):
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critics.parameters()), self.config.tau)
             mean = q.mean(0)
             error = (mean - y).abs()
-            metrics.add(
-                {
-                    "loss/critic": loss / self.config.critics,
-                    "q/mean": mean.mean(),
-                    "q/std": q.std(0, correction=0).mean(),
-                    "q/target": y.mean(),
-                    "td_error": error.mean(),
-                    "reward": batch.reward.mean(),
-                    "grad_norm/critic": norm,
-                }
-            )
+            spread = q.amax(0) - q.amin(0)
+        metrics.add("loss/critic", loss.detach() / len(q))
+        metrics.add("q/mean", mean)
+        metrics.add("q/spread", spread)
+        metrics.add("q/target", y)
+        metrics.add("td_error", error)
+        metrics.add("reward", batch.reward.clone())  # a batch's memory is used again
+        metrics.add("grad_norm/critic", norm)
         return error
 
     def _train_policy(self, obs: Observations, before_change: Callable[[], None], metrics: "_Means") -> None:
@@ -146,15 +141,11 @@ class SAC(OffPolicy):
         entropy, target = -log_prob.detach().mean(), self._target_entropy(obs)
         if self.config.temperature_lr:
             self.temperature_optimizer.step(self.temperature.log * (entropy - target))
-        metrics.add(
-            {
-                "loss/policy": loss.detach(),
-                "temperature": alpha,
-                "entropy": entropy,
-                "target_entropy": target,
-                "grad_norm/policy": norm,
-            }
-        )
+        metrics.add("loss/policy", loss.detach())
+        metrics.add("temperature", alpha)
+        metrics.add("entropy", entropy)
+        metrics.add("target_entropy", target)
+        metrics.add("grad_norm/policy", norm)
 
     def state_dict(self) -> dict[str, Tensor]:
         own = {
@@ -224,15 +215,15 @@ class _Temperature(nn.Module):
 
 
 class _Means:
-    """Means over the steps of an update; tensors stay on their device until the end, for which nothing waits."""
+    """Means over the steps of an update, taken at its end alone: that is one look at the device instead of many."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[Tensor | float]] = defaultdict(list)
+        self._found: dict[str, list[Tensor]] = defaultdict(list)
 
-    def add(self, values: dict[str, Tensor | float]) -> None:
-        for name, value in values.items():
-            self._found[name].append(value)
+    def add(self, name: str, value: Tensor | float) -> None:
+        """A number, or (B,), of which the mean counts. A tensor must stay as it is."""
+        self._found[name].append(value if isinstance(value, Tensor) else torch.tensor(value))
 
     def result(self) -> dict[str, float]:
-        sums = [sum(values) / len(values) for values in self._found.values()]
-        return {name: float(value) for name, value in zip(self._found, sums, strict=True)}
+        means = [torch.cat([value.reshape(-1) for value in values]).mean().cpu() for values in self._found.values()]
+        return dict(zip(self._found, torch.stack(means).tolist() if means else (), strict=True))
