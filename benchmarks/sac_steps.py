@@ -2,10 +2,10 @@
 
 The same sizes: batches of 256, 17 numbers seen, actions of 7, two hidden layers of 256 in the policy and in each of two
 critics, Adam, a learnt temperature. Each side gets batches that are ready in its own form, so that neither's replay
-counts; a step trains critics, policy and temperature and moves the targets. Ours besides bounds each gradient's norm,
-looks whether it is finite, and takes the same with layer norm and, as RLPD, with ten critics, for which there is
-nothing to compare with. The sides take turns; the ratio is the median of those of the turns. Time is the processor's,
-which on an idle machine is that of the clock.
+counts; a step trains critics, policy and temperature and moves the targets. Ours besides bounds each gradient's norm
+and looks whether it is finite. Two more rows, ours with layer norm, and as RLPD with ten critics, do more than theirs.
+The sides take turns; the ratio is the median of those of the turns. Time is the processor's, which on an idle machine
+is the clock's.
     python -m benchmarks sac_steps
 """
 

@@ -28,7 +28,8 @@ class SquashedGaussianPolicy(ChunkPolicy):
 
     An MLP behind the observation's encoder gives mean and std. z is the normalised action, so an action stays within
     `bound` standard deviations of the statistics' mean. In the terms of `Policy` it is a path of one step, from noise
-    that is not used (z_0) to the chunk (z_1 = z); log-probabilities are densities of z.
+    that is not used (z_0) to the chunk (z_1 = z); log-probabilities are densities of z. They are repeated to 1e-4, as
+    `Policy.log_prob` says, but to 1e-3 where std is near its lower bound, e^-5: more digits float32 does not have.
 
     Args: those of `ChunkPolicy`, and
         hidden, activation: of the MLP.

@@ -43,10 +43,13 @@ class Optimizer:
         `before_change` is called when the gradient is there and the parameters are about to change.
         Raises DivergedError when this was the fifth skipped step in a row.
         """
-        keys = list(self._named)
         # Of these parameters alone: what else the loss went through, such as a critic, costs no gradient.
-        found = torch.autograd.grad(loss, [self._named[key] for key in keys], allow_unused=True)
-        gradients = {key: gradient for key, gradient in zip(keys, found, strict=True) if gradient is not None}
+        found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
+        gradients = {
+            key: _laid_out_as(parameter, gradient)
+            for (key, parameter), gradient in zip(self._named.items(), found, strict=True)
+            if gradient is not None
+        }
         norms = torch._foreach_norm(list(gradients.values()))
         # Together, for each look at a number waits for the device.
         value, norm = torch.stack([loss.detach(), torch.stack(norms).norm().to(loss)]).tolist()
@@ -124,3 +127,8 @@ class Optimizer:
                 f"finite (last loss {loss:g}, gradient norm {norm:g}); no such step was applied. Look for non-finite "
                 "observations or rewards, else lower the learning rate."
             )
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the parameter's strides: the fused step goes through the memory of both alike."""
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

@@ -109,12 +109,34 @@ class SAC(OffPolicy):
             value = value - self.temperature() * log_prob
         return torch.addcmul(batch.reward, batch.discount, value)
 
-    def _train_critics(self, batch: Transitions, metrics: "_Means") -> Tensor:
-        """(2) and (3); returns |mean_e Q_e - y|, (B,)."""
-        y = self.targets(batch)
+    def critic_loss(self, batch: Transitions, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(2), and what the critics say of what was done, (E, B)."""
         chunk = self.policy.chunk_of(batch.observations, batch.actions)
-        q = self.critics(self.critics.encode(batch.observations), chunk)
-        loss = 0.5 * ((q - y).square().sum(0) * batch.weight).mean()
+        q: Tensor = self.critics(self.critics.encode(batch.observations), chunk)
+        return 0.5 * ((q - y).square().sum(0) * batch.weight).mean(), q
+
+    def policy_loss(self, obs: Observations) -> tuple[Tensor, Tensor]:
+        """(4), and ln pi of the chunks that were drawn for it, (B,)."""
+        chunk, log_prob = self.policy.sample(obs, self._noise(len(next(iter(obs.values())))))
+        with torch.no_grad():
+            encoded, alpha = self.critics.encode(obs), self.temperature()
+        return (alpha * log_prob - self.critics(encoded, chunk).mean(0)).mean(), log_prob
+
+    def temperature_loss(self, log_prob: Tensor, obs: Observations) -> Tensor:
+        """(5)."""
+        return -self.temperature.log * (log_prob.detach().mean() + self.target_entropy(obs))
+
+    def target_entropy(self, obs: Observations) -> Tensor | float:
+        """H, of a chunk: mean over the batch, for embodiments differ in how many entries of an action are real."""
+        real = self.policy.real_of(obs)
+        dims = self.policy.action_dim if real is None else real.sum(-1).mean()
+        given = self.config.target_entropy
+        return self.policy.horizon * ((math.log(self.policy.bound) - 0.5) * dims if given is None else given)
+
+    def _train_critics(self, batch: Transitions, metrics: "_Means") -> Tensor:
+        """A step down (2), then (3); returns |mean_e Q_e - y|, (B,)."""
+        y = self.targets(batch)
+        loss, q = self.critic_loss(batch, y)
         norm = self.critic_optimizer.step(loss)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critics.parameters()), self.config.tau)
@@ -131,21 +153,15 @@ class SAC(OffPolicy):
         return error
 
     def _train_policy(self, obs: Observations, before_change: Callable[[], None], metrics: "_Means") -> None:
-        """(4), then (5)."""
-        first = next(iter(obs.values()))
-        chunk, log_prob = self.policy.sample(obs, self._noise(len(first)))
-        with torch.no_grad():
-            encoded, alpha = self.critics.encode(obs), self.temperature()
-        loss = (alpha * log_prob - self.critics(encoded, chunk).mean(0)).mean()
-        norm = self.actor_optimizer.step(loss, before_change)
-        entropy, target = -log_prob.detach().mean(), self._target_entropy(obs)
-        if self.config.temperature_lr:
-            self.temperature_optimizer.step(self.temperature.log * (entropy - target))
+        """A step down (4), then one down (5)."""
+        loss, log_prob = self.policy_loss(obs)
+        metrics.add("temperature", self.temperature().detach())
+        metrics.add("grad_norm/policy", self.actor_optimizer.step(loss, before_change))
         metrics.add("loss/policy", loss.detach())
-        metrics.add("temperature", alpha)
-        metrics.add("entropy", entropy)
-        metrics.add("target_entropy", target)
-        metrics.add("grad_norm/policy", norm)
+        metrics.add("entropy", -log_prob.detach())
+        metrics.add("target_entropy", self.target_entropy(obs))
+        if self.config.temperature_lr:
+            self.temperature_optimizer.step(self.temperature_loss(log_prob, obs))
 
     def state_dict(self) -> dict[str, Tensor]:
         own = {
@@ -187,13 +203,6 @@ class SAC(OffPolicy):
     def _noise(self, batch: int) -> Tensor:
         shape = (batch, self.policy.horizon, self.policy.action_dim)
         return torch.randn(shape, generator=self.noise, device=self.device, dtype=self.policy.action.mean.dtype)
-
-    def _target_entropy(self, obs: Observations) -> Tensor | float:
-        """Of a chunk, mean over the batch: embodiments differ in how many entries of an action are real."""
-        real = self.policy.real_of(obs)
-        dims = self.policy.action_dim if real is None else real.sum(-1).mean()
-        given = self.config.target_entropy
-        return self.policy.horizon * ((math.log(self.policy.bound) - 0.5) * dims if given is None else given)
 
     def _skipped(self) -> int:
         return self.critic_optimizer.skipped + self.actor_optimizer.skipped + self.temperature_optimizer.skipped

@@ -37,6 +37,34 @@ def test_its_steps_are_those_of_adamw(weight_decay: float) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+class Turned(nn.Module):
+    """A layer whose gradient lies in memory other than its weight does, and one that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T.contiguous().T
+
+
+def test_gradients_of_any_layout_step_as_adamw_does() -> None:
+    ours, theirs = Turned(), Turned()
+    optimizer = Optimizer("test", ours, 1e-2, 0.5)
+    adam = torch.optim.AdamW(theirs.parameters(), lr=1e-2, eps=1e-5, weight_decay=0.0)
+    gradient = torch.autograd.grad(loss(ours, 0), ours.weight)[0]
+    assert gradient.stride() != ours.weight.stride(), "this tests nothing"
+    for step in range(20):
+        optimizer.step(loss(ours, step))
+        adam.zero_grad()
+        loss(theirs, step).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        adam.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_restored_one_goes_on_bit_for_bit() -> None:
     whole, first = network(0), network(0)
     one, half = Optimizer("test", whole, 1e-2, 0.5), Optimizer("test", first, 1e-2, 0.5)

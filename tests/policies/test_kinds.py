@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies import ChunkPolicy, FlowMLP, FlowTransformer, GaussianPolicy, Statistics, check_policy
+from policies import (
+    ChunkPolicy,
+    FlowMLP,
+    FlowTransformer,
+    GaussianPolicy,
+    SquashedGaussianPolicy,
+    Statistics,
+    check_policy,
+)
 from policies.errors import ObservationError, PolicyConfigError, StatisticsError
 from policies.language import INSTRUCTION_DIM
 
@@ -27,6 +35,7 @@ KINDS = {
     "flow_transformer": (FlowTransformer, {"width": 16, "depth": 2, "heads": 2}),
     "flow_noise": (FlowMLP, {"hidden": (32,), "exploration": "noise"}),
     "gaussian": (GaussianPolicy, {"hidden": (32,)}),
+    "squashed_gaussian": (SquashedGaussianPolicy, {"hidden": (32,), "bound": 2.0}),
 }
 
 
@@ -121,7 +130,7 @@ def test_what_is_seen_decides_what_is_done(kind: str) -> None:
             assert not torch.allclose(before, after), key
 
 
-@pytest.mark.parametrize("kind", ["flow_noise", "gaussian"])
+@pytest.mark.parametrize("kind", ["flow_noise", "gaussian", "squashed_gaussian"])
 def test_entropy_is_that_of_the_noise_that_is_added(kind: str) -> None:
     policy = make(kind, "several")
     obs = observe(policy)
@@ -179,6 +188,10 @@ def test_flow_noise_explores_like_its_formula_on_the_toy() -> None:
         ("flow_mlp", {"exploration": "none"}, PolicyConfigError),
         ("gaussian", {"initial_std": 0.0}, PolicyConfigError),
         ("gaussian", {"horizon": 0}, PolicyConfigError),
+        ("squashed_gaussian", {"bound": 0.0}, PolicyConfigError),
+        ("squashed_gaussian", {"initial_std": 0.005}, PolicyConfigError),
+        ("squashed_gaussian", {"initial_std": 8.0}, PolicyConfigError),
+        ("squashed_gaussian", {"denoising_steps": 2}, PolicyConfigError),
     ],
 )
 def test_what_can_not_work_is_refused(kind: str, options: dict, error: type) -> None:
