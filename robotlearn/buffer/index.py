@@ -7,7 +7,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +64,13 @@ class EpisodeEntry(NamedTuple):
     starred: bool
     versions: tuple[int, int]
 
+    @property
+    def key(self) -> EpisodeKey:
+        return self.edge, self.session, self.episode
+
+
+EpisodeKey = tuple[str, int, int]
+"""(edge, session, episode)"""
 
 _TEXTS = ("edge", "robot", "embodiment", "task")
 _COLUMNS = ", ".join(f"{name} {'TEXT' if name in _TEXTS else 'INTEGER'} NOT NULL" for name in Entry._fields)
@@ -101,6 +108,8 @@ class SegmentIndex:
         except (sqlite3.Error, OSError) as error:
             raise LogError(f"index {self.path} can't be made: {error}") from error
         self._files = {file for (file,) in found}
+        self._looked_at: dict[int, int] = {}
+        """Sizes of finished files that the rows were found to fit: such a file can only become shorter."""
 
     def update(self, limit_s: float = math.inf) -> None:
         """Follow the files, for about `limit_s` [s] at most. Raises LogError when the disk fails or is full; a later
@@ -123,6 +132,25 @@ class SegmentIndex:
         """All of them, in the order in which their last segments were stored."""
         for row in self._base.execute(_EPISODES):
             yield EpisodeEntry._make((*row[:9], *map(bool, row[9:12]), (row[12], row[13])))
+
+    def of_episode(self, key: EpisodeKey) -> list[Position]:
+        """Where its segments lie, in the order of storing."""
+        where = "WHERE edge = ? AND session = ? AND episode = ?"
+        return self._positions(where, key)
+
+    def of_file(self, file: int) -> list[Position]:
+        """Where the segments of a file lie, in its order."""
+        return self._positions("WHERE file = ?", (file,))
+
+    def episodes_of(self, file: int) -> Iterator[tuple[Position, EpisodeKey]]:
+        """The segments of a file, each with its episode."""
+        query = "SELECT file, offset, length, edge, session, episode FROM segments WHERE file = ?"
+        for row in self._base.execute(query, (file,)):
+            yield Position._make(row[:3]), row[3:]
+
+    def _positions(self, where: str, values: Sequence[str | int]) -> list[Position]:
+        query = f"SELECT file, offset, length FROM segments {where} ORDER BY file, offset"
+        return [Position._make(row) for row in self._base.execute(query, values)]
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT count(*) FROM segments").fetchone()[0])
@@ -167,44 +195,83 @@ class SegmentIndex:
             return _fitting(_connect(":memory:"))
 
     def _drop_what_is_gone(self) -> None:
-        """Rows of files that were deleted, or cut off after a loss of power, or exchanged."""
+        """Rows of files that were deleted, cut off after a loss of power, or exchanged; an exchanged file's are made
+        anew, since only what comes behind the last row is added later.
+        """
         sizes = self._log.file_sizes()
-        last = self._last()
-        with self._base:
-            if last is not None and last.file in sizes and not self._is(last, sizes[last.file]):
+        newest = max(sizes, default=0)
+        if self._of_another_store(sizes):
+            with self._base:
                 self._base.execute("DELETE FROM segments")
-                self._files.clear()
-                return
-            beyond = "DELETE FROM segments WHERE file = ? AND offset + length > ?"
-            for file in [file for file in self._files if file not in sizes or file == max(sizes)]:
-                self._base.execute(beyond, (file, sizes.get(file, 0)))
-            self._files &= sizes.keys()
+            self._files.clear()
+            return
+        for file in sorted(self._files):
+            size = sizes.get(file, 0)
+            if size and file < newest and self._looked_at.get(file) == size:
+                continue
+            last = self._last("WHERE file = ?", file)
+            if last is None or not self._is(last, size):
+                rows = self._rows_of(file) if file < newest else []
+                with self._base:
+                    if file < newest:
+                        self._base.execute("DELETE FROM segments WHERE file = ?", (file,))
+                        self._base.executemany(_INSERT, rows)
+                    else:
+                        beyond = "DELETE FROM segments WHERE file = ? AND offset + length > ?"
+                        self._base.execute(beyond, (file, size))
+            if file < newest:
+                self._looked_at[file] = size
+        self._files &= sizes.keys()
+        self._looked_at = {file: size for file, size in self._looked_at.items() if file in self._files}
 
-    def _last(self) -> Entry | None:
-        row = self._base.execute("SELECT * FROM segments ORDER BY file DESC, offset DESC LIMIT 1").fetchone()
+    def _of_another_store(self, sizes: Mapping[int, int]) -> bool:
+        """Whether something else lies where the last row has its record, in a file that only grows."""
+        last = self._last()
+        if last is None or last.file != max(sizes, default=-1) or last.offset + last.length > sizes[last.file]:
+            return False
+        return not self._is(last, sizes[last.file])
+
+    def _last(self, where: str = "", *values: int) -> Entry | None:
+        query = f"SELECT * FROM segments {where} ORDER BY file DESC, offset DESC LIMIT 1"
+        row = self._base.execute(query, values).fetchone()
         return Entry._make(row) if row is not None else None
 
     def _is(self, entry: Entry, size: int) -> bool:
-        """Whether the record lies where the index has it, in a file of this size, or nothing does any more."""
+        """Whether the record lies where the index has it, in a file of this size. Of it only the header is read."""
         if entry.offset + entry.length > size:
-            return True
+            return False
         try:
-            header = records.peek(self._log.read(entry.position, verify=False))
+            fixed = Position(entry.file, entry.offset, records.PREFIX)
+            found = records.prefix(self._log.read(fixed, verify=False))
+            whole = fixed._replace(length=min(entry.length, records.PREFIX + found.header_length))
+            header = records.header_of(self._log.read(whole, verify=False), found)
         except (LogError, WireError):
             return False
-        return (header.edge, header.session, header.sequence) == (entry.edge, entry.session, entry.sequence)
+        there = (found.length, header.edge, header.session, header.sequence)
+        return there == (entry.length, entry.edge, entry.session, entry.sequence)
+
+    def _rows_of(self, file: int) -> list[Entry]:
+        rows: list[Entry] = []
+        for position, view in self._log.scan(Position(file, 0, 0), verify=False):
+            if position.file != file:
+                break
+            self._row(position, view, rows)
+        return rows
+
+    def _row(self, position: Position, view: memoryview, rows: list[Entry]) -> None:
+        try:
+            header = records.peek(view)
+        except WireError as error:  # damaged since it was stored
+            logger.error("index %s: the record at %s can't be read: %s", self.path, position, error)
+            return
+        rows.append(Entry._make((*position, *(getattr(header, name) for name in Entry._fields[3:]))))
 
     def _add_what_is_new(self, until: float) -> None:
         last = self._last()
         start = Position(last.file, last.offset + last.length, 0) if last is not None else None
         rows: list[Entry] = []
         for position, view in self._log.scan(start, verify=False):
-            try:
-                header = records.peek(view)
-            except WireError as error:  # damaged since it was stored
-                logger.error("index %s: the record at %s can't be read: %s", self.path, position, error)
-                continue
-            rows.append(Entry._make((*position, *(getattr(header, name) for name in Entry._fields[3:]))))
+            self._row(position, view, rows)
             if len(rows) == _AT_ONCE:
                 self._add(rows)
                 rows.clear()

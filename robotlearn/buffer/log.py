@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from robotlearn.buffer.files import MAX_BUFFERS, Files
-from robotlearn.buffer.log_files import LogFiles, Position, next_record, record_at
+from robotlearn.buffer.log_files import NEW, LogFiles, Position, next_record, record_at
 from robotlearn.errors import LogError
 
 Sync = Literal["process", "power"]
@@ -50,6 +50,7 @@ class RecordLog(LogFiles):
         self._files = files or Files()
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
+        self._rewrite_lock = threading.Lock()
         self._unsynced: list[int] = []  # descriptors of finished files, to be synced and closed
         self._directory_changed = False
         self._dirty = False
@@ -60,6 +61,8 @@ class RecordLog(LogFiles):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock_file = _lock(self.path)
+            for left in self.path.glob("*" + NEW):  # of a rewriting that was killed
+                self._files.remove(left)
             self._sizes = self._look()
             self.bytes = sum(self._sizes.values())
             if self._sizes:
@@ -117,7 +120,7 @@ class RecordLog(LogFiles):
                     if self._end and self._end + len(views[written]) > self._file_bytes:
                         self._rotate()
                     group = self._group(views, written)
-                    self._write(group)
+                    self._write(self._descriptor, group)
                     for view in group:
                         positions.append(Position(self._last, self._end, len(view)))
                         self._end += len(view)
@@ -177,6 +180,47 @@ class RecordLog(LogFiles):
         with self._append_lock:
             return number != self._last and bool(self._drop([number] if number in self._sizes else []))
 
+    def rewrite(self, number: int, kept: Sequence[Position]) -> dict[Position, Position]:
+        """Leave only these records of a finished file, in this order, and delete the file when there are none; returns
+        where each is now. With sync "power" this is durable when it returns. Blocks for the disk; appends go on.
+
+        Killed at any moment it leaves the file as it was or as it is to be. Whoever knows positions in it must follow;
+        views of what was read before stay as they are. Raises LogFull or LogError; then the file is as it was, or
+        already as it is to be.
+        """
+        with self._rewrite_lock:
+            size, moved, end = self._sizes.get(number), {}, 0
+            if size is None or number >= self._tail.file:
+                raise LogError(f"log {self.path}: no finished file {number} that could be rewritten")
+            name = self._name(number)
+            new = name.with_suffix(NEW)
+            try:
+                if kept:
+                    descriptor = self._files.create(new)
+                    try:
+                        views = self._views(number, size, kept)
+                        for first in range(0, len(views), MAX_BUFFERS):
+                            self._write(descriptor, views[first : first + MAX_BUFFERS])
+                        for position in kept:
+                            moved[position] = Position(number, end, position.length)
+                            end += position.length
+                        if self.power:
+                            self._files.sync(descriptor)
+                    finally:
+                        os.close(descriptor)
+                    self._files.replace(new, name)
+                else:
+                    self._files.remove(name)
+                self._exchanged(number, end)
+                if self.power:
+                    self._files.sync_directory(self.path)
+            except OSError as error:
+                with suppress(OSError):
+                    self._files.remove(new)
+                kind = LogFull if error.errno in _NO_SPACE else LogError
+                raise kind(f"log {self.path}: file {number} can't be rewritten: {error.strerror or error}") from error
+        return moved
+
     # ---- reading
 
     @property
@@ -210,6 +254,24 @@ class RecordLog(LogFiles):
         self.close()
 
     # ---- inside
+
+    def _views(self, number: int, size: int, positions: Sequence[Position]) -> list[memoryview]:
+        view = self._map(number, size)
+        if view is None or any(position.offset + position.length > len(view) for position in positions):
+            raise LogError(f"log {self.path}: file {number} is shorter than what is to be kept of it")
+        return [view[position.offset : position.offset + position.length] for position in positions]
+
+    def _exchanged(self, number: int, size: int) -> None:
+        """A finished file is of this size now; 0: it is gone."""
+        with self._append_lock:
+            self.bytes -= self._sizes[number] - size
+            if size:
+                self._sizes[number] = size
+            else:
+                del self._sizes[number]
+        with self._read_lock:
+            self._readers.pop(number, None)
+            self._known_corrupt = {place for place in self._known_corrupt if place[0] != number}
 
     def _create(self, number: int) -> None:
         descriptor = self._files.create(self._name(number))
@@ -260,10 +322,10 @@ class RecordLog(LogFiles):
             group.append(view)
         return group
 
-    def _write(self, group: list[memoryview]) -> None:
+    def _write(self, descriptor: int, group: list[memoryview]) -> None:
         left = sum(map(len, group))
         while True:
-            count = self._files.write(self._descriptor, group)
+            count = self._files.write(descriptor, group)
             left -= count
             if not left:
                 return

@@ -19,6 +19,7 @@ from robotlearn.wire.record import MAGIC, PREFIX, check, prefix
 logger = logging.getLogger("robotlearn.buffer")
 
 SUFFIX = ".log"
+NEW = ".new"  # of a file that is to take the place of another one
 _OPEN_FILES = 32  # kept open for reading
 _READ_BYTES = 1 << 20  # read at once, or one record
 
@@ -48,7 +49,8 @@ class _Reader:
 class LogFiles:
     """The records in `path/0000000000000000.log`, `...1.log`, ...; any thread may call anything.
 
-    Another process may delete whole files meanwhile: what is gone is passed over by `scan`.
+    Another process may delete whole files meanwhile, or exchange one for what is kept of it: `scan` passes over what is
+    gone.
     """
 
     _tail_grows = False
@@ -116,6 +118,7 @@ class LogFiles:
             view = self._map(number, size)
             if view is None:
                 continue
+            size = len(view)  # it may have been exchanged for a shorter one
             while offset < size:
                 length = record_at(view, offset, verify)
                 if length:
@@ -145,11 +148,14 @@ class LogFiles:
             return reader
 
     def _map(self, number: int, size: int) -> memoryview | None:
-        """The first `size` bytes of a file, read-only; None when it is empty or was dropped meanwhile."""
-        if not size:
-            return None
+        """The first `size` bytes of a file, or all where it is shorter now; read-only. None when it is empty or was
+        dropped meanwhile.
+        """
         try:
             with self._name(number).open("rb") as stream:
+                size = min(size, os.fstat(stream.fileno()).st_size)
+                if not size:
+                    return None
                 return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             return None
@@ -255,5 +261,3 @@ def next_record(view: memoryview, offset: int) -> int | None:
         if view[following : following + len(MAGIC)] == MAGIC and record_at(view, following, True):
             return following
     return None
-
-

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
-from collections.abc import Buffer, Callable, Iterator, Sequence
+import time
+from collections.abc import Buffer, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
+from robotlearn.buffer import snapshots
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log import LogFull, RecordLog, Sync
-from robotlearn.buffer.log_files import LogFiles, LogReader, Position
+from robotlearn.buffer.log_files import LogFiles, Position
+from robotlearn.buffer.snapshots import Removal, Seen, Snapshot
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire import layout as layouts
 from robotlearn.wire import record as records
@@ -24,7 +28,6 @@ from robotlearn.wire.segment import Segment
 
 logger = logging.getLogger("robotlearn.buffer")
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Literal["stored", "duplicate", "invalid", "damaged"]
 
 
@@ -41,48 +44,14 @@ class Outcome(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-class _Seen(msgspec.Struct, forbid_unknown_fields=True):
-    edge: str
-    session: Count
-    intervals: list[tuple[Count, Count]]
-
-
-class _Snapshot(msgspec.Struct, forbid_unknown_fields=True):
-    """All that was seen in the log before `position`, pruned files included."""
-
-    stored: Count
-    position: tuple[Count, Count]
-    seen: list[_Seen]
-
-
-_decoder = msgspec.msgpack.Decoder(_Snapshot)
-
-
-def _snapshot(view: memoryview) -> _Snapshot:
-    return _decoder.decode(view[records.PREFIX : records.PREFIX + records.prefix(view).header_length])
-
-
-def stored_before(folder: Path) -> tuple[int, Position]:
-    """How many segments had been stored, dropped ones included, and up to where, when that was last noted.
-
-    For a process that has the store in `folder` not open. Raises LogError when it can't be read.
-    """
-    count, position = 0, Position(0, 0, 0)
-    for _, view in LogReader(folder / "seen").scan():
-        try:
-            noted = _snapshot(view)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise LogError(f"store {folder} holds a snapshot that this version can't read: {error}") from error
-        count, position = noted.stored, Position(*noted.position, 0)
-    return count, position
-
-
 class SegmentStore:
     """Stores each segment once, whatever is sent twice or killed in between.
 
     A segment is known by (edge, session, sequence). The set of those seen is rebuilt at opening from its last snapshot
-    and the headers in the log after it, so it survives restarts and `drop_before`. One process has it open at a time.
-    Any thread may read; `append`, `settle_below` and `drop_before` exclude each other.
+    and the headers in the log after it, so it survives restarts and `keep_only`. One process has it open at a time.
+    Any thread may call anything; `append` waits for no other call for long.
+
+    Always: stored = those in the files + `evicted` + `lost`.
     """
 
     def __init__(
@@ -102,13 +71,14 @@ class SegmentStore:
         self.undecodable = 0
         """Times that a segment was read whose images can't be decoded: that isn't tried when it is stored."""
         self.path = Path(path)
+        self._removing_lock = threading.Lock()  # order of locks: removing, this, seen
         self._lock = threading.Lock()  # held while a batch is written and synced
-        self._seen_lock = threading.Lock()  # of `_seen`, never held for long
+        self._seen_lock = threading.Lock()  # of `_seen` and of the counts, never held for long
         self._failed: LogError | None = None
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=file_bytes, files=files)
         with contextlib.ExitStack() as opened:
             opened.callback(self._log.close)
-            self._snapshots = RecordLog(self.path / "seen", sync=sync, file_bytes=1 << 20, files=files)
+            self._snapshots = RecordLog(self.path / snapshots.FOLDER, sync=sync, file_bytes=1 << 20, files=files)
             opened.callback(self._snapshots.close)
             self._log.sync()  # what is found here counts as stored from now on
             self._load()
@@ -117,8 +87,18 @@ class SegmentStore:
 
     @property
     def stored(self) -> int:
-        """How many segments were ever stored, dropped ones included."""
+        """How many segments were ever stored, evicted ones included."""
         return self._stored
+
+    @property
+    def evicted(self) -> int:
+        """How many of them were taken out again, on purpose."""
+        return self._evicted
+
+    @property
+    def lost(self) -> int:
+        """How many of them a repair found gone, or damaged."""
+        return self._lost
 
     @property
     def end(self) -> Position:
@@ -246,11 +226,75 @@ class SegmentStore:
             if known is not None and known.floor < floor <= known.end:
                 known.fill_below(floor)
 
-    def drop_before(self, position: Position) -> int:
-        """Delete the files that end before a position; what was in them stays seen. Returns how many."""
+    def rotate(self) -> Position:
+        """Go on in a new file, so that the one before may be worked on; returns where it starts."""
         with self._lock:
-            self._write_snapshot()
-            return self._log.drop_files_before(position)
+            start = self._log.rotate()
+            self._log.sync()  # a snapshot that names the new file must not outlive it
+            return start
+
+    def drop_before(self, position: Position) -> int:
+        """Evict all segments in files that end before a position. Returns how many files that were."""
+        files = [number for number in self._log.file_sizes() if number < position.file]
+        held = dict.fromkeys(files, 0)
+        for place, _ in self._log.scan(verify=False):
+            if place.file not in held:
+                break
+            held[place.file] += 1
+        self.keep_only({number: ((), count) for number, count in held.items()})
+        return len(files)
+
+    def keep_only(
+        self,
+        files: Mapping[int, tuple[Sequence[Position], int]],
+        limit_s: float = math.inf,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> dict[int, dict[Position, Position]]:
+        """Evict segments: in each of these files only the positions named for it stay, and so many segments go.
+
+        Returns, for each file that was worked on, where those that stayed are now; a file of which nothing stays is
+        deleted. All stay `seen`. No file is begun after `limit_s` [s]. What was appended last must be left alone: see
+        `rotate`. Killed at any moment, each file is as before or as after, and the counts fit.
+        `progress(files done, of how many)` is told on the way.
+
+        Raises LogError when the disk fails or is full; what was done by then is done.
+        """
+        until = time.monotonic() + limit_s
+        moved: dict[int, dict[Position, Position]] = {}
+        with self._removing_lock:
+            sizes = self._log.file_sizes()
+            plan = [
+                Removal(number, sizes[number], sum(position.length for position in kept), gone)
+                for number, (kept, gone) in sorted(files.items())
+                if number in sizes
+            ]
+            if any(removal.file >= self._log.end.file for removal in plan):
+                raise LogError(f"store {self.path}: of the file that is written to nothing can be evicted")
+            with self._lock:
+                with self._seen_lock:
+                    self._removing |= {removal.file: removal for removal in plan}
+                self._write_snapshot()  # what goes stays seen, and is counted, from here on
+            left = {removal.file for removal in plan}
+            try:
+                for removal in plan:
+                    if time.monotonic() > until:
+                        break
+                    left.discard(removal.file)
+                    moved[removal.file] = self._log.rewrite(removal.file, files[removal.file][0])
+                    with self._seen_lock:
+                        del self._removing[removal.file]
+                        self._evicted += removal.segments
+                        if not removal.after:
+                            self._dropped.add(removal.file)
+                    progress(len(moved), len(plan))
+            finally:
+                with self._lock:
+                    with self._seen_lock:
+                        for number in left:
+                            del self._removing[number]
+                    with contextlib.suppress(LogFull):  # the snapshot before it says the same of these files
+                        self._write_snapshot()
+        return moved
 
     def close(self) -> None:
         """Sync and release. Idempotent."""
@@ -283,18 +327,25 @@ class SegmentStore:
         return self._seen.setdefault((edge, session), IntervalSet())
 
     def _load(self) -> None:
-        self._seen: dict[tuple[str, int], IntervalSet] = {}
-        self._stored = 0
-        start = None
+        noted = Snapshot(0, (0, 0), [], 0)
         for _, view in self._snapshots.scan():
-            try:
-                snapshot = _snapshot(view)
-                self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in snapshot.seen}
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
-                raise LogError(f"store {self.path} holds a snapshot that this version can't read: {error}") from error
-            self._stored = snapshot.stored
-            start = Position(*snapshot.position, 0)
-        for position, view in self._log.scan(start, verify=False):
+            noted = snapshots.unpack(view, self.path)
+        noted = noted.settled(sizes := self._log.file_sizes())
+        try:
+            self._seen = {(s.edge, s.session): IntervalSet(s.intervals) for s in noted.seen}
+        except ValueError as error:
+            raise LogError(f"store {self.path} holds a snapshot that makes no sense: {error}") from error
+        self._removing: dict[int, Removal] = {}
+        self._dropped = IntervalSet(noted.dropped)
+        self._stored, self._lost = noted.stored, noted.lost
+        if noted.evicted is None:  # of a version that did not count: whatever was not there then
+            there = sum(position < noted.end for position, _ in self._log.scan(verify=False))
+            for number in set(range(min(sizes))) - sizes.keys():
+                self._dropped.add(number)
+            self._evicted = max(0, noted.stored - there) if min(sizes) > 0 else 0
+        else:
+            self._evicted = noted.evicted
+        for position, view in self._log.scan(noted.end, verify=False):
             try:
                 header = records.peek(view)
             except WireError as error:  # damaged since it was stored: a scan that checks counts it
@@ -305,10 +356,17 @@ class SegmentStore:
     def _write_snapshot(self) -> None:
         with self._seen_lock:
             end = self._log.end
-            seen = [_Seen(edge, session, list(known)) for (edge, session), known in self._seen.items() if known.count]
-            snapshot = msgspec.msgpack.encode(_Snapshot(self._stored, (end.file, end.offset), seen))
+            snapshot = Snapshot(
+                self._stored,
+                (end.file, end.offset),
+                [Seen(edge, session, list(known)) for (edge, session), known in self._seen.items() if known.count],
+                self._evicted,
+                self._lost,
+                list(self._dropped),
+                list(self._removing.values()),
+            )
         start = self._snapshots.rotate() if self._snapshots.bytes > 1 << 20 else None
-        self._snapshots.append(records.pack(records.ENTRY, snapshot, [], 0))
+        self._snapshots.append(snapshots.pack(snapshot))
         self._snapshots.sync()
         if start is not None:
             self._snapshots.drop_files_before(start)

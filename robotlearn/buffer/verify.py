@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from pathlib import Path
 
+from robotlearn.buffer import snapshots
 from robotlearn.buffer.index import NAME, SegmentIndex
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log_files import LogReader, Position
-from robotlearn.buffer.store import stored_before
 from robotlearn.errors import WireError
 from robotlearn.wire import record as records
 
@@ -22,6 +22,8 @@ class Findings:
     segments: int = 0
     steps: int = 0
     nbytes: int = 0
+    evicted: int = 0  # segments taken out on purpose
+    lost: int = 0  # segments that a repair found gone or damaged
     unfinished: int = 0  # bytes at the end: what is being written, or was when the learner was killed
     wrong: list[str] = field(default_factory=list)
 
@@ -31,22 +33,23 @@ def verify(
 ) -> Findings:
     """Read all records of the store in `folder`; nothing is changed, and a learner may write meanwhile.
 
-    Checked are each record's checksum, header and arrays, that no segment is missing or there twice, and the index.
+    Checked are each record's checksum, header and arrays, that no segment is there twice, that stored = there +
+    evicted + lost, and the index.
     `images`: also decode them, which takes long where they are encoded. `progress(bytes done, of how many)` is told on
     the way.
 
     Raises LogError when there is no store or it can't be read.
     """
-    stored, noted = stored_before(folder)  # before the log is looked at, which only grows
+    before_it = snapshots.last(folder)
     log = LogReader(folder / "records")
     sizes = log.file_sizes()
-    before = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+    starts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     found, total = Findings(), sum(sizes.values())
     seen: dict[tuple[str, int], IntervalSet] = {}
     there = 0
     for position, view in log.scan():
-        progress(before[position.file] + position.offset + position.length, total)
-        there += position < noted
+        progress(starts[position.file] + position.offset + position.length, total)
+        there += position < before_it.end
         try:
             fixed = records.prefix(view)
             header = records.header_of(view, fixed)
@@ -65,12 +68,22 @@ def verify(
     if log.corrupt:
         found.wrong.append(f"damaged records: {log.corrupt}, in {log.path} as the lines above say")
     found.unfinished = log.unfinished
-    gaps = [number for number in range(min(sizes, default=0), max(sizes, default=0)) if number not in sizes]
+    after_it = snapshots.last(folder)
+    if after_it == before_it:
+        noted = before_it.settled(sizes)
+    else:  # what is evicted meanwhile may be there or not
+        noted = after_it.settled({one.file: one.after for one in after_it.removing})
+    found.evicted, found.lost = noted.evicted or 0, noted.lost
+    dropped = IntervalSet(noted.dropped)
+    gaps = [number for number in range(max(sizes, default=0)) if number not in sizes and number not in dropped]
+    missing = before_it.stored - there - log.corrupt - found.evicted - found.lost
+    if noted.evicted is None and min(sizes, default=0) > 0:
+        gaps, missing = [number for number in gaps if number > min(sizes)], 0  # it evicted, and did not count
     found.wrong += [f"file {number} is missing in {log.path}" for number in gaps]
-    # Only a store that never dropped its oldest files can say how many there must be.
-    missing = stored - there - log.corrupt if 0 in sizes else 0
     if missing > 0:
-        found.wrong.append(f"{missing} of {stored} segments that were stored are not there any more")
+        found.wrong.append(f"{missing} of {before_it.stored} segments that were stored are not there any more")
+    elif missing < 0 and after_it == before_it and not found.wrong:
+        found.wrong.append(f"{-missing} segments more are there than were noted: stored {before_it.stored}")
     found.wrong += _wrong_with_index(folder, log)
     return found
 
@@ -78,13 +91,25 @@ def verify(
 def _wrong_with_index(folder: Path, log: LogReader) -> list[str]:
     if not (folder / NAME).exists():
         return []
-    with SegmentIndex(folder, log, keep=False) as index:
-        index.update()
-        there = (entry.position for entry in index.segments())
-        here = (position for position, _ in log.scan(verify=False))
-        for one, other in zip_longest(there, here):
-            if one != other:
-                return [f"{folder / NAME} doesn't fit the files at {_place(other or one)}; delete it, it is made anew"]
+    wrong: list[str] = []
+    for _ in range(3):
+        sizes = log.file_sizes()
+        with SegmentIndex(folder, log, keep=False) as index:
+            index.update()
+            wrong = _differences(folder, index, log)
+        log.refresh()
+        now = log.file_sizes()
+        if not wrong or all(now.get(file) == size for file, size in list(sizes.items())[:-1]):
+            break  # else files were exchanged under it
+    return wrong
+
+
+def _differences(folder: Path, index: SegmentIndex, log: LogReader) -> list[str]:
+    there = (entry.position for entry in index.segments())
+    here = (position for position, _ in log.scan(verify=False))
+    for one, other in zip_longest(there, here):
+        if one != other:
+            return [f"{folder / NAME} doesn't fit the files at {_place(other or one)}; delete it, it is made anew"]
     return []
 
 

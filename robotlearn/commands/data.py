@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robotlearn.commands.data_kept import prune
 from robotlearn.commands.data_stored import ls, stats, verify
 from robotlearn.commands.table import print_table
 
@@ -22,7 +23,7 @@ data = typer.Typer(
 )
 
 
-for _command in (ls, stats, verify):
+for _command in (ls, stats, verify, prune):
     data.command()(_command)
 
 

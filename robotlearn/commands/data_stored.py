@@ -55,7 +55,7 @@ def ls(
         [
             (
                 one.edge, one.robot, one.task, str(one.episode), str(one.segments), str(one.steps),
-                _mb(one.nbytes), _outcome(one), _versions(one.versions), "intervened" if one.starred else "",
+                in_mb(one.nbytes), _outcome(one), _versions(one.versions), "intervened" if one.starred else "",
             )
             for one in shown
         ],
@@ -96,7 +96,7 @@ def verify(
 
     from robotlearn.buffer import verify as checking
 
-    folder = _store(where)
+    folder = find_store(where)
     bar = Progress(
         TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True),
         transient=True,
@@ -113,12 +113,16 @@ def verify(
             typer.echo(printable(line))
         tail = f"; the last {found.unfinished} bytes are of a write that has not ended" if found.unfinished else ""
         how = f"{len(found.wrong)} faults" if found.wrong else "all well"
-        typer.echo(f"{folder}: {found.segments} segments, {found.steps} steps, {_mb(found.nbytes)} MB: {how}{tail}")
+        before = f" ({found.evicted} evicted before)" if found.evicted else ""
+        before += f" ({found.lost} lost to damage before)" if found.lost else ""
+        size = f"{found.segments} segments, {found.steps} steps, {in_mb(found.nbytes)} MB"
+        typer.echo(f"{folder}: {size}{before}: {how}{tail}")
     if found.wrong:
         raise typer.Exit(1)
 
 
-def _store(where: Path) -> Path:
+def find_store(where: Path) -> Path:
+    """The folder of the store in a run folder, or that folder itself. Raises LogError when there is none."""
     from robotlearn.errors import LogError
 
     for folder in (where / "segments", where):
@@ -131,7 +135,7 @@ def _index(where: Path) -> SegmentIndex:
     from robotlearn.buffer.index import SegmentIndex
     from robotlearn.buffer.log_files import LogReader
 
-    folder = _store(where)
+    folder = find_store(where)
     index = SegmentIndex(folder, LogReader(folder / "records"), keep=False)
     index.update()
     return index
@@ -163,14 +167,15 @@ def _sums(group: Sequence[EpisodeEntry]) -> dict[str, Any]:
 
 def _cell(column: str, row: dict[str, Any]) -> str:
     if column == "MB":
-        return _mb(row["nbytes"])
+        return in_mb(row["nbytes"])
     if column == "weights":
         return _versions(row["versions"])
     value = row[column]
     return "-" if value is None else f"{value:.1%}" if column == "success" else str(value)
 
 
-def _mb(nbytes: int) -> str:
+def in_mb(nbytes: int) -> str:
+    """Bytes as the commands show them."""
     return f"{nbytes / 1e6:.1f}"
 
 
