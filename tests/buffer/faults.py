@@ -56,6 +56,11 @@ class KillingFiles(Files):
         super().sync_directory(path)
         self._done()
 
+    def replace(self, source: Path, target: Path) -> None:
+        self._now("before")
+        super().replace(source, target)
+        self._done()
+
     def remove(self, path: Path) -> None:
         self._now("before")
         super().remove(path)
