@@ -18,8 +18,9 @@ from hal.virtual_scene import VirtualScene
 from robotlearn.cells import Cell, cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.load import load_config
+from robotlearn.datasets.export import export_interruptibly
+from robotlearn.datasets.writing import check_target
 from robotlearn.errors import ConfigError
-from robotlearn.people.dataset import check_dataset, export_interruptibly
 from robotlearn.people.demonstrator import Demonstrator
 from robotlearn.people.options import Options
 from robotlearn.people.recording import Recording, Shape, check_folder, successes
@@ -54,7 +55,7 @@ def record(
     shape = Shape.of(cell, loaded, cells)
     check_folder(out, cell, varied, shape)
     if dataset is not None:
-        check_dataset(dataset)
+        check_target(dataset, "--dataset")
     count = successes(out)
     if count >= episodes:
         typer.echo(f"{out}: {count} successes, --episodes asks for {episodes}: nothing is left to record")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import EnvOptions
+from hal.spec import RobotSpec
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell, observation_shapes, policy_dim
 from robotlearn.config.config import Config
@@ -25,8 +26,8 @@ from robotlearn.wire.segment import Segment
 
 EDGE = "record"
 """What the log calls the edge that a recording is."""
-_ABOUT = "recording.json"
-_SEGMENT_STEPS = 64
+ABOUT = "recording.json"
+SEGMENT_STEPS = 64
 _ONE = np.zeros(1, np.int64)
 
 
@@ -61,10 +62,7 @@ class Recording:
     def __init__(self, path: Path, cell: Cell, options: EnvOptions, shape: Shape) -> None:
         self.path = path
         shapes = observation_shapes(cell, options)
-        check_folder(path, cell, options, shape)
-        if not (path / _ABOUT).exists():
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomic(path / _ABOUT, (json.dumps(_content(cell, options, shape), indent=2) + "\n").encode())
+        make_folder(path, content_of(cell, options, shape))
         self.successes = self.failures = self.discarded = 0
         """Whole episodes in the log; those of this process that were thrown away."""
         self._store = SegmentStore(path / "log")
@@ -84,7 +82,7 @@ class Recording:
                 cell.spec.dim,
                 shape.path_dim,
             ),
-            max(_SEGMENT_STEPS, shape.horizon),
+            max(SEGMENT_STEPS, shape.horizon),
             self._parts.extend,
         )
 
@@ -159,14 +157,27 @@ class Recording:
 
 def check_folder(path: Path, cell: Cell, options: EnvOptions, shape: Shape) -> None:
     """Whether these demonstrations can be recorded there; makes nothing. Raises RecordingError."""
+    check_content(path, content_of(cell, options, shape))
+
+
+def make_folder(path: Path, content: Mapping[str, Any]) -> None:
+    """A folder of demonstrations that says this of itself; one that is there must say it. Raises RecordingError."""
+    check_content(path, content)
+    if not (path / ABOUT).exists():
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomic(path / ABOUT, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def check_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Whether demonstrations of which this holds can be put there; makes nothing. Raises RecordingError."""
     if path.exists() and not path.is_dir():
         raise RecordingError(f"{path} is no folder: choose another --out")
-    if not (path / _ABOUT).exists():
+    if not (path / ABOUT).exists():
         if path.exists() and any(path.iterdir()):
             raise RecordingError(f"{path} isn't empty and holds no demonstrations: choose another --out")
         return
     found = about(path)
-    for key, value in _content(cell, options, shape).items():
+    for key, value in content.items():
         if found.get(key) != value:
             raise RecordingError(
                 f"{path} holds demonstrations with {key} {found.get(key)!r}, these would have {value!r}: choose "
@@ -176,7 +187,7 @@ def check_folder(path: Path, cell: Cell, options: EnvOptions, shape: Shape) -> N
 
 def successes(path: Path) -> int:
     """How many successful episodes a folder holds; 0 where there is none yet. Raises LogError: it is recorded into."""
-    if not (path / _ABOUT).exists():
+    if not (path / ABOUT).exists():
         return 0
     with SegmentStore(path / "log") as store:
         return sum(header.last and header.success for _, header in store.scan_headers())
@@ -185,23 +196,30 @@ def successes(path: Path) -> int:
 def about(path: Path) -> dict[str, Any]:
     """What a recording is of. Raises RecordingError."""
     try:
-        found = json.loads((path / _ABOUT).read_text())
+        found = json.loads((path / ABOUT).read_text())
     except FileNotFoundError:
-        raise RecordingError(f"{path} is no folder of demonstrations: there is no {_ABOUT} in it") from None
+        raise RecordingError(f"{path} is no folder of demonstrations: there is no {ABOUT} in it") from None
     except ValueError as error:
-        raise RecordingError(f"{path / _ABOUT} is damaged: {error}") from None
+        raise RecordingError(f"{path / ABOUT} is damaged: {error}") from None
     if not isinstance(found, dict):
-        raise RecordingError(f"{path / _ABOUT} is damaged: it holds no mapping")
+        raise RecordingError(f"{path / ABOUT} is damaged: it holds no mapping")
     return found
 
 
-def _content(cell: Cell, options: EnvOptions, shape: Shape) -> dict[str, Any]:
-    """What a folder says of its demonstrations."""
+def content_of(cell: Cell, options: EnvOptions, shape: Shape) -> dict[str, Any]:
+    """What a folder says of demonstrations of a task of ours."""
+    return content(cell.spec, cell.task.name, observation_shapes(cell, options), shape)
+
+
+def content(
+    spec: RobotSpec, task: str | None, observations: Mapping[str, tuple[int, ...]], shape: Shape
+) -> dict[str, Any]:
+    """What a folder says of its demonstrations. task: its name; None: it is none of ours."""
     return {
-        "robot": cell.spec.name,
-        "task": cell.task.name,
-        "control_hz": cell.spec.control_hz,
-        "observations": {key: list(size) for key, size in observation_shapes(cell, options).items()},
+        "robot": spec.name,
+        "task": task,
+        "control_hz": spec.control_hz,
+        "observations": {key: list(size) for key, size in observations.items()},
         "horizon": shape.horizon,
         "path_steps": shape.path_steps,
         "path_dim": shape.path_dim,

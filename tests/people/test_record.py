@@ -11,8 +11,8 @@ import pytest
 
 from hal import load_spec
 from hal.estop import EStop
+from robotlearn.datasets.export import Wanted, export
 from robotlearn.errors import ConfigError
-from robotlearn.people.dataset import export
 from robotlearn.people.demonstrated import episodes
 from robotlearn.people.resets import Reset
 from tests.people.typing_person import Typist
@@ -144,7 +144,7 @@ def test_images_and_a_lerobot_dataset(typist: Start, tmp_path: Path) -> None:
     assert image.shape == (48, 64, 3)
     assert np.array_equal(image, shown.observations["observation.images.front"][0])
     # Made anew it has what the log has, and nothing twice.
-    assert export(out, load_spec("so101"), str(folder)) == (folder, 2)
+    assert export(out, str(folder), Wanted("successes"), spec=load_spec("so101")).episodes == 2
 
 
 def test_resets() -> None:
