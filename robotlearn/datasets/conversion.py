@@ -68,9 +68,9 @@ class Conversion:
         if fps != self.every * round(spec.control_hz):
             share = fps / round(spec.control_hz)
             mends = f"--every {share}, or " if share.denominator == 1 and share > 1 else ""
-            per = f" every {self.every} frames" if self.every > 1 else ""
+            steps = f", {float(fps / self.every):g} steps/s with --every {self.every}" if self.every > 1 else ""
             raise DatasetError(
-                f"the dataset has {float(fps):g} frames/s{per}, {spec.name} a control_hz of {spec.control_hz:g}: "
+                f"the dataset has {float(fps):g} frames/s{steps}; {spec.name} has a control_hz of {spec.control_hz:g}: "
                 f"{mends}--robot with a spec that has control_hz: {float(fps / self.every):g}"
             )
 

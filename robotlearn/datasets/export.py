@@ -10,6 +10,7 @@ import typer
 
 from hal.errors import SpecError
 from hal.spec import RobotSpec, load_spec
+from robotlearn.buffer.index import EpisodeEntry
 from robotlearn.datasets import labels as labelling
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.frames import check_alike
@@ -69,10 +70,7 @@ def export(
         if not entries:
             what = "whole episode" if wanted == Wanted() else "such episode that is whole"
             raise DatasetError(f"{where} holds no {what}: no dataset is written")
-        first = stored.read(entries[0])
-        alike = {(one.embodiment, one.task): one for one in reversed(entries)}
-        for one in alike.values():
-            check_alike(first, stored.read(one))
+        first = _first(stored, entries)
         found = spec or _spec_of(where, first.embodiment)
         chosen = {one.name: one for one in (labelling.read(stored.folder, text) for text in wanted.labels)}
         about, gone, frames, failures = recording_of(where), 0, 0, 0
@@ -125,6 +123,25 @@ def export_interruptibly(recording: Path, spec: RobotSpec, where: str, successes
         )
         raise typer.Exit(128 + interrupted.args[0]) from None
     typer.echo(f"{done.folder}: a LeRobotDataset of {done.episodes} episodes")
+
+
+def _first(stored: StoredEpisodes, entries: Sequence[EpisodeEntry]) -> Episode:
+    """One episode, like which all others are, as far as one of each robot and task tells. Raises DatasetError."""
+    first: Episode | None = None
+    each: dict[tuple[str, str], EpisodeEntry] = {}
+    for one in entries:
+        each.setdefault((one.embodiment, one.task), one)
+    for one in each.values():
+        try:
+            episode = stored.read(one)
+        except LogError:
+            continue  # it is counted later
+        if first is not None:
+            check_alike(first, episode)
+        first = first or episode
+    if first is None:
+        raise DatasetError(f"{stored.folder}: the episodes can't be read: `robotlearn data verify` says why")
+    return first
 
 
 def _spec_of(where: Path, embodiment: str) -> RobotSpec:

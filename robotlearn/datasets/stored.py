@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +71,7 @@ class Episode:
         }
 
 
-def whole_episodes(segments: Iterable[Segment]) -> Iterable[Episode]:
+def whole_episodes(segments: Iterable[Segment]) -> Iterator[Episode]:
     """Episodes whose segments follow one another; what isn't whole is stepped over."""
     parts: list[Segment] = []
     for segment in segments:

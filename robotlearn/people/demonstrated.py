@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.datasets.stored import whole_episodes
 from robotlearn.demonstrations import Demonstrations
 from robotlearn.people import recording
 from robotlearn.people.errors import RecordingError
-from robotlearn.wire.segment import Segment
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,17 @@ def episodes(path: Path) -> Iterator[RecordedEpisode]:
     Raises RecordingError, LogError: no such folder, or a process records into it now.
     """
     recording.about(path)
-    parts: list[Segment] = []
     with SegmentStore(path / "log") as store:
-        for _, segment in store.scan():
-            follows = parts and (segment.session, segment.episode, segment.first_step) == (
-                parts[-1].session,
-                parts[-1].episode,
-                parts[-1].first_step + parts[-1].steps,
+        for episode in whole_episodes(segment for _, segment in store.scan()):
+            yield RecordedEpisode(
+                embodiment=episode.embodiment,
+                instruction=episode.instruction,
+                success=episode.success,
+                observations=episode.observations,
+                proposed=episode.steps("action_proposed"),
+                executed=episode.steps("action_executed"),
+                reward=episode.steps("reward"),
             )
-            if not follows:
-                parts.clear()
-            if follows or segment.first_step == 0:
-                parts.append(segment)
-                if segment.last:
-                    yield _joined(parts)
-                    parts.clear()
 
 
 def demonstrations(path: Path, embodiment: str) -> Demonstrations:
@@ -85,18 +81,3 @@ def demonstrations(path: Path, embodiment: str) -> Demonstrations:
         [each.instruction for each in kept],
     )
 
-
-def _joined(parts: list[Segment]) -> RecordedEpisode:
-    observations = {
-        key: np.concatenate([*(part.observations[key][:-1] for part in parts), parts[-1].observations[key][-1:]])
-        for key in parts[0].observations
-    }
-    return RecordedEpisode(
-        embodiment=parts[0].embodiment,
-        instruction=parts[0].task,
-        success=any(bool(part.success.any()) for part in parts),
-        observations=observations,
-        proposed=np.concatenate([part.action_proposed for part in parts]),
-        executed=np.concatenate([part.action_executed for part in parts]),
-        reward=np.concatenate([part.reward for part in parts]),
-    )
