@@ -1,0 +1,185 @@
+"""What `benchmarks.replay` compares: each is filled with the same steps and drawn from. Only ours needs robotlearn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+T, SIDE, STATE, ACTION = 32, 128, 14, 7
+CAMERAS = ("observation.images.front", "observation.images.wrist")
+IMAGES = len(CAMERAS) * SIDE * SIDE * 3
+BUDGET = 1 << 30
+
+Found = dict[str, float]
+Sample = Callable[[int], object]
+
+
+def segments(steps: int) -> Iterator[dict[str, np.ndarray]]:
+    """T steps at a time: T + 1 states and images of each camera, T actions and rewards."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (128, SIDE, SIDE, 3), dtype=np.uint8)  # what they show makes no difference
+    for number in range(steps // T):
+        which = number * 37 + np.arange(T + 1)
+        yield {
+            **{key: pictures[(which + 64 * camera) % len(pictures)] for camera, key in enumerate(CAMERAS)},
+            "state": rng.standard_normal((T + 1, STATE), np.float32),
+            "action": rng.standard_normal((T, ACTION), np.float32),
+            "reward": rng.standard_normal(T, np.float32),
+        }
+
+
+def ours(steps: int, folder: Path) -> tuple[Sample, Found]:
+    """The learner's store of segments, raw images; "add" is what comes on top of storing, "durable" is both."""
+    from dataclasses import replace
+
+    from benchmarks.segments import make_segment
+    from robotlearn.buffer.store import SegmentStore
+    from robotlearn.replay.images import ImageRows
+    from robotlearn.wire import record
+
+    store = SegmentStore(folder, sync="power")
+    cameras = [ImageRows(key, (SIDE, SIDE, 3), BUDGET // len(CAMERAS)) for key in CAMERAS]
+    rows = steps // T * (T + 1)
+    state, action, reward = torch.empty(rows, STATE), torch.empty(rows, ACTION), torch.empty(rows)
+    like, storing, adding = make_segment(), 0.0, 0.0
+    for number, data in enumerate(segments(steps)):
+        observations = {"observation.state": data["state"], **{key: data[key] for key in CAMERAS}}
+        actions = {"action_proposed": data["action"], "action_executed": data["action"]}
+        segment = replace(like, observations=observations, reward=data["reward"], **actions)
+        encoded = record.encode(segment, session=1, sequence=number)
+        begun = time.perf_counter()
+        position = store.append([encoded])[0].position
+        stored = time.perf_counter()
+        if position is None:
+            raise SystemExit("a segment wasn't stored")
+        found = record.decode(encoded, verify=False, images=False)
+        for camera in cameras:
+            first = camera.append(store.records, position, memoryview(encoded), load=True)
+        state[first : first + T + 1] = torch.from_numpy(found.observations["observation.state"])
+        action[first : first + T] = torch.from_numpy(found.action_executed)
+        reward[first : first + T] = torch.from_numpy(found.reward)
+        storing += stored - begun
+        adding += time.perf_counter() - stored
+    drawn = np.arange(rows).reshape(-1, T + 1)[:, :T].reshape(-1)
+    rng, outs = np.random.default_rng(1), dict[int, list[torch.Tensor]]()
+
+    def sample(batch: int) -> object:
+        if batch not in outs:
+            outs[batch] = [torch.zeros(2 * batch, SIDE, SIDE, 3, dtype=torch.uint8) for _ in cameras]
+        before = drawn[rng.integers(0, len(drawn), batch)]
+        both = np.concatenate((before, before + 1))
+        for camera, out in zip(cameras, outs[batch], strict=True):
+            camera.gather(both, out)
+        index = torch.from_numpy(before)
+        return outs[batch], state[torch.from_numpy(both)], action[index], reward[index]
+
+    in_memory = sum(camera.nbytes for camera in cameras) / (rows * IMAGES)
+    return sample, {"add": steps / adding, "durable": steps / (adding + storing), "in_memory": in_memory}
+
+
+def ring(steps: int, folder: Path) -> tuple[Sample, Found]:
+    """NumPy arrays with one image per camera and step, drawn by an array of indices."""
+    return _ring(steps, lambda array, index, out: array[index])
+
+
+def limit(steps: int, folder: Path) -> tuple[Sample, Found]:
+    """The same with torch's index_select into arrays that are used again."""
+    return _ring(steps, lambda array, index, out: torch.index_select(_flat(array), 0, torch.from_numpy(index), out=out))
+
+
+def _flat(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.reshape(len(array), -1))
+
+
+def _ring(steps: int, take: Callable[[np.ndarray, np.ndarray, torch.Tensor], object]) -> tuple[Sample, Found]:
+    shapes = {**dict.fromkeys(CAMERAS, (SIDE, SIDE, 3)), "state": (STATE,), "action": (ACTION,), "reward": ()}
+    dtypes = {key: np.uint8 if key in CAMERAS else np.float32 for key in shapes}
+    arrays = {key: np.empty((steps, *shape), dtypes[key]) for key, shape in shapes.items()}
+    at, took = 0, 0.0
+    for data in segments(steps):
+        begun = time.perf_counter()
+        for step in range(T):
+            for key in shapes:
+                arrays[key][at] = data[key][step]
+            at += 1
+        took += time.perf_counter() - begun
+    rng, outs = np.random.default_rng(1), dict[tuple[str, int], torch.Tensor]()
+
+    def drawn(key: str, index: np.ndarray) -> object:
+        if (key, len(index)) not in outs:
+            outs[key, len(index)] = torch.zeros_like(_flat(arrays[key][: len(index)]))
+        return take(arrays[key], index, outs[key, len(index)])
+
+    def sample(batch: int) -> object:
+        before = rng.integers(0, at - 1, batch)
+        both = np.concatenate((before, before + 1))
+        return [drawn(key, both) for key in (*CAMERAS, "state")], [drawn(key, before) for key in ("action", "reward")]
+
+    return sample, {"add": steps / took}
+
+
+def lerobot(steps: int, folder: Path) -> tuple[Sample, Found]:
+    return _lerobot(steps, False)
+
+
+def lerobot_optimized(steps: int, folder: Path) -> tuple[Sample, Found]:
+    """With `optimize_memory`, with which it has a wrong next state wherever an episode is cut off."""
+    return _lerobot(steps, True)
+
+
+def _lerobot(steps: int, optimize: bool) -> tuple[Sample, Found]:
+    from lerobot.rl.buffer import ReplayBuffer
+
+    keys = ["observation.state", *CAMERAS]
+    buffer = ReplayBuffer(steps, "cpu", keys, use_drq=False, storage_device="cpu", optimize_memory=optimize)
+    # As its actor holds them: float32, channels first.
+    seen = [
+        {"observation.state": torch.randn(1, STATE), **{key: torch.rand(1, 3, SIDE, SIDE) for key in CAMERAS}}
+        for _ in range(T + 1)
+    ]
+    action = torch.randn(1, ACTION)
+    begun = time.perf_counter()
+    for step in range(steps):
+        buffer.add(seen[step % T], action, 0.0, seen[step % T + 1], step % 100 == 99, False)
+    return buffer.sample, {"add": steps / (time.perf_counter() - begun)}
+
+
+def torchrl(steps: int, folder: Path) -> tuple[Sample, Found]:
+    """Its memory-mapped storage, filled T steps at a time."""
+    from tensordict import TensorDict
+    from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+    buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=folder), batch_size=1)
+    took = 0.0
+    for data in segments(steps):
+        begun = time.perf_counter()
+        arrays = {key: torch.from_numpy(array) for key, array in data.items()}
+        now, following = ({key: arrays[key][i : i + T] for key in (*CAMERAS, "state")} for i in (0, 1))
+        rest = {"action": arrays["action"], "next": {**following, "reward": arrays["reward"]}}
+        buffer.extend(TensorDict({**now, **rest}, batch_size=[T]))
+        took += time.perf_counter() - begun
+    return buffer.sample, {"add": steps / took}
+
+
+class Contender(NamedTuple):
+    """`in_memory`: bytes of memory that a step needs, where that isn't bounded. imports: what isn't counted as such."""
+
+    said: str
+    fill: Callable[[int, Path], tuple[Sample, Found]]
+    in_memory: int = 0
+    imports: tuple[str, ...] = ()
+
+
+CONTENDERS = {
+    "ours": Contender("ours", ours, 0, ("benchmarks.segments", "robotlearn.buffer.store", "robotlearn.replay.images")),
+    "limit": Contender("bare index_select", limit, IMAGES),
+    "ring": Contender("NumPy ring", ring, IMAGES),
+    "lerobot": Contender("LeRobot", lerobot, 2 * 4 * IMAGES, ("lerobot.rl.buffer",)),
+    "lerobot_optimized": Contender("LeRobot, optimize_memory", lerobot_optimized, 4 * IMAGES, ("lerobot.rl.buffer",)),
+    "torchrl": Contender("torchrl, memory-mapped", torchrl, 0, ("tensordict", "torchrl.data")),
+}
