@@ -281,10 +281,10 @@ def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatc
     complete: list[bool] = []
     descend = Optimizer._descend
 
-    def watched(self: Optimizer) -> None:
+    def watched(self: Optimizer, gradients: Mapping[str, torch.Tensor]) -> None:
         if self.name == "policy":
             complete.append(learning._publisher._newest.complete)  # type: ignore[union-attr]
-        descend(self)
+        descend(self, gradients)
 
     monkeypatch.setattr(Optimizer, "_descend", watched)
     assert not learning._publisher._newest.complete, "the server, which would copy, is not started"  # type: ignore[union-attr]
