@@ -92,7 +92,8 @@ class _Layer(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, which: Tensor | None) -> Tensor:
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if which is not None:
             weight, bias = weight.index_select(0, which), bias.index_select(0, which)
         y = torch.baddbmm(bias, x, weight)
