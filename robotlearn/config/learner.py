@@ -40,7 +40,7 @@ class LearnerConfig(Section):
     )
     threads: Annotated[PositiveInt, Field(le=1024)] = Field(1, description="Threads of torch in the learner's process.")
     episodes_per_update: Annotated[PositiveInt, Field(le=2**20)] = Field(
-        256, description="B: finished episodes that one update learns from."
+        256, description="B: finished episodes that one update of an on-policy algorithm learns from."
     )
     max_staleness: Annotated[float, PlainValidator(_staleness)] = Field(
         1,
@@ -54,6 +54,11 @@ class LearnerConfig(Section):
     checkpoint_every: PositiveInt = Field(5, description="Updates between checkpoints; the last is always kept.")
     keep_checkpoints: PositiveInt = Field(
         3, description="Newest checkpoints that are kept; so is the one with the highest success in training."
+    )
+    max_stored_bytes: Annotated[int, Field(ge=2**26)] | None = Field(
+        None,
+        description="Beyond this the oldest stored episodes are deleted, whole ones, and counted; never those in which "
+        "a person intervened, nor what was not learnt from at the oldest checkpoint that is kept. null: none is.",
     )
     eval_every: PositiveInt | None = Field(
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."

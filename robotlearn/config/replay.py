@@ -65,11 +65,6 @@ class ReplayConfig(Section):
         description="Memory for images: the newest stay in it, older ones are read from the disk. All other arrays "
         "are held in memory, and don't count here.",
     )
-    max_disk_bytes: Annotated[int, Field(ge=2**26)] | None = Field(
-        None,
-        description="Beyond this the oldest stored episodes are deleted, but none in which a person intervened; "
-        "null: never.",
-    )
     runs: Annotated[tuple[str, ...], ListAsTuple] = Field(
         (), description="Run folders (or their segments) of former runs whose steps are drawn, too: they are read only."
     )

@@ -84,6 +84,7 @@ class Accounts:
             "seconds": round(self.seconds, 3),
             "samples_per_s": round(self.rate, 1),
             "segments_stored": self._store.stored,
+            "segments_deleted": self._store.evicted,
             **{f"segments_{name}": sum(counts.get(name, 0) for counts in told) for name in TOLD_SEGMENTS},
             **{name: sum(counts.get(name, 0) for counts in told) for name in TOLD},
             **{

@@ -11,6 +11,7 @@ from torch import Tensor
 from robotlearn.algorithms.base import OnPolicy
 from robotlearn.algorithms.chunks import Episode
 from robotlearn.algorithms.errors import EpisodeError
+from robotlearn.buffer.compact import Evicted
 from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.config.learner import LearnerConfig
@@ -120,6 +121,9 @@ class EpisodeFeed(Feed):
         taken, skipped = self._used
         self._gate.consumed(taken)
         self._gate.skipped(skipped)
+
+    def moved(self, evicted: Evicted) -> None:
+        pass
 
     def facts(self) -> dict[str, Any]:
         unused = [list(position) for position in self._pool.positions()]

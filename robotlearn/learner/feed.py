@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from robotlearn.buffer.compact import Evicted
 from robotlearn.replay.finished import Finished
 from robotlearn.wire.intake import StoredSegment
 from robotlearn.wire.segment import Segment
@@ -54,6 +55,10 @@ class Feed(ABC):
     @abstractmethod
     def published(self) -> None:
         """What the last update made is out: what is granted to edges from here on starts from it."""
+
+    @abstractmethod
+    def moved(self, evicted: Evicted) -> None:
+        """Some of what is stored lies elsewhere now, or is gone; nothing that `facts` names."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from robotlearn import checkpoint
 from robotlearn.algorithms.base import OffPolicy, OnPolicy
 from robotlearn.algorithms.errors import AlgorithmError
 from robotlearn.algorithms.registry import algorithm_factory, make_algorithm
-from robotlearn.buffer.index import SegmentIndex
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import cells_of, env_options
 from robotlearn.checkpoint import Checkpoint
@@ -24,7 +23,7 @@ from robotlearn.contract import Fit, contract
 from robotlearn.demonstrations_check import check_demonstrations
 from robotlearn.display import Display, View
 from robotlearn.durable import write_atomic
-from robotlearn.errors import CheckpointError, LogError, RunFolderError
+from robotlearn.errors import CheckpointError, RunFolderError
 from robotlearn.evaluation import Evaluation, evaluate_cells
 from robotlearn.inputs import Inputs
 from robotlearn.learner.accounts import Accounts
@@ -37,6 +36,7 @@ from robotlearn.learner.normalization import Demonstrated
 from robotlearn.learner.replay_feed import ReplayFeed
 from robotlearn.learner.serving import Serving
 from robotlearn.learner.start import teach
+from robotlearn.learner.upkeep import Upkeep
 from robotlearn.metrics import RECENT, MetricsLog, draw_curve, ended, read_metrics
 from robotlearn.policy import build_policy
 from robotlearn.replay.demonstrations import store as store_demonstrations
@@ -51,7 +51,6 @@ from robotlearn.wire.server import LearnerServer
 
 log = logging.getLogger(__name__)
 
-INDEX_S, INDEX_TAKES_S = 5.0, 0.2
 _FED = "replay."
 """Prefix of what a checkpoint keeps beside the algorithm's own."""
 
@@ -117,8 +116,7 @@ class Learner:
             restore=self._restore,
             rehearse=self._evaluate,
         )
-        self._index: SegmentIndex | None = None
-        self._indexed_at = 0.0
+        self._upkeep = Upkeep(self._store, folder, settings.max_stored_bytes)
         try:
             self._server = LearnerServer(
                 bind or settings.bind,
@@ -294,7 +292,7 @@ class Learner:
         self._accounts.env_steps = feed.env_steps
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
         self._accounts.mark()
-        self._update_index()
+        feed.moved(self._upkeep.look(feed.facts))
         self._look_at_checkpoint()
 
     def _hear(self, segment: Segment, completed: Sequence[Finished]) -> None:
@@ -336,18 +334,6 @@ class Learner:
             self._look_at_checkpoint(wait=True)
             self._begin_checkpoint()
         self._serving.offer(self._version)
-
-    def _update_index(self, every_s: float = INDEX_S) -> None:
-        """For those who look at the run; nothing is lost without."""
-        if (now := time.monotonic()) - self._indexed_at < every_s:
-            return
-        self._indexed_at = now
-        try:
-            if self._index is None:
-                self._index = SegmentIndex(self.folder.segments, self._store.records, keep=True)
-            self._index.update(INDEX_TAKES_S)
-        except LogError as error:
-            log.warning("%s", error)
 
     def _note_imitation(self, steps: int, measured: Evaluation) -> None:
         self._metrics.write(
@@ -500,9 +486,9 @@ class Learner:
             self._server.close()
             if self._feed is not None:
                 self._feed.close()
-            self._update_index(every_s=0)
-            if self._index is not None:
-                self._index.close()
+            if self._feed is not None:
+                self._upkeep.look(self._feed.facts, every_s=0)
+            self._upkeep.close()
             self._store.close()
             self._metrics.close()
             self._serving.close()

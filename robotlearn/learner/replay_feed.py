@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robotlearn.algorithms.base import OffPolicy
+from robotlearn.buffer.compact import Evicted
 from robotlearn.buffer.log_files import LogFiles, LogReader, Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell
@@ -110,8 +111,11 @@ class ReplayFeed(Feed):
                 if position[:2] >= end[:2]:
                     break
                 self._add(self._store.records, position, record, ONLINE, load=False)
-            self._sampling.load({name: tensor.numpy() for name, tensor in state.items()})
             self._read_to = end
+            if len(self._sampling) == facts["drawable"]:
+                self._sampling.load({name: tensor.numpy() for name, tensor in state.items()})
+            elif state:
+                log.warning("some of what was stored is gone since: what is prioritized begins with equal priorities")
         stored = self._store.scan_headers(self._read_to)
         waiting = [(position, header.last) for position, header in stored if position < self._until]
         self._gate.restore(sum(last for _, last in waiting))
@@ -152,8 +156,12 @@ class ReplayFeed(Feed):
         self._pace()
         self._take_in()
 
+    def moved(self, evicted: Evicted) -> None:
+        if evicted.moved:
+            self._sampling.keep(self._memory.move(self._store.records, evicted.moved))
+
     def facts(self) -> dict[str, Any]:
-        counted = {"env_steps": self.env_steps, "blocks": self._limiter.updates}
+        counted = {"env_steps": self.env_steps, "blocks": self._limiter.updates, "drawable": len(self._sampling)}
         return {"unused": [], "end": list(self._read_to), **counted}
 
     def state(self) -> dict[str, Tensor]:
