@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect, insort
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from policies.encoder import EMBODIMENT, IMAGES, INSTRUCTION
 from policies.language import embed
 from robotlearn.algorithms.transitions import Window
 from robotlearn.buffer.log_files import LogFiles, Position
+from robotlearn.errors import WireError
 from robotlearn.inputs import Inputs
 from robotlearn.replay.finished import Finished
 from robotlearn.replay.growing import Growing
@@ -49,6 +51,8 @@ class _Episode:
     """The parts of an episode that are here: first step to segment; `end`: the number of its steps, once known."""
 
     parts: dict[int, int] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+    """First steps of the parts, in order."""
     ends: dict[int, int] = field(default_factory=dict)
     """Where each part ends, to the part."""
     end: int | None = None
@@ -104,12 +108,15 @@ class ReplayMemory:
         """Take in a stored segment; `load`: its images into the memory, else they are read when they are drawn.
 
         Returns the steps that can be drawn from now on, and its episode, if that is whole now; its steps are then
-        among them a second time, told how it ended. Raises WireError for a damaged record.
+        among them a second time, told how it ended. Raises WireError for a damaged record, or one that can't be
+        of its episode; nothing is taken in then.
         """
         segment = records.decode(record, verify=False, images=False)
-        number = self._append(segment, record, log, position, load)
         key = (origin, segment.edge, segment.session, segment.episode)
-        episode = self._episodes.setdefault(key, _Episode())
+        episode = self._episodes.get(key) or _Episode()
+        self._check(episode, segment)
+        number = self._append(segment, record, log, position, load)
+        self._episodes[key] = episode
         self._link(episode, segment, number)
         found = self._drawable(episode, number, origin, segment)
         finished = self._finish(key, episode, segment)
@@ -191,6 +198,23 @@ class ReplayMemory:
 
     # ---- inside
 
+    def _check(self, episode: _Episode, segment: Segment) -> None:
+        """A faulty edge must not lead a window astray."""
+        first, end, starts = segment.first_step, segment.first_step + segment.steps, episode.starts
+        at, wrong = bisect(starts, first), ""
+        behind = starts[at - 1] + self._steps_of(episode.parts[starts[at - 1]]) if at else 0
+        following = starts[at] if at < len(starts) else end
+        if first < behind or following < end:
+            wrong = "some of them are there already"
+        elif episode.end is not None and (segment.last or end > episode.end):
+            wrong = f"it ends with step {episode.end - 1}"
+        elif segment.last and at < len(starts):
+            wrong = f"it would end there, and goes on at step {following}"
+        if wrong:
+            raise WireError(
+                f"episode {segment.episode} of edge {segment.edge} can't have steps {first} to {end - 1}: {wrong}"
+            )
+
     def _append(
         self, segment: Segment, record: memoryview, log: LogFiles, position: Position, load: bool
     ) -> int:
@@ -238,9 +262,10 @@ class ReplayMemory:
     def _link(self, episode: _Episode, segment: Segment, number: int) -> None:
         first, end = segment.first_step, segment.first_step + segment.steps
         episode.parts[first], episode.ends[end] = number, number
+        insort(episode.starts, first)
         episode.reward += float(segment.reward.sum())
         episode.intervened += int(segment.intervention.sum())
-        episode.versions.append(segment.chunk_version)
+        episode.versions.append(segment.chunk_version.copy())  # no view, which would keep the whole record
         after = episode.parts.get(end)
         if after is not None:
             self._segments["after"][number] = after
