@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Optimizer:
         self._named = {key: p for key, p in module.named_parameters() if p.requires_grad}
         self._mean = {key: torch.zeros_like(p) for key, p in self._named.items()}
         self._square = {key: torch.zeros_like(p) for key, p in self._named.items()}
+        self._grad: dict[str, Tensor] = {}
         self._steps = 0
         self.skipped = 0
         self._in_a_row = 0
@@ -45,12 +46,13 @@ class Optimizer:
         """
         # Of these parameters alone: what else the loss went through, such as a critic, costs no gradient.
         found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
-        gradients = {
+        self._grad = {
             key: _laid_out_as(parameter, gradient)
             for (key, parameter), gradient in zip(self._named.items(), found, strict=True)
             if gradient is not None
         }
-        norms = torch._foreach_norm(list(gradients.values()))
+        gradients = list(self._grad.values())
+        norms = torch._foreach_norm(gradients)
         # Together, for each look at a number waits for the device.
         value, norm = torch.stack([loss.detach(), torch.stack(norms).norm().to(loss)]).tolist()
         if not (math.isfinite(norm) and math.isfinite(value)):
@@ -59,8 +61,10 @@ class Optimizer:
         self._in_a_row = 0
         before_change()
         if norm > self.grad_clip:
-            torch._foreach_mul_(list(gradients.values()), self.grad_clip / norm)
-        self._descend(gradients)
+            # Not in place: parameters that are added to each other have one gradient.
+            self._grad = dict(zip(self._grad, torch._foreach_mul(gradients, self.grad_clip / norm), strict=True))
+        self._descend()
+        self._grad = {}
         return float(norm)
 
     @property
@@ -97,15 +101,15 @@ class Optimizer:
             )
 
     @torch.no_grad()
-    def _descend(self, gradients: Mapping[str, Tensor]) -> None:
+    def _descend(self) -> None:
         self._steps += 1
-        parameters, means, squares = ([of[key] for key in gradients] for of in (self._named, self._mean, self._square))
+        parameters = [self._named[key] for key in self._grad]
         count = torch.full((), float(self._steps), device=parameters[0].device)
         torch._fused_adamw_(
             parameters,
-            list(gradients.values()),
-            means,
-            squares,
+            list(self._grad.values()),
+            [self._mean[key] for key in self._grad],
+            [self._square[key] for key in self._grad],
             [],
             [count] * len(parameters),
             lr=self.lr,

@@ -38,15 +38,16 @@ def test_its_steps_are_those_of_adamw(weight_decay: float) -> None:
 
 
 class Turned(nn.Module):
-    """A layer whose gradient lies in memory other than its weight does, and one that has none."""
+    """A weight whose gradient lies in memory other than itself, two that have one in common, and one that has none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+        self.one, self.two = nn.Parameter(torch.ones(8, 5)), nn.Parameter(torch.zeros(8, 5))
         self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.T.contiguous().T
+        return x @ self.weight.T.contiguous().T + (self.one + self.two)
 
 
 def test_gradients_of_any_layout_step_as_adamw_does() -> None:
