@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from robotlearn.buffer.log_files import LogFiles, LogReader, Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.errors import LogError, WireError
+from robotlearn.replay import image_files
 from robotlearn.replay.images import ImageRows
 from robotlearn.wire import encodings as codecs
 from robotlearn.wire import record as records
@@ -29,15 +30,15 @@ ROWS, ROW = STEPS + 1, SIDE * SIDE * 3
 class Log:
     """A store with segments of one camera, and what their images are."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, seed: int = 0) -> None:
+        self.path, self.seed = path, seed
         self.store = SegmentStore(path, file_bytes=64 << 10)  # several segments to a file, several files
         self.positions: list[Position] = []
         self.images = np.empty((0, SIDE, SIDE, 3), np.uint8)
 
     def add(self, image: str = "raw", arrays: str = "raw") -> memoryview:
         number = len(self.positions)
-        segment = make_segment(steps=STEPS, image=SIDE, seed=number)
+        segment = make_segment(steps=STEPS, image=SIDE, seed=self.seed + number)
         if image in ("jpeg", "video"):  # of noise they would leave nothing
             segment.observations[KEY] = np.sort(segment.observations[KEY], axis=2)
         data = records.encode(
@@ -277,16 +278,45 @@ def test_a_row_that_is_gone_is_never_gathered(log: Log) -> None:
     assert np.array_equal(gathered(rows, others), log.images[others])
 
 
-def test_a_record_of_another_log_is_not_moved_with_it(log: Log, tmp_path: Path) -> None:
-    other = Log(tmp_path / "other")
+def test_decoded_images_that_are_gone_take_no_memory(log: Log) -> None:
+    rows = log.rows(2, 32 * ROWS, load=False, image="lossless")
+    gathered(rows, [0, ROWS])
+    assert rows.nbytes == 2 * ROWS * ROW
+    rows.move(log.store.records, {log.positions[0]: None})
+    assert rows.nbytes == ROWS * ROW
+
+
+@pytest.mark.parametrize("gone", (0, 1))
+def test_logs_are_told_apart(log: Log, tmp_path: Path, gone: int) -> None:
+    other = Log(tmp_path / "other", seed=100)
     with other.store:
         rows = log.rows(1, 0, load=False)
         rows.append(other.store.records, *appended(other), load=False)
         assert other.positions == log.positions
-        rows.move(other.store.records, {other.positions[0]: None})
-        assert np.array_equal(gathered(rows, np.arange(ROWS)), log.images)
-        with pytest.raises(LookupError, match="other"):
-            gathered(rows, [ROWS])
+        images = np.concatenate((log.images, other.images))
+        which = [0, ROWS + 1, ROWS, 1]  # the second would follow the first, if they were of one file
+        assert np.array_equal(gathered(rows, which), images[which])
+        rows.move((log, other)[gone].store.records, {log.positions[0]: None})
+        left = np.arange(ROWS) + ROWS * (1 - gone)
+        assert np.array_equal(gathered(rows, left), images[left])
+        with pytest.raises(LookupError, match=re.escape(f"row {ROWS * gone} of")):
+            gathered(rows, [ROWS * gone])
+
+
+def test_files_are_told_apart(log: Log) -> None:
+    rows = log.rows(8, 0, load=False)
+    second = next(number for number, position in enumerate(log.positions) if position.file == 1)
+    assert log.positions[0].offset == log.positions[second].offset
+    which = [second * ROWS + 1, 0]
+    assert np.array_equal(gathered(rows, which), log.images[which])
+
+
+def test_there_may_be_many_segments(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "_OPEN_FILES", 2)
+    rows = log.rows(70, 100, load=True)
+    which = shuffled(rows)
+    assert log.positions[-1].file > 4
+    assert np.array_equal(gathered(rows, which), log.images[which])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +324,7 @@ def test_a_record_of_another_log_is_not_moved_with_it(log: Log, tmp_path: Path) 
     (("raw", "cut"), ("raw", "deleted"), ("lossless", "cut"), ("lossless", "deleted"), ("jpeg", "bit")),
 )
 def test_a_record_that_cannot_be_read_is_named(log: Log, image: str, damage: str) -> None:
-    rows = log.rows(6, 0, load=False, image=image, source=LogReader(log.path / "records"))  # it has no file open yet
+    rows = log.rows(6, 1000, load=False, image=image, source=LogReader(log.path / "records"))  # it has no file open yet
     bad = log.positions[-1]
     whole = log.file(bad).read_bytes()
     if damage == "deleted":
@@ -305,11 +335,21 @@ def test_a_record_that_cannot_be_read_is_named(log: Log, image: str, damage: str
         changed = bytearray(whole)
         changed[bad.offset + bad.length - 3000] ^= 1
         log.file(bad).write_bytes(changed)
-    with pytest.raises(LogError, match=re.escape(str(bad))):
-        gathered(rows, [0, len(rows) - 1])
+    last = np.arange(5 * ROWS, 6 * ROWS)
+    for wanted in (last, [0, len(rows) - 1]):
+        with pytest.raises(LogError, match=re.escape(str(bad))):
+            gathered(rows, wanted)
     assert np.array_equal(gathered(rows, [0]), log.images[:1])
     while rows.warm(1):  # goes on with the others
         pass
+    others, misses = (
+        np.flatnonzero([position.file != bad.file for position in log.positions for _ in range(ROWS)]),
+        rows.misses,
+    )
+    assert np.array_equal(gathered(rows, others), log.images[others])
+    assert rows.misses == misses
+    with pytest.raises(LogError, match=re.escape(str(bad))):
+        gathered(rows, last)
 
 
 def test_images_that_cannot_be_decoded_have_their_rows(log: Log) -> None:
@@ -323,6 +363,7 @@ def test_images_that_cannot_be_decoded_have_their_rows(log: Log) -> None:
     data = records.pack(records.SEGMENT, header, [body], fixed.body_length)
     with pytest.raises(WireError):
         records.decode(data)
+    assert KEY not in records.decode(data, images=False).observations
     (outcome,) = log.store.append([data])
     assert outcome.position is not None
     rows = ImageRows(KEY, (SIDE, SIDE, 3), 100 * ROW)
