@@ -128,12 +128,54 @@ class _Edge(Section):
         return Encodings(self.arrays, tuple((IMAGES + camera, how) for camera, how in images.items()), other)
 
 
+class ScriptedPersonConfig(Section):
+    """The task's scripted expert in the place of a person: watches simulated arms, and takes over where the policy
+    makes no headway; for trying HG-DAgger without robots and people.
+    """
+
+    kind: Literal["scripted"] = Field(description="scripted: the task's scripted expert takes over.")
+    patience: PositiveInt = Field(
+        8,
+        description="They take over after so many steps in a row without headway. It should be more than the expert "
+        "itself needs where the task is slow, as in closing a gripper.",
+    )
+    headway: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.01,
+        description="A step makes headway when the task's own measure of progress, 0 to 1, is so much above where it "
+        "last did.",
+    )
+    until: Literal["headway", "end"] = Field(
+        "headway", description="When they give back: after `steady` steps of headway; or at the episode's end."
+    )
+    steady: PositiveInt = Field(8, description="With until: headway, after how many steps of it they give back.")
+    episodes: NonNegativeInt | None = Field(
+        None,
+        description="They attend so many of this edge's episodes, then they leave, and the policy goes on alone; an "
+        "edge that is started again counts anew. null: all.",
+    )
+    corrections: NonNegativeInt | None = Field(
+        None,
+        description="They take over in so many of this edge's episodes, then they leave likewise. null: wherever it "
+        "is needed.",
+    )
+
+    @model_validator(mode="after")
+    def _given_back_by_headway(self) -> Self:
+        # A dumped config holds the default too: only another value can have been wanted.
+        if self.until == "end" and self.steady != type(self).model_fields["steady"].default:
+            raise Misfit(("steady",), f"{self.steady} is not valid with until: end, expected it with headway only")
+        return self
+
+
 class BatchEdgeConfig(_Edge):
     """Many simulated arms in lockstep, as fast as they go."""
 
     kind: Literal["batch"] = Field(description=_KIND)
     arms: Annotated[PositiveInt, Field(le=65536)] = Field(
         64, description="Simulated arms, shared out evenly among its robots and tasks."
+    )
+    person: ScriptedPersonConfig | None = Field(
+        None, description="Who watches its arms and takes over from the policy; null: nobody."
     )
 
 

@@ -14,6 +14,7 @@ from robotlearn.contract import contract
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.rollout import BatchRollout
+from robotlearn.edge.scripted_person import Effort, ScriptedPerson
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy, load_arrays
 from robotlearn.wire.weights import Weights, WeightsClient
@@ -48,19 +49,27 @@ class BatchEdge:
         share, more = divmod(edge.arms, len(cells))
         # A restarted edge must not live through the same episodes again.
         seed = config.seed * 1_000_003 + self._spool.session
+        arms = [share + (index < more) for index in range(len(cells))]
+        people: list[ScriptedPerson | None] = [None] * len(cells)
+        if (watching := edge.person) is not None:
+            effort = Effort.of(watching)
+            people = [
+                ScriptedPerson(cell.spec, cell.task, n, watching, effort) for cell, n in zip(cells, arms, strict=True)
+            ]
         self._rollouts = [
             BatchRollout(
                 self._policy,
                 inputs,
                 cell,
                 edge=edge.name,
-                arms=share + (index < more),
+                arms=arms[index],
                 threads=edge.threads,
                 segment_steps=edge.segment_steps,
                 seed=(seed + index) % 2**63,
                 emit=self._gate.record,
                 options=env_options(config),
                 encodings=edge.encodings(),
+                person=people[index],
             )
             for index, cell in enumerate(cells)
         ]
@@ -151,5 +160,7 @@ class BatchEdge:
                 "steps_held": self._count("held"),
                 "steps_clipped": self._count("clipped"),
                 "simulation_faults": self._count("faults"),
+                "episodes_intervened": self._count("episodes_intervened"),
+                "steps_intervened": self._count("steps_intervened"),
             },
         )

@@ -13,6 +13,7 @@ from envs import BatchArmEnv, EnvOptions
 from policies.base import Policy
 from robotlearn.cells import Cell
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.edge.scripted_person import ScriptedPerson
 from robotlearn.inputs import Inputs
 from robotlearn.policy import ask
 from robotlearn.wire.encodings import Encodings
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """What the arms did since the start; `faults` are episodes that ended because their simulation diverged."""
+    """What the arms did since the start; `faults` are episodes that ended because their simulation diverged,
+    `steps_intervened` those that a person did, `episodes_intervened` the ended episodes with any such.
+    """
 
     steps: int = 0
     episodes: int = 0
@@ -31,6 +34,8 @@ class Counts:
     faults: int = 0
     held: int = 0
     clipped: int = 0
+    steps_intervened: int = 0
+    episodes_intervened: int = 0
 
 
 class BatchRollout:
@@ -55,8 +60,13 @@ class BatchRollout:
         explore: bool = True,
         options: EnvOptions | None = None,
         encodings: Encodings | None = None,
+        person: ScriptedPerson | None = None,
     ) -> None:
-        """`policy` is used as it is at each chunk: change its weights between two calls of `advance`."""
+        """`policy` is used as it is at each chunk: change its weights between two calls of `advance`.
+
+        `person`: who watches these arms and may take over at any step; the chunk runs on beside them, and goes on
+        where it then is when they give back.
+        """
         self.policy, self.explore, self.counts = policy, explore, Counts()
         self._inputs, self._embodiment = inputs, cell.spec.embodiment
         self.env = BatchArmEnv(
@@ -73,6 +83,7 @@ class BatchRollout:
             emit,
             encodings,
         )
+        self._person = person
         self._observations: dict[str, np.ndarray] = {}
 
     @property
@@ -91,6 +102,8 @@ class BatchRollout:
         mask = np.zeros(self.env.num_envs, bool)
         mask[ids] = True
         self._observations, _ = self.env.reset(options={"reset_mask": mask})
+        if self._person is not None:
+            self._person.begin(ids, self.env.scene_state())
         self._recorder.begin(
             ids,
             {key: value[ids] for key, value in self._observations.items()},
@@ -126,8 +139,14 @@ class BatchRollout:
     def close(self) -> None:
         self.env.close()
 
-    def _step(self, ids: np.ndarray, actions: np.ndarray) -> int:
-        before = self._observations
+    def _step(self, ids: np.ndarray, proposed: np.ndarray) -> int:
+        before, actions = self._observations, proposed
+        intervention = np.zeros(len(proposed), bool)
+        if self._person is not None:
+            taken, theirs = self._person.act(ids, self.env.scene_state())
+            intervention[taken] = True
+            actions = proposed.copy()
+            actions[taken] = theirs
         self._observations, reward, terminated, truncated, infos = self.env.step(actions)
         # A diverged episode is worth nothing: its arm begins anew; what was recorded since its last segment goes.
         faulty = infos["fault"][ids]
@@ -138,12 +157,12 @@ class BatchRollout:
         self._recorder.step(
             kept,
             {key: value[kept] for key, value in self._observations.items()},
-            proposed=actions[kept],
+            proposed=proposed[kept],
             executed=infos["executed"][kept],
             from_chunk=np.ones(len(kept), bool),
             monotonic=time.monotonic(),
             wall=time.time(),
-            intervention=np.zeros(len(kept), bool),
+            intervention=intervention[kept],
             held=infos["held"][kept],
             reward=reward[kept],
             terminated=terminated[kept],
@@ -158,4 +177,7 @@ class BatchRollout:
         counts.faults += int(faulty.sum())
         counts.held += int(infos["held"][ids].sum())
         counts.clipped += int(infos["clipped"][ids].sum())
+        counts.steps_intervened += int(intervention[ids].sum())
+        if self._person is not None:
+            counts.episodes_intervened += int(self._person.corrected[ids[ended]].sum())
         return int(ended.sum())

@@ -68,6 +68,7 @@ def test_a_config_is_read_only(minimal: Path) -> None:
         pytest.param("start.episodes=5", lambda c: c.start.episodes == 5, id="section-that-the-file-lacks"),
         pytest.param("learner.bind=localhost:5555", lambda c: c.learner.bind == "tcp://localhost:5555", id="address"),
         pytest.param("learner.insecure_public=true", lambda c: c.learner.insecure_public, id="true"),
+        pytest.param("edges.0.person={kind: scripted}", lambda c: c.edges[0].person.until == "headway", id="person"),
         pytest.param("edges.1.spool={sync: power}", lambda c: c.edges[1].spool.sync == "power", id="a-section"),
     ],
 )
@@ -161,6 +162,13 @@ MISTAKES = [
         "kind: paced",
         "kind: paced\n    person: {device: leader, options: {enable: {device: /dev/x}}}\n    scene_reset: key",
         ":13: edges.1.scene_reset: key is not valid with a pedal, which has no Enter",
+    ),
+    ("arms: 8", "person: {device: keyboard}", ":9: edges.0.person.device: unknown key, known are corrections, "),
+    ("arms: 8", "person: {patience: 5}", ": edges.0.person.kind: missing (scripted: "),
+    (
+        "arms: 8",
+        "person: {kind: scripted, until: end, steady: 5}",
+        ":9: edges.0.person.steady: 5 is not valid with until: end, expected it with headway only",
     ),
     ("arms: 8", "arms: 8\n    arms: 9", ":10: edges.0.arms: stands twice, first on line 9"),
     ("seed: 3", "seed: [3", ": not YAML: "),
