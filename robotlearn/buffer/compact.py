@@ -204,7 +204,7 @@ class _Choice:
     def _known(self, file: int) -> bool:
         """Whether the index knows every byte of a file: what it doesn't know is damage, which a repair is to find."""
         if file not in self._fits:
-            self._fits[file] = _nbytes(self._index.of_file(file)) == self._sizes.get(file)
+            self._fits[file] = self._index.covers(file, self._sizes.get(file, 0))
         return self._fits[file]
 
 

@@ -142,6 +142,11 @@ class SegmentIndex:
         """Where the segments of a file lie, in its order."""
         return self._positions("WHERE file = ?", (file,))
 
+    def covers(self, file: int, size: int) -> bool:
+        """Whether a file of this size holds nothing but the segments known here, and holes."""
+        known = sum(position.length for position in self.of_file(file))
+        return known == size or (known < size and known + self._log.holes(file) == size)
+
     def episodes_of(self, file: int) -> Iterator[tuple[Position, EpisodeKey]]:
         """The segments of a file, each with its episode."""
         query = "SELECT file, offset, length, edge, session, episode FROM segments WHERE file = ?"

@@ -15,6 +15,7 @@ from typing import Literal
 from robotlearn.buffer.files import MAX_BUFFERS, Files
 from robotlearn.buffer.log_files import NEW, LogFiles, Position, next_record, record_at
 from robotlearn.errors import LogError
+from robotlearn.wire.record import hole
 
 Sync = Literal["process", "power"]
 logger = logging.getLogger("robotlearn.buffer")
@@ -60,7 +61,7 @@ class RecordLog(LogFiles):
         self._descriptor = -1
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _lock(self.path)
+            self._lock_file = lock(self.path)
             for left in self.path.glob("*" + NEW):  # of a rewriting that was killed
                 self._files.remove(left)
             self._sizes = self._look()
@@ -188,38 +189,30 @@ class RecordLog(LogFiles):
         views of what was read before stay as they are. Raises LogFull or LogError; then the file is as it was, or
         already as it is to be.
         """
+        moved, end = {}, 0
         with self._rewrite_lock:
-            size, moved, end = self._sizes.get(number), {}, 0
-            if size is None or number >= self._tail.file:
-                raise LogError(f"log {self.path}: no finished file {number} that could be rewritten")
-            name = self._name(number)
-            new = name.with_suffix(NEW)
-            try:
-                if kept:
-                    descriptor = self._files.create(new)
-                    try:
-                        views = self._views(number, size, kept)
-                        for first in range(0, len(views), MAX_BUFFERS):
-                            self._write(descriptor, views[first : first + MAX_BUFFERS])
-                        for position in kept:
-                            moved[position] = Position(number, end, position.length)
-                            end += position.length
-                        if self.power:
-                            self._files.sync(descriptor)
-                    finally:
-                        os.close(descriptor)
-                    self._files.replace(new, name)
-                else:
-                    self._files.remove(name)
-                self._exchanged(number, end)
-                if self.power:
-                    self._files.sync_directory(self.path)
-            except OSError as error:
-                with suppress(OSError):
-                    self._files.remove(new)
-                kind = LogFull if error.errno in _NO_SPACE else LogError
-                raise kind(f"log {self.path}: file {number} can't be rewritten: {error.strerror or error}") from error
+            self._exchange(number, self._views(number, kept))
+        for position in kept:
+            moved[position] = Position(number, end, position.length)
+            end += position.length
         return moved
+
+    def punch(self, number: int, damaged: Sequence[Position]) -> None:
+        """Put holes in place of damaged bytes of a finished file; at its end they are cut off. Records don't move.
+
+        Blocks, and is safe to kill, as `rewrite`; raises as it does.
+        """
+        with self._rewrite_lock:
+            size = self._sizes.get(number, 0)
+            parts, at = [], 0
+            for position in sorted(damaged):
+                parts += self._views(number, [Position(number, at, position.offset - at)])
+                at = position.offset + position.length
+                if at < size:
+                    parts.append(memoryview(hole(position.length)))
+            if at < size:
+                parts += self._views(number, [Position(number, at, size - at)])
+            self._exchange(number, [part for part in parts if len(part)])
 
     # ---- reading
 
@@ -255,11 +248,39 @@ class RecordLog(LogFiles):
 
     # ---- inside
 
-    def _views(self, number: int, size: int, positions: Sequence[Position]) -> list[memoryview]:
-        view = self._map(number, size)
-        if view is None or any(position.offset + position.length > len(view) for position in positions):
+    def _views(self, number: int, positions: Sequence[Position]) -> list[memoryview]:
+        view = self._map(number, self._sizes.get(number, 0)) or memoryview(b"")
+        if any(position.offset + position.length > len(view) for position in positions):
             raise LogError(f"log {self.path}: file {number} is shorter than what is to be kept of it")
         return [view[position.offset : position.offset + position.length] for position in positions]
+
+    def _exchange(self, number: int, content: list[memoryview]) -> None:
+        """Put a file of this content in place of a finished one; without content that is deleted."""
+        if number not in self._sizes or number >= self._tail.file:
+            raise LogError(f"log {self.path}: no finished file {number} that could be rewritten")
+        name = self._name(number)
+        new = name.with_suffix(NEW)
+        try:
+            if content:
+                descriptor = self._files.create(new)
+                try:
+                    for first in range(0, len(content), MAX_BUFFERS):
+                        self._write(descriptor, content[first : first + MAX_BUFFERS])
+                    if self.power:
+                        self._files.sync(descriptor)
+                finally:
+                    os.close(descriptor)
+                self._files.replace(new, name)
+            else:
+                self._files.remove(name)
+            self._exchanged(number, sum(map(len, content)))
+            if self.power:
+                self._files.sync_directory(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                self._files.remove(new)
+            kind = LogFull if error.errno in _NO_SPACE else LogError
+            raise kind(f"log {self.path}: file {number} can't be rewritten: {error.strerror or error}") from error
 
     def _exchanged(self, number: int, size: int) -> None:
         """A finished file is of this size now; 0: it is gone."""
@@ -403,8 +424,8 @@ class RecordLog(LogFiles):
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE))
 
 
-def _lock(path: Path) -> int:
-    """Take the log's lock; raises LogError naming the process that holds it."""
+def lock(path: Path) -> int:
+    """Take the log's lock, which goes with the descriptor; raises LogError naming the process that holds it."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from robotlearn.errors import LogError, WireError
 from robotlearn.wire.layout import ALIGNMENT
-from robotlearn.wire.record import MAGIC, PREFIX, check, prefix
+from robotlearn.wire.record import MAGIC, PREFIX, check, is_hole, prefix
 
 logger = logging.getLogger("robotlearn.buffer")
 
@@ -105,7 +105,7 @@ class LogFiles:
         return records
 
     def scan(self, start: Position | None = None, *, verify: bool = True) -> Iterator[tuple[Position, memoryview]]:
-        """All records from `start` (its record included) to `end` as it is now, in order.
+        """All records from `start` (its record included) to `end` as it is now, in order; not what is a hole.
 
         The memoryviews are read-only and stay valid after the log is closed. What is damaged is stepped over and
         counted once in `corrupt`. `verify=False` looks only at the lengths, not at the checksums.
@@ -122,7 +122,8 @@ class LogFiles:
             while offset < size:
                 length = record_at(view, offset, verify)
                 if length:
-                    yield Position(number, offset, length), view[offset : offset + length]
+                    if not is_hole(view, offset):
+                        yield Position(number, offset, length), view[offset : offset + length]
                     offset += length
                     continue
                 following = next_record(view, offset)
@@ -131,6 +132,28 @@ class LogFiles:
                     return
                 self._found_corrupt(number, offset)
                 offset = size if following is None else following
+
+    def pieces(self, number: int) -> Iterator[tuple[Position, memoryview, bool]]:
+        """All bytes of a file in order: each undamaged record, holes included, and (True) what lies between them."""
+        view = self._map(number, self._sizes[number])
+        offset, size = 0, 0 if view is None else len(view)
+        while view is not None and offset < size:
+            length = record_at(view, offset, True)
+            damaged = not length
+            if damaged:
+                following = next_record(view, offset)
+                length = (size if following is None else following) - offset
+            yield Position(number, offset, length), view[offset : offset + length], damaged
+            offset += length
+
+    def bytes_at(self, position: Position) -> memoryview:
+        """What lies there, a record or not; fewer bytes where the file ends before."""
+        view = self._map(position.file, self._sizes[position.file]) or memoryview(b"")
+        return view[position.offset : position.offset + position.length]
+
+    def holes(self, number: int) -> int:
+        """Bytes of a file that are holes."""
+        return sum(at.length for at, view, damaged in self.pieces(number) if not damaged and is_hole(view, 0))
 
     def _name(self, number: int) -> Path:
         return self.path / f"{number:016d}{SUFFIX}"

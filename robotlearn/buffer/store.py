@@ -75,6 +75,7 @@ class SegmentStore:
         self._lock = threading.Lock()  # held while a batch is written and synced
         self._seen_lock = threading.Lock()  # of `_seen` and of the counts, never held for long
         self._failed: LogError | None = None
+        self._stored = self._evicted = self._lost = 0
         self._log = RecordLog(self.path / "records", sync=sync, file_bytes=file_bytes, files=files)
         with contextlib.ExitStack() as opened:
             opened.callback(self._log.close)
@@ -296,6 +297,29 @@ class SegmentStore:
                         self._write_snapshot()
         return moved
 
+    def punch(self, file: int, damaged: Sequence[Position]) -> None:
+        """For a repair: put holes where a finished file is damaged; nothing else in it moves. Raises as `keep_only`."""
+        with self._removing_lock:
+            self._log.punch(file, damaged)
+
+    def recount(self) -> int:
+        """For a repair: take what is in the files for all there is. What was stored and is not there, nor was evicted,
+        is `lost` from now on. Returns how many more are lost than were before.
+        """
+        with self._removing_lock, self._lock:
+            there, before = 0, self._lost
+            with self._seen_lock:
+                for _, header in self.scan_headers():
+                    there += 1
+                    self._stored += self._seen_of(header.edge, header.session).add(header.sequence)
+                self._evicted = min(self._evicted, self._stored - there)
+                self._lost = self._stored - there - self._evicted
+                sizes = self._log.file_sizes()
+                for number in set(range(max(sizes))) - sizes.keys():
+                    self._dropped.add(number)
+            self._write_snapshot()
+            return self._lost - before
+
     def close(self) -> None:
         """Sync and release. Idempotent."""
         with self._lock:
@@ -345,13 +369,17 @@ class SegmentStore:
             self._evicted = max(0, noted.stored - there) if min(sizes) > 0 else 0
         else:
             self._evicted = noted.evicted
-        for position, view in self._log.scan(noted.end, verify=False):
+        # Where the files end before that, some were lost, and what comes may lie before it, too.
+        whole = noted.end <= self._log.end
+        for position, view in self._log.scan(noted.end if whole else None, verify=False):
             try:
                 header = records.peek(view)
             except WireError as error:  # damaged since it was stored: a scan that checks counts it
                 logger.error("store %s: record at %s can't be read: %s", self.path, position, error)
                 continue
             self._stored += self._seen_of(header.edge, header.session).add(header.sequence)
+        if not whole:
+            self._write_snapshot()
 
     def _write_snapshot(self) -> None:
         with self._seen_lock:

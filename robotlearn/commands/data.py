@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robotlearn.commands.data_kept import prune
+from robotlearn.commands.data_mended import merge, repair
 from robotlearn.commands.data_sets import export, import_, labels
 from robotlearn.commands.data_stored import ls, stats, verify
 from robotlearn.commands.table import print_table
@@ -24,7 +25,7 @@ data = typer.Typer(
 )
 
 
-for _command in (ls, stats, verify, prune, export, labels):
+for _command in (ls, stats, verify, prune, export, labels, merge, repair):
     data.command()(_command)
 data.command("import")(import_)
 

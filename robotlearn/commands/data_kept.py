@@ -1,17 +1,17 @@
-"""`robotlearn data prune|merge|repair`: what of a store is kept, and where."""
+"""`robotlearn data prune`: which episodes of a store are kept."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robotlearn.commands.data_stored import JsonOption, WhereArgument, find_store, in_mb
+from robotlearn.commands.table import progress_bar
 
 if TYPE_CHECKING:
     from robotlearn.buffer.compact import Needs, Plan
@@ -181,15 +181,3 @@ def _prune(folder: Path, choose: Choose) -> dict[str, int]:
 
 def _said(plan: Plan) -> dict[str, int]:
     return {"starred": plan.starred, "needed": plan.needed}
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows on standard error, while it goes on, how much of it is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

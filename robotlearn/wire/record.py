@@ -4,7 +4,7 @@
          0     8  magic
          8     8  xxh3_64 of everything from offset 16 on
         16     2  schema version
-        18     1  kind: 1 segment; 2 a log's own entry (no tensors)
+        18     1  kind: 1 segment; 2 a log's own entry (no tensors); 3 a hole in a log, which readers step over
         19     1  flags, 0
         20     4  length of the header
         24     8  length of the body
@@ -41,7 +41,7 @@ from robotlearn.wire.segment import ARRAYS, CHUNK_INDICES, Segment, check_chunks
 MAGIC = b"\x89RLREC\r\n"
 SCHEMA = 2
 READS = (1, 2)
-SEGMENT, ENTRY = 1, 2
+SEGMENT, ENTRY, HOLE = 1, 2, 3
 PREFIX = 32
 MAX_HEADER = 1 << 20
 MAX_RECORD = 1 << 40
@@ -49,6 +49,7 @@ MAX_RECORD = 1 << 40
 _PREFIX = struct.Struct("<8sQHBBIQ")
 _CHECKSUM = struct.Struct("<Q")
 _LENGTH = struct.Struct("<Q")
+_KIND = 18  # where it stands
 _SMALL = 16 << 10
 _ALIKE_BYTES, _ALIKE = 64 << 10, 256  # larger records are verified one by one, others so many at a time
 _PAYS = 0.9  # arrays that don't become smaller than this share stay raw: reading them again then costs nothing
@@ -113,7 +114,7 @@ def prefix(buffer: Buffer, offset: int = 0) -> Prefix:
         raise WireError("these bytes are not a record")
     if schema not in READS:
         raise WireError(f"record has schema {schema}, this version reads {' and '.join(map(str, READS))}")
-    if kind not in (SEGMENT, ENTRY) or flags:
+    if kind not in (SEGMENT, ENTRY, HOLE) or flags:
         raise WireError(f"record has kind {kind} and flags {flags}, which this version can't read")
     if header_length > MAX_HEADER or body_length > MAX_RECORD or body_length % ALIGNMENT:
         raise WireError(f"record has impossible lengths: header {header_length}, body {body_length}")
@@ -140,6 +141,16 @@ def pack(kind: int, header: bytes, parts: list[Any], body_length: int) -> bytear
     with memoryview(record) as view:
         _CHECKSUM.pack_into(record, 8, xxhash.xxh3_64_intdigest(view[16:]))
     return record
+
+
+def hole(length: int) -> bytearray:
+    """A record of this length, a multiple of 64, that stands where something was taken out."""
+    return pack(HOLE, b"", [bytes(length - ALIGNMENT)], length - ALIGNMENT)
+
+
+def is_hole(buffer: Buffer, offset: int) -> bool:
+    """Whether the record at `offset`, which is whole, is a hole."""
+    return memoryview(buffer)[offset + _KIND] == HOLE
 
 
 # ---- encode
