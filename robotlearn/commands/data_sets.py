@@ -1,4 +1,4 @@
-"""`robotlearn data export|import|labels`: episodes as datasets of LeRobot, and back; labels beside them."""
+"""`robotlearn data export|import|import-bag|labels`: episodes as datasets of LeRobot, and back; labels beside them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ RobotOption = Annotated[
 OutOption = Annotated[
     Path, typer.Option(help="The folder of the demonstrations; one that has some of this robot already gets more.")
 ]
+ImageSizeOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="HEIGHT WIDTH", help="Scale images to it; by default they stay.", show_default=False),
+]
+_SILENCE_S = 1.0
 
 
 def export(
@@ -106,10 +111,7 @@ def import_(
         typer.Option(help="Of state and actions: rad and m, degrees, or as the spec's block lerobot says."),
     ] = "si",
     every: Annotated[int, typer.Option(min=1, help="Frames that make one step.")] = 1,
-    image_size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HEIGHT WIDTH", help="Scale images to it; by default they stay.", show_default=False),
-    ] = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """A LeRobotDataset as demonstrations, for demonstrations.path=OUT. Started again it goes on where it was.
 
@@ -118,16 +120,9 @@ def import_(
     """
     from hal.spec import load_spec
     from robotlearn.datasets.conversion import Conversion
-    from robotlearn.datasets.errors import DatasetError
     from robotlearn.datasets.importing import import_dataset
 
-    renamed = {}
-    for text in rename or []:
-        key, equals, name = text.partition("=")
-        if not equals or not key:
-            raise DatasetError(f"--rename {text}: expected FROM=TO")
-        renamed[key] = name
-    how = Conversion(renamed, actions, unit, every, image_size)
+    how = Conversion(_pairs(rename, "--rename", "FROM=TO"), actions, unit, every, image_size)
     with _bar("importing") as progress:
         done = import_dataset(dataset, out, load_spec(robot), how, progress=progress)
     what = f"{done.added} episodes came in, {done.successes} of them successes"
@@ -135,6 +130,70 @@ def import_(
     typer.echo(f"{out}: {what}{there}")
     if done.left_out:
         typer.echo(f"not taken: {', '.join(map(printable, done.left_out))} (--rename FROM=TO takes one)")
+
+
+def import_bag(
+    bag: Annotated[
+        Path, typer.Argument(metavar="BAG", help="A folder of `ros2 bag record`, or an .mcap or .db3 file.")
+    ],
+    out: OutOption,
+    robot: RobotOption,
+    joint_states: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="By default /joint_states.", show_default=False)
+    ] = None,
+    commands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC",
+            help="JointTrajectory, Float64MultiArray (in the spec's order) or JointState; without one an action leads "
+            "to where the joints are measured next.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="CAMERA=TOPIC", help="Images of a camera of the spec.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The instruction of its episodes.")] = "",
+    hz: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Steps a second; by default the robot's control_hz.", show_default=False),
+    ] = None,
+    episode_gap: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="A longer silence of any of these topics ends an episode; by default a bag is one.",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: ImageSizeOption = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="key=value",
+            help="As for the driver ros2: unit=deg, joints={elbow: {joint: NAME, scale: -1}}, gripper={joint: NAME}.",
+        ),
+    ] = None,
+) -> None:
+    """A ROS 2 bag as demonstrations, sampled at the robot's rate; ROS is not needed. Started again it goes on.
+
+    At each tick the latest joint states and images; actions are joint deltas from one commanded set-point to the next.
+    """
+    from hal.spec import load_spec
+    from robotlearn.config.load import driver_options
+    from robotlearn.datasets.bag_import import BagOptions
+    from robotlearn.datasets.bag_import import import_bag as take
+
+    given = driver_options(option, such_as="unit=deg")
+    images = _pairs(image, "--image", "CAMERA=TOPIC")
+    how = BagOptions(joint_states, commands, images, task, hz, episode_gap, image_size, given)
+    with _bar("importing") as progress:
+        done = take(bag, out, load_spec(robot), how, progress=progress)
+    there = f"; {done.there} were there already" if done.there else ""
+    typer.echo(f"{out}: {done.added} episodes came in{there}; {done.steps} steps, all as successes")
+    if done.silence_s > _SILENCE_S:
+        typer.echo(f"within an episode a topic was silent for {done.silence_s:.1f} s: --episode-gap SECONDS cuts there")
 
 
 def labels(
@@ -160,6 +219,18 @@ def labels(
         print_table(columns, [[str(row[column]) for column in columns] for row in rows], right=columns[1:-1])
     else:
         typer.echo(f"{folder} has no labels")
+
+
+def _pairs(given: list[str] | None, flag: str, form: str) -> dict[str, str]:
+    from robotlearn.datasets.errors import DatasetError
+
+    found = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise DatasetError(f"{flag} {text}: expected {form}")
+        found[key] = value
+    return found
 
 
 @contextmanager

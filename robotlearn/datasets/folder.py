@@ -40,11 +40,12 @@ class DemonstrationFolder:
     def claim(self, session: int, source: str, how: Mapping[str, Any]) -> None:
         """Episodes of this session come from `source`, converted so. Raises DatasetError: others are there already."""
         about = recording.about(self.path)
-        imports, known = dict(about.get(_IMPORTS) or {}), {"from": source, "how": dict(how)}
-        before = imports.setdefault(f"{session:016x}", known)
-        if before.get("how") != json.loads(json.dumps(known["how"])):
+        imports, now = dict(about.get(_IMPORTS) or {}), json.loads(json.dumps(dict(how)))
+        before = imports.setdefault(f"{session:016x}", {"from": source, "how": now})["how"]
+        other = [f"{key} {before.get(key)!r}, now {now.get(key)!r}" for key in now if before.get(key) != now[key]]
+        if other:
             raise DatasetError(
-                f"{self.path} has {source} already, imported with {before.get('how')}: import it with other options "
+                f"{self.path} has {source} already, imported with {'; '.join(other)}: import it with other options "
                 "into another --out"
             )
         write_atomic(self.path / ABOUT, (json.dumps(about | {_IMPORTS: imports}, indent=2) + "\n").encode())

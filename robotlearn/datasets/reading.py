@@ -55,7 +55,7 @@ class LeRobotFolder:
 
     def __init__(self, where: str) -> None:
         if find_spec("pyarrow") is None:
-            raise ExtraError("datasets need pyarrow, which isn't installed here: pip install 'lerobot[dataset]'")
+            raise ExtraError("datasets need pyarrow, which isn't installed here: pip install 'robotlearn[datasets]'")
         self.folder = _found(where)
         info = _info(self.folder)
         try:

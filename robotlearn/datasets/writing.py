@@ -91,8 +91,7 @@ class DatasetWriter:
         self.episodes = 0
 
     def add(self, episode: Episode, labels: Mapping[str, tuple[Array, Array]] | None = None) -> None:
-        """labels: of each name (T, W) float32, and (T,) bool: where there is one. Raises DatasetError: it doesn't fit.
-        """
+        """labels: of each name (T, W) float32, and (T,) bool: where there is one. Raises DatasetError: it is unlike."""
         check_alike(self._first, episode)
         rows = columns(episode)
         for name in self._labels:
