@@ -151,18 +151,18 @@ def _outcome(columns: Mapping[str, Array], there: Mapping[str, str], ends: Array
     def flags(key: str, otherwise: bool) -> Array:
         if key not in there:
             return np.full(steps, otherwise)
-        return np.logical_or.reduceat(columns[there[key]].astype(bool), starts)
+        return np.logical_or.reduceat(columns[there[key]].reshape(-1).astype(bool), starts)
 
     success = flags("next.success", False)
     if "next.success" not in there:
-        success[-1] = bool(columns[there[DONE]][-1]) if DONE in there else True
+        success[-1] = bool(columns[there[DONE]].reshape(-1)[-1]) if DONE in there else True
     terminated, truncated = flags("next.terminated", False), flags("next.truncated", False)
     terminated[:-1] = truncated[:-1] = False
     if not terminated[-1] and not truncated[-1]:
         terminated[-1] = success[-1]
         truncated[-1] = not success[-1]
     if "next.reward" in there:
-        reward = np.add.reduceat(columns[there["next.reward"]].astype(np.float32), starts)
+        reward = np.add.reduceat(columns[there["next.reward"]].reshape(-1).astype(np.float32), starts)
     else:
         reward = np.zeros(steps, np.float32)
         reward[-1] = success.any()

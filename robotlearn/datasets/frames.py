@@ -62,7 +62,7 @@ def features(spec: RobotSpec, episode: Episode, labels: Mapping[str, int], *, vi
             found[key] = {"dtype": kind, "shape": shape, "names": ["height", "width", "channels"]}
         else:
             names = list(spec.names) if key == STATE else None
-            found[key] = {"dtype": "float32", "shape": shape, "names": names}
+            found[key] = {"dtype": values.dtype.name, "shape": shape or (1,), "names": names}
     scalars = {key: dtype for key, (_, dtype) in STEPS.items()}
     scalars |= {DONE: "bool", VERSION: "int64", LOG_PROB: "float32"}
     found |= {key: {"dtype": dtype, "shape": (1,), "names": None} for key, dtype in scalars.items()}

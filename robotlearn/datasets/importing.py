@@ -59,6 +59,7 @@ def import_dataset(
     """
     how, dataset = conversion or Conversion(), LeRobotFolder(where)
     names = how.names(dataset.features, spec)
+    seen = {key: key for key in dataset.features if key.startswith("observation.")}
     how.check_rate(dataset.fps, spec)
     if not dataset.episodes:
         raise DatasetError(f"{where} has no episodes")
@@ -66,7 +67,7 @@ def import_dataset(
     ahead = next(rows, None)
     if ahead is not None and (found := ahead[1][0]["embodiment"]) != spec.embodiment:
         raise DatasetError(f"{where} holds episodes of {found}, not of {spec.embodiment}: --robot {found}")
-    content = _content(dataset, names, how, spec, ahead)
+    content = _content(dataset, names if ahead is None else seen, how, spec, ahead)
     recording.check_content(out, content)
     with DemonstrationFolder(out, content) as folder:
         progress(0, dataset.episodes)
@@ -79,7 +80,8 @@ def import_dataset(
             folder.add(parts)
             progress(index + 1, dataset.episodes)
         progress(dataset.episodes, dataset.episodes)
-        left_out = tuple(key for key in dataset.features if key not in names and key not in NOT_OURS | _DERIVED)
+        known = {*names, *NOT_OURS, *_DERIVED, *(seen if ahead is not None else ())}
+        left_out = tuple(key for key in dataset.features if key not in known)
         there = dataset.episodes - folder.added
         return Imported(out, folder.added, folder.successes, there, left_out, ahead is not None)
 
@@ -102,7 +104,7 @@ def _whole(
     keys = {ACTION, PROPOSED, *STEPS, *(key for key in dataset.features if key.startswith("observation."))}
     for frames in dataset.read(keys, missing):
         try:
-            arrays = {name: frames.columns[key] for key, (name, _) in STEPS.items()}
+            arrays = {name: frames.columns[key].reshape(-1) for key, (name, _) in STEPS.items()}
             arrays |= {"action_executed": frames.columns[ACTION], "action_proposed": frames.columns[PROPOSED]}
         except KeyError as error:
             raise DatasetError(f"{dataset.folder} has {sidecar.PATH}, but no feature {error}") from None

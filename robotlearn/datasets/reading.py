@@ -35,7 +35,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Frames:
-    """One episode: T frames, the words of its task, and a (T, ...) array of each feature."""
+    """One episode: T frames, the words of its task, and of each feature (T, ...): (T, 1) where it is one number."""
 
     index: int
     task: str
@@ -138,12 +138,11 @@ class LeRobotFolder:
         while isinstance(values, pa.ExtensionArray) or values.type.num_fields:  # LeRobot's matrices are of such types
             values = values.storage if isinstance(values, pa.ExtensionArray) else values.flatten()
         array = np.asarray(values.to_numpy(zero_copy_only=False))
-        shape = () if feature.shape == (1,) else feature.shape
         try:
-            return array.astype(feature.dtype).reshape(len(table), *shape)
+            return array.astype(feature.dtype).reshape(len(table), *feature.shape)
         except (ValueError, TypeError):
             raise DatasetError(
-                f"{self.folder}: episode {index}: {key} holds {array.size} numbers, not {len(table)} times {shape}"
+                f"{self.folder}: episode {index}: {key} has {array.size} numbers, not {len(table)} x {feature.shape}"
             ) from None
 
     def _task(self, table: Any, index: int) -> str:

@@ -96,7 +96,8 @@ def rows(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         raise DatasetError(f"{path} has other columns than this version reads")
     found: list[dict[str, Any]] = []
     for batch in _open(path).iter_batches(batch_size=_ROWS):
-        for row in batch.to_pylist():
+        for number in range(len(batch)):
+            row = {name: _cell(batch.column(name)[number], name) for name in batch.schema.names}
             if found and row["episode_index"] != found[-1]["episode_index"]:
                 yield found[0]["episode_index"], found
                 found = []
@@ -121,8 +122,9 @@ def segments(rows: list[dict[str, Any]], columns: Mapping[str, Array], where: st
             observations = {}
             for key, values in columns.items():
                 if key.startswith("observation."):
-                    rest = values[start + steps : start + steps + 1] if start + steps < length else final[key]
-                    observations[key] = np.concatenate([values[span], rest])
+                    seen = values.reshape(length, *final[key].shape[1:])  # one number per frame may be (T,) or (T, 1)
+                    rest = seen[start + steps : start + steps + 1] if start + steps < length else final[key]
+                    observations[key] = np.concatenate([seen[span], rest])
             arrays: dict[str, Any] = {name: _array(row, name) for name in _HERE}
             arrays |= {name: columns[name][span] for name in _FRAMES}
             texts = {name: row[name] for name in (*_TEXTS, *_COUNTS)}
@@ -175,10 +177,18 @@ def _array(row: Mapping[str, Any], name: str) -> Array:
     return np.array(row[name], np.dtype(dtype)).reshape(shape)
 
 
+def _cell(value: Any, name: str) -> Any:
+    """Of one row; an array as an array, for a policy's paths have many numbers."""
+    if name not in _HERE:
+        return value.as_py()
+    return value.values.to_numpy(zero_copy_only=False) if value.is_valid else np.zeros(0)
+
+
 def _final(each: Mapping[str, Any]) -> Array:
-    if each["dtype"] not in ("<f4", "|u1"):
-        raise ValueError(f"the last {each['key']} has dtype {each['dtype']!r}")
-    return np.frombuffer(each["data"], each["dtype"]).reshape(1, *each["shape"])
+    dtype = np.dtype(each["dtype"])
+    if dtype.kind not in "fiub":
+        raise ValueError(f"the last {each['key']} has dtype {dtype}")
+    return np.frombuffer(each["data"], dtype).reshape(1, *each["shape"])
 
 
 def _open(path: Path) -> Any:

@@ -24,7 +24,8 @@ def frames(path: Path, start_s: float, fps: Fraction, count: int, shape: tuple[i
     near = 0.5 / float(fps)
     done = 0
     try:
-        with av.open(str(path)) as container:
+        # Only as an MP4: other formats may name further files, or addresses.
+        with av.open(str(path), format="mp4") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             if stream.time_base is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from typer.testing import CliRunner
 
 from hal import load_spec
 from robotlearn import cli
-from robotlearn.datasets import labels
+from robotlearn.buffer.store import SegmentStore
+from robotlearn.datasets import labels, sidecar
 from robotlearn.datasets.errors import DatasetError
+from robotlearn.datasets.export import Wanted, export
 from robotlearn.datasets.frames import chunks_of_steps
 from robotlearn.datasets.importing import import_dataset
 from robotlearn.datasets.stored import Episode
 from robotlearn.people.demonstrated import demonstrations, episodes
+from robotlearn.wire import record
 from tests.datasets.runs import STEPS, assert_equal, make_run, whole
+from tests.fakes import small_spec
+from tests.wire.make import make_segment
 
 pytest.importorskip("lerobot")
 pytestmark = pytest.mark.timeout(300)  # LeRobot is loaded, once
@@ -163,11 +169,7 @@ def test_labels_become_features(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_frame_that_was_changed_is_no_episode_of_ours(exported: Path, tmp_path: Path) -> None:
-    import shutil
-
     import pyarrow.parquet as pq
-
-    from robotlearn.datasets import sidecar
 
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
@@ -199,3 +201,30 @@ def test_images_come_back_to_the_pixel_and_videos_nearly(tmp_path: Path) -> None
             difference = np.abs(one.observations[key].astype(int) - other.observations[key])
             assert difference.mean() < (8 if video else 1e-9)
             assert bool(video) == difference.any()
+
+
+def test_one_number_per_frame_is_a_number_or_a_row_of_one(tmp_path: Path) -> None:
+    """LeRobot keeps both alike; the sidecar knows which it was."""
+    spec = small_spec(joints=small_spec().joints[:1], gripper=None)
+    segment = make_segment(embodiment="small", last=True)
+    for name in ("action_proposed", "action_executed"):
+        setattr(segment, name, np.ascontiguousarray(getattr(segment, name)[:, :1]))
+    segment.observations |= {
+        "observation.state": np.linspace(0, 0.5, 7, dtype=np.float32)[:, None],
+        "observation.environment_state": np.arange(7, dtype=np.float32),
+        "observation.count": np.arange(7, dtype=np.int64),
+    }
+    with SegmentStore(tmp_path / "segments") as store:
+        [outcome] = store.append([record.encode(segment, session=7, sequence=0)])
+        assert outcome.kind == "stored", outcome.reason
+    export(tmp_path, str(tmp_path / "dataset"), Wanted(), spec=spec)
+    import_dataset(str(tmp_path / "dataset"), tmp_path / "back", spec)
+    [one], [other] = whole(tmp_path), whole(tmp_path / "back")
+    assert_equal(one, other)
+    (tmp_path / "dataset" / sidecar.PATH).unlink()
+    import_dataset(str(tmp_path / "dataset"), tmp_path / "frames", spec)
+    [frames] = whole(tmp_path / "frames")
+    np.testing.assert_array_equal(
+        frames.observations["observation.state"][:-1], one.observations["observation.state"][:-1]
+    )
+    np.testing.assert_array_equal(frames.steps("action_executed"), one.steps("action_executed"))
