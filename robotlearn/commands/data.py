@@ -12,7 +12,6 @@ import typer
 from robotlearn.commands.data_kept import prune
 from robotlearn.commands.data_mended import merge, repair
 from robotlearn.commands.data_sets import export, import_, import_bag, labels
-from robotlearn.commands.data_sets import export, import_, labels
 from robotlearn.commands.data_stored import ls, stats, verify
 from robotlearn.commands.table import print_table
 
@@ -26,7 +25,7 @@ data = typer.Typer(
 )
 
 
-for _command in (ls, stats, verify, prune, export, labels, merge, repair):
+for _command in (ls, stats, verify, prune, merge, repair, export, labels):
     data.command()(_command)
 data.command("import")(import_)
 data.command("import-bag")(import_bag)

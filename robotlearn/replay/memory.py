@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect, insort
 import time
+from bisect import bisect, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
