@@ -1,10 +1,11 @@
 """Replay with images: steps added and samples drawn per second, and memory, against four peers and the limit.
 
-Two cameras of 128 x 128 pixels, a state of 14 and an action of 7; a sample has all of it before and after its step.
-10,000 steps, and 60,000, of which ours, with 1 GiB for images, has most on disk only: 6 GB. "cold" is with none of that
-in the page cache. What takes more than half of the machine's free memory is measured with fewer steps or left out, and
-a line says so. Each contender has a process of its own and one thread; its memory is split into its own (anonymous) and
-mapped files. torchrl gets an environment in the user's cache, once: 5 GB where torch comes with CUDA only.
+First, how fast one camera's images are gathered from wherever they lie, in processor time (from the disk: in seconds).
+Then two cameras of 128 x 128 pixels, a state of 14 and an action of 7; a sample has all of it before and after its
+step: 10,000 steps, and 60,000, of which ours, with 1 GiB for images, has most on disk only: 6 GB. "cold" is with none
+of that in the page cache. What takes more than half of the machine's free memory is measured with fewer steps or left
+out, and a line says so. Each contender has a process of its own and one thread; its memory is split into its own
+(anonymous) and mapped files. torchrl gets an environment in the user's cache, once: 5 GB where torch comes with CUDA.
     python -m benchmarks replay
     python -m benchmarks.replay --steps 10000 --only ours ring --folder /var/tmp
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -23,14 +25,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from benchmarks.replay_contenders import CONTENDERS, Found, T
+from benchmarks.replay_contenders import CAMERAS, CONTENDERS, SIDE, Found, T, stored
 
 ROOT = Path(__file__).parent.parent
 RUNS = int(os.environ.get("BENCH_RUNS", "3"))
 SIZES, BATCHES = (10_000, 60_000), (64, 256)
-ROUNDS = 40
+ROUNDS, GATHERED = 40, 8192
 TORCHRL = "0.14.1"
 UNITS = {
     "add": "steps/s",
@@ -59,6 +62,47 @@ def measure(name: str, steps: int, folder: Path) -> Found:
         found[f"sample.{batch}"] = batch / _median(lambda batch=batch: sample(batch))
     if found.get("in_memory", 1) < 1:
         found[f"sample.{batch}.cold"] = batch / _median(lambda: sample(batch), lambda: _cool(folder))
+    return found
+
+
+def gathers(folder: Path) -> Found:
+    """Rows/s of one camera's images from memory, from files in the page cache and from disk; "bare" is index_select.
+
+    Processor time, but from disk: so it says little of what else the machine does meanwhile.
+    """
+    from robotlearn.buffer.store import SegmentStore
+    from robotlearn.replay.images import ImageRows
+
+    torch.set_num_threads(1)
+    key, shape, rng = CAMERAS[0], (SIDE, SIDE, 3), np.random.default_rng(0)
+    store, half = SegmentStore(folder), GATHERED // T * (T + 1) // 2
+    camera = ImageRows(key, shape, half * math.prod(shape))
+    for position, encoded, _ in stored(GATHERED, store):
+        camera.append(store.records, position, encoded, load=True)
+    bare = torch.randint(256, (half, math.prod(shape)), dtype=torch.uint8)
+    found: Found = {}
+    for batch in BATCHES:
+        out = torch.zeros(batch, *shape, dtype=torch.uint8)
+        flat = out.view(batch, -1)
+        ways: dict[str, tuple[int, Callable[[np.ndarray], object]]] = {
+            "bare": (0, lambda rows, flat=flat: torch.index_select(bare, 0, torch.from_numpy(rows), out=flat)),
+            "memory": (half, lambda rows, out=out: camera.gather(rows, out)),
+            "files": (0, lambda rows, out=out: camera.gather(rows, out)),
+            "cold": (0, lambda rows, out=out: camera.gather(rows, out)),
+        }
+        took: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(ROUNDS + 3):
+            for way, (first, work) in ways.items():
+                rows = first + rng.integers(0, half, batch)
+                if way == "files":
+                    work(rows)
+                if way == "cold":
+                    _cool(folder)
+                clock = time.perf_counter if way == "cold" else time.thread_time
+                begun = clock()
+                work(rows)
+                took[way].append(clock() - begun)
+        found |= {f"{batch}.{way}": batch / statistics.median(each[3:]) for way, each in took.items()}
     return found
 
 
@@ -122,7 +166,7 @@ def fitting(name: str, steps: int) -> int:
 
 
 def contend(name: str, steps: int, parent: Path) -> Found:
-    """What a contender found; nothing, and a line that says why, where it can't be measured."""
+    """What a contender (or `gathers`) found; nothing, and a line that says why, where it can't be measured."""
     try:
         python = torchrl_python() if name == "torchrl" else sys.executable
     except OSError as error:
@@ -144,6 +188,13 @@ def run(sizes: Sequence[int] = SIZES, only: Sequence[str] = tuple(CONTENDERS), p
     from benchmarks.report import report
 
     parent = parent or Path(os.environ.get("BENCH_DIR", "/var/tmp"))
+    if "ours" in only and (found := contend("gathers", 0, parent)):
+        against = {"memory": ("bare", "bare index_select"), "files": ("memory", "memory"), "cold": ("memory", "memory")}
+        for batch in BATCHES:
+            for way, (other, said) in against.items():
+                report(
+                    f"replay.gather.{batch}.{way}", found[f"{batch}.{way}"], "rows/s", said, found[f"{batch}.{other}"]
+                )
     for size in sizes:
         steps = {name: fitting(name, size // T * T) for name in only}
         runs = [{name: contend(name, steps[name], parent) for name in only if steps[name]} for _ in range(RUNS)]
@@ -172,6 +223,8 @@ if __name__ == "__main__":
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
-        print(json.dumps(measure(options.contender, options.steps[0], options.folder)))
+        alone = options.contender == "gathers"
+        found = gathers(options.folder) if alone else measure(options.contender, options.steps[0], options.folder)
+        print(json.dumps(found))
     else:
         run(options.steps, options.only, options.folder)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from robotlearn.buffer.log_files import Position
+    from robotlearn.buffer.store import SegmentStore
 
 T, SIDE, STATE, ACTION = 32, 128, 14, 7
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -33,11 +38,27 @@ def segments(steps: int) -> Iterator[dict[str, np.ndarray]]:
         }
 
 
+def stored(steps: int, store: SegmentStore) -> Iterator[tuple[Position, memoryview, float]]:
+    """The same as raw records in a learner's store: where each lies, and how many seconds it took to store it."""
+    from benchmarks.segments import make_segment
+    from robotlearn.wire import record
+
+    like = make_segment()
+    for number, data in enumerate(segments(steps)):
+        observations = {"observation.state": data["state"], **{key: data[key] for key in CAMERAS}}
+        actions = {"action_proposed": data["action"], "action_executed": data["action"]}
+        segment = replace(like, observations=observations, reward=data["reward"], **actions)
+        encoded = record.encode(segment, session=1, sequence=number)
+        begun = time.perf_counter()
+        position = store.append([encoded])[0].position
+        took = time.perf_counter() - begun
+        if position is None:
+            raise SystemExit("a segment wasn't stored")
+        yield position, memoryview(encoded), took
+
+
 def ours(steps: int, folder: Path) -> tuple[Sample, Found]:
     """The learner's store of segments, raw images; "add" is what comes on top of storing, "durable" is both."""
-    from dataclasses import replace
-
-    from benchmarks.segments import make_segment
     from robotlearn.buffer.store import SegmentStore
     from robotlearn.replay.images import ImageRows
     from robotlearn.wire import record
@@ -46,25 +67,17 @@ def ours(steps: int, folder: Path) -> tuple[Sample, Found]:
     cameras = [ImageRows(key, (SIDE, SIDE, 3), BUDGET // len(CAMERAS)) for key in CAMERAS]
     rows = steps // T * (T + 1)
     state, action, reward = torch.empty(rows, STATE), torch.empty(rows, ACTION), torch.empty(rows)
-    like, storing, adding = make_segment(), 0.0, 0.0
-    for number, data in enumerate(segments(steps)):
-        observations = {"observation.state": data["state"], **{key: data[key] for key in CAMERAS}}
-        actions = {"action_proposed": data["action"], "action_executed": data["action"]}
-        segment = replace(like, observations=observations, reward=data["reward"], **actions)
-        encoded = record.encode(segment, session=1, sequence=number)
+    storing = adding = 0.0
+    for position, encoded, took in stored(steps, store):
         begun = time.perf_counter()
-        position = store.append([encoded])[0].position
-        stored = time.perf_counter()
-        if position is None:
-            raise SystemExit("a segment wasn't stored")
         found = record.decode(encoded, verify=False, images=False)
         for camera in cameras:
-            first = camera.append(store.records, position, memoryview(encoded), load=True)
+            first = camera.append(store.records, position, encoded, load=True)
         state[first : first + T + 1] = torch.from_numpy(found.observations["observation.state"])
         action[first : first + T] = torch.from_numpy(found.action_executed)
         reward[first : first + T] = torch.from_numpy(found.reward)
-        storing += stored - begun
-        adding += time.perf_counter() - stored
+        storing += took
+        adding += time.perf_counter() - begun
     drawn = np.arange(rows).reshape(-1, T + 1)[:, :T].reshape(-1)
     rng, outs = np.random.default_rng(1), dict[int, list[torch.Tensor]]()
 
