@@ -109,7 +109,8 @@ class ImageFiles:
             return
         late = [run for run in self._runs(rows, segments, onto, at) if not (_NOW and self._fill(run, _NOW))]
         for run in late if len(late) > 1 else ():
-            os.posix_fadvise(self._descriptor(run), run.start, len(run.into) * self.row_bytes, os.POSIX_FADV_WILLNEED)
+            reader, size = self._reader(run), len(run.into) * self.row_bytes
+            os.posix_fadvise(reader.descriptor, run.start, size, os.POSIX_FADV_WILLNEED)
         for run in late:
             if not self._fill(run, 0):
                 raise LogError(f"log {self._sources[run.source].path}: {self._position(run.segment)} is cut off")
@@ -131,7 +132,10 @@ class ImageFiles:
         return codecs.decode(place.encoding, data, place.shape).reshape(-1, self.row_bytes)
 
     def move(self, source: LogFiles, moved: Mapping[Position, Position | None]) -> list[int]:
-        """Note where records lie from now on, None: nowhere. Returns the segments that are gone by it."""
+        """Note where records lie from now on, None: nowhere. Returns the segments that are gone by it.
+
+        Until then a file that was deleted may be held open here, and take space.
+        """
         number, gone = self._number(source), []
         table = self._table[:, : self.segments]
         for file in {position.file for position in moved}:  # a reader may be of a file that was written anew
@@ -168,14 +172,15 @@ class ImageFiles:
 
     def _fill(self, run: _Run, flags: int) -> bool:
         """Whether all of a run was read; without flags only the end of a file can be in the way."""
+        reader = self._reader(run)  # it is held here: without anybody its file is closed
         try:
-            return os.preadv(self._descriptor(run), run.into, run.start, flags) == len(run.into) * self.row_bytes
+            return os.preadv(reader.descriptor, run.into, run.start, flags) == len(run.into) * self.row_bytes
         except OSError as error:
             if flags:  # not in the page cache, or a file system that can't tell
                 return False
             raise self._unreadable(run, error) from error
 
-    def _descriptor(self, run: _Run) -> int:
+    def _reader(self, run: _Run) -> Any:
         key = run.source, run.file
         if (reader := self._open.get(key)) is None:
             try:
@@ -184,7 +189,7 @@ class ImageFiles:
                 raise self._unreadable(run, error) from error
             if len(self._open) < _OPEN_FILES:
                 self._open[key] = reader
-        return int(reader.descriptor)
+        return reader
 
     def _unreadable(self, run: _Run, error: OSError) -> LogError:
         path = self._sources[run.source].path

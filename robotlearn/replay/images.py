@@ -85,13 +85,14 @@ class ImageRows:
         return first
 
     def gather(self, rows: Rows, out: torch.Tensor) -> None:
-        """Fill `out`, (B, *shape) uint8, contiguous, with B rows in any order; fastest when `out` is used again.
+        """Fill `out`, (B, *shape) uint8, contiguous, on the CPU, with B rows in any order; fastest where it is reused.
 
         Raises IndexError for rows that there aren't, LookupError for one that is gone, LogError naming the record that
-        is damaged or can't be read; what `out` holds is undefined then.
+        can't be read, and of encoded images also the one that is damaged; what `out` holds is undefined then.
         """
         if out.dtype != torch.uint8 or out.shape != (len(rows), *self._files.shape) or not out.is_contiguous():
-            raise ValueError(f"out is {tuple(out.shape)} {out.dtype}, not a contiguous uint8 {len(rows)} rows")
+            shape = (len(rows), *self._files.shape)
+            raise ValueError(f"out is {tuple(out.shape)} of {out.dtype}, expected {shape} of uint8, contiguous")
         flat = out.view(len(rows), self._row_bytes)
         slots = rows % self._modulus
         held = self._holds[slots] == rows
@@ -132,7 +133,7 @@ class ImageRows:
     def move(self, source: LogFiles, moved: Mapping[Position, Position | None]) -> None:
         """Records of `source` lie elsewhere in their file now, or nowhere (None): their rows mustn't be gathered again.
 
-        All other rows keep their numbers. Positions that aren't of rows here are passed over.
+        To be called before the next `gather`, also where whole files were dropped. All other rows keep their numbers. Positions that aren't of rows here are passed over.
         """
         for segment in self._files.move(source, moved):
             rows = np.arange(*self._files.rows(segment))

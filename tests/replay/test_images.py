@@ -4,6 +4,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,6 +230,20 @@ def test_what_comes_while_memory_is_loaded_stays(log: Log) -> None:
     newest = np.arange(len(rows) - 20, len(rows))
     assert np.array_equal(gathered(rows, newest), log.images[newest])
     assert not rows.misses and rows.nbytes == 20 * ROW
+
+
+@pytest.mark.parametrize("image", ("raw", "lossless"))
+def test_cameras_may_be_gathered_at_once(log: Log, image: str) -> None:
+    cameras = [log.rows(20, 30, load=True, image=image), ImageRows(KEY, (SIDE, SIDE, 3), 30 * ROW)]
+    for position in log.positions:
+        cameras[1].append(log.store.records, position, log.store.read_record(position), load=False)
+    which = shuffled(cameras[0])
+
+    def gather(camera: ImageRows) -> bool:
+        return all(np.array_equal(gathered(camera, which), log.images[which]) for _ in range(20))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(gather, cameras))
 
 
 def test_neighbours_of_a_decoded_image_are_in_memory(log: Log) -> None:
