@@ -161,7 +161,8 @@ def fitting(name: str, steps: int) -> int:
     if per_step * steps <= most:
         return steps
     fewer = 0 if steps > SIZES[0] else most // per_step // T * T
-    print(f"# {name}: {steps:,} steps take {per_step * steps / 2**30:.1f} GiB of memory: measured with {fewer:,}")
+    instead = f"measured with {fewer:,}" if fewer else "left out"
+    print(f"# {name}: {steps:,} steps take {per_step * steps / 2**30:.1f} GiB of memory: {instead}", flush=True)
     return fewer
 
 

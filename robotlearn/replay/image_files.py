@@ -172,7 +172,7 @@ class ImageFiles:
 
     def _fill(self, run: _Run, flags: int) -> bool:
         """Whether all of a run was read; without flags only the end of a file can be in the way."""
-        reader = self._reader(run)  # it is held here: without anybody its file is closed
+        reader = self._reader(run)  # its file is closed when nobody holds it any more
         try:
             return os.preadv(reader.descriptor, run.into, run.start, flags) == len(run.into) * self.row_bytes
         except OSError as error:

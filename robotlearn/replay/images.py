@@ -133,7 +133,8 @@ class ImageRows:
     def move(self, source: LogFiles, moved: Mapping[Position, Position | None]) -> None:
         """Records of `source` lie elsewhere in their file now, or nowhere (None): their rows mustn't be gathered again.
 
-        To be called before the next `gather`, also where whole files were dropped. All other rows keep their numbers. Positions that aren't of rows here are passed over.
+        To be called before the next `gather`, also where whole files were dropped. All other rows keep their numbers.
+        Positions that aren't of rows here are passed over.
         """
         for segment in self._files.move(source, moved):
             rows = np.arange(*self._files.rows(segment))
