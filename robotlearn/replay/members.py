@@ -94,6 +94,8 @@ class Prioritized(Members):
         return self._tree.weights[places] * (len(self) / self._tree.total)
 
     def prioritize(self, places: Rows, errors: Floats) -> None:
+        if not (finite := np.isfinite(errors)).all():  # of a step that the optimiser skipped, too: they say nothing
+            places, errors = places[finite], errors[finite]
         weights = (np.abs(errors) + _LEAST) ** self._exponent
         self._largest = max(self._largest, float(weights.max(initial=0.0)))
         self._tree.set(places, weights)

@@ -32,7 +32,8 @@ class SumTree:
         return self._tree[self._capacity : self._capacity + self._length]
 
     def extend(self, weights: Floats) -> None:
-        """Add items."""
+        """Add items. Raises ValueError as `set` does."""
+        _check(weights)
         first, self._length = self._length, self._length + len(weights)
         if self._length > self._capacity:
             before = self._tree[self._capacity : self._capacity + first]
@@ -43,9 +44,11 @@ class SumTree:
         self.set(np.arange(first, self._length), weights)
 
     def set(self, items: Indices, weights: Floats) -> None:
-        """Change weights; of an item that is there twice the last one counts."""
-        if not ((weights >= 0) & np.isfinite(weights)).all():
-            raise ValueError("a weight is negative or not finite: nothing could be drawn in proportion to it")
+        """Change weights; of an item that is there twice the last one counts.
+
+        Raises ValueError for one that is negative or not finite; nothing is changed then.
+        """
+        _check(weights)
         self._tree[self._capacity + items] = weights
         self._sum_up(self._capacity + items)
 
@@ -64,3 +67,8 @@ class SumTree:
         while len(nodes) and nodes[0] > 1:
             nodes = np.unique(nodes >> 1)
             tree[nodes] = tree[2 * nodes] + tree[2 * nodes + 1]
+
+
+def _check(weights: Floats) -> None:
+    if not ((weights >= 0) & np.isfinite(weights)).all():
+        raise ValueError("a weight is negative or not finite: nothing could be drawn in proportion to it")
