@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from fractions import Fraction
 
 from robotlearn.errors import ConfigError
 
@@ -33,16 +34,20 @@ class RateLimiter:
 
         Raises ConfigError for numbers with which learner and edges would wait for each other for ever.
         """
-        if not (update_to_data > 0 and steps_per_update >= 1 and math.isfinite(max_staleness) and max_staleness >= 0):
+        staleness_works = math.isfinite(max_staleness) and max_staleness >= 0
+        update_works = update_to_data > 0 and 0 < steps_per_update / update_to_data < math.inf
+        if not (staleness_works and update_works and starts_after >= 0):
             raise ConfigError(
-                f"{update_to_data} optimiser steps per environment step in updates of {steps_per_update}, "
-                f"{max_staleness} updates ahead: no update would ever be due, or edges never let go on"
+                f"{update_to_data} optimiser steps per environment step in updates of {steps_per_update}, after "
+                f"{starts_after} steps, {max_staleness} updates ahead: no update would ever be due, or all at once, or "
+                "edges never let go on"
             )
         self.update_to_data, self.steps_per_update, self.starts_after = update_to_data, steps_per_update, starts_after
         self.steps = self.updates = 0
         """Environment steps that are there; updates that were done."""
-        self._per_update = steps_per_update / update_to_data
-        self._window = (max_staleness + 1) * self._per_update
+        # As it is written: with sums of rounded numbers an update would now and then be due a step late.
+        self._per_update = steps_per_update / Fraction(str(update_to_data))
+        self._window = (max_staleness + 1) * float(self._per_update)
         self._lengths: deque[int] = deque([max(1, episode_steps)], maxlen=_LENGTHS)
 
     @property
@@ -78,5 +83,5 @@ class RateLimiter:
         """
         mean = self.episode_steps
         window = max(self._window, self.starts_after) if self.steps < self.starts_after else self._window
-        waiting = max(0.0, self.steps - self.starts_after - self.updates * self._per_update)
+        waiting = max(0.0, float(self.steps - self.starts_after - self.updates * self._per_update))
         return math.ceil(window / mean), math.floor(waiting / mean)
