@@ -9,7 +9,8 @@ chunk, r what came of its steps and of those up to the bootstrap, discount gamma
     policy:       E [alpha ln pi(a | s) - mean_e Q_e(s, a)],   a ~ pi(. | s), by way of the action                (4)
     temperature:  E [-ln alpha (ln pi(a | s) + H)], H the target entropy                                          (5)
 
-The term in brackets only with `entropy_backup`: RLPD leaves it out, which helps where rewards are sparse.
+The term in brackets only with `entropy_backup`: RLPD leaves it out, which helps where rewards are sparse. In (4) SAC as
+published has the minimum of its two critics; the mean, as in RLPD, is what both names take here.
 """
 
 import copy
