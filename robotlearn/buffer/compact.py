@@ -101,11 +101,11 @@ def carry_out(
 ) -> Evicted:
     """Do what `choose` plans for files of these sizes. See `evict`; `progress(files done, of how many)`."""
     until = time.monotonic() + limit_s
-    index.update()
+    index.update(limit_s)  # of a file that it doesn't know yet nothing goes
     plan = choose(store.records.file_sizes())
     if store.end.file in plan.gone:
         store.rotate()
-        index.update()
+        index.update(max(0.0, until - time.monotonic()))
         plan = choose(store.records.file_sizes())
     # What came since is in no plan that was made: its file is left to a later call.
     work = {file: (plan.kept[file], len(gone)) for file, gone in plan.gone.items() if file != store.end.file}
@@ -113,7 +113,7 @@ def carry_out(
         return Evicted()
     keys = {position: key for file in work for position, key in index.episodes_of(file)}
     found = store.keep_only(work, until - time.monotonic(), progress)
-    index.update()
+    index.update(limit_s)
     gone = [position for file in found for position in plan.gone[file]]
     moved: dict[Position, Position | None] = dict.fromkeys(gone)
     for places in found.values():

@@ -246,13 +246,12 @@ class SegmentIndex:
         if entry.offset + entry.length > size:
             return False
         try:
-            fixed = Position(entry.file, entry.offset, records.PREFIX)
-            found = records.prefix(self._log.read(fixed, verify=False))
-            whole = fixed._replace(length=min(entry.length, records.PREFIX + found.header_length))
-            header = records.header_of(self._log.read(whole, verify=False), found)
+            fixed = records.prefix(self._log.glance(entry.file, entry.offset, records.PREFIX))
+            start = self._log.glance(entry.file, entry.offset, records.PREFIX + fixed.header_length)
+            header = records.header_of(memoryview(start), fixed)
         except (LogError, WireError):
             return False
-        there = (found.length, header.edge, header.session, header.sequence)
+        there = (fixed.length, header.edge, header.session, header.sequence)
         return there == (entry.length, entry.edge, entry.session, entry.sequence)
 
     def _rows_of(self, file: int) -> list[Entry]:

@@ -104,6 +104,13 @@ class LogFiles:
                     records.append(LogError(f"log {self.path}: {position} is damaged: {error}"))
         return records
 
+    def glance(self, file: int, offset: int, length: int) -> bytes:
+        """The bytes that lie there, or as many of them as do. Raises LogError when the file can't be read."""
+        try:
+            return os.pread(self._reader(file).descriptor, length, offset)
+        except OSError as error:
+            raise LogError(f"log {self.path}: file {file} can't be read: {error.strerror or error}") from error
+
     def scan(self, start: Position | None = None, *, verify: bool = True) -> Iterator[tuple[Position, memoryview]]:
         """All records from `start` (its record included) to `end` as it is now, in order; not what is a hole.
 
@@ -227,6 +234,8 @@ class LogReader(LogFiles):
         """Look which files there are now, and how long."""
         try:
             self._sizes = self._look()
+            with self._read_lock:
+                self._readers.clear()  # files may have been exchanged
         except OSError as error:
             raise LogError(f"log {self.path} can't be read: {error.strerror or error}") from error
 

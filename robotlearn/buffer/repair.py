@@ -16,6 +16,7 @@ from robotlearn.buffer.index import NAME, SegmentIndex
 from robotlearn.buffer.intervals import IntervalSet
 from robotlearn.buffer.log import lock
 from robotlearn.buffer.log_files import LogReader, Position
+from robotlearn.buffer.snapshots import Snapshot
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.durable import sync_directory, write_atomic
 from robotlearn.errors import LogError, WireError
@@ -83,7 +84,8 @@ def survey(folder: Path, progress: Callable[[int, int], None] = lambda done, of:
     """
     log = LogReader(folder / "records")
     sizes, found = log.file_sizes(), Survey()
-    noted = snapshots.last(folder).settled(sizes)
+    there_are_notes = (folder / snapshots.FOLDER).is_dir()
+    noted = (snapshots.last(folder) if there_are_notes else Snapshot(0, (0, 0), [])).settled(sizes)
     starts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     there: set[Key] = set()
     for file in sizes:

@@ -92,7 +92,12 @@ def last(folder: Path) -> Snapshot:
     """What the store in `folder` noted last; for a process that doesn't have it open. Raises LogError when it can't be
     read.
     """
-    found = Snapshot(0, (0, 0), [], 0)
-    for _, view in LogReader(folder / FOLDER).scan():
-        found = unpack(view, folder)
-    return found
+    log = LogReader(folder / FOLDER)
+    while True:
+        found = None
+        for _, view in log.scan():
+            found = unpack(view, folder)
+        before = log.file_sizes()
+        log.refresh()
+        if found is not None or log.file_sizes().keys() == before.keys():  # else it began a new file meanwhile
+            return found or Snapshot(0, (0, 0), [], 0)

@@ -379,7 +379,8 @@ class SegmentStore:
                 continue
             self._stored += self._seen_of(header.edge, header.session).add(header.sequence)
         if not whole:
-            self._write_snapshot()
+            with contextlib.suppress(LogFull):
+                self._write_snapshot()
 
     def _write_snapshot(self) -> None:
         with self._seen_lock:

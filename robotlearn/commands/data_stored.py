@@ -67,6 +67,12 @@ def ls(
 
 def stats(where: WhereArgument, as_json: JsonOption = False) -> None:
     """How much is stored of each edge, model of robot and task, and how it went."""
+    from robotlearn.buffer import snapshots
+    from robotlearn.buffer.log_files import LogReader
+
+    folder = find_store(where)
+    noted = snapshots.last(folder).settled(LogReader(folder / "records").file_sizes())
+    gone = {"evicted": noted.evicted or 0, "lost": noted.lost}
     with _index(where) as index:
         groups: dict[tuple[str, str, str], list[EpisodeEntry]] = defaultdict(list)
         for one in index.episodes():
@@ -75,11 +81,13 @@ def stats(where: WhereArgument, as_json: JsonOption = False) -> None:
     rows = [dict(zip(names, key, strict=True)) | _sums(group) for key, group in sorted(groups.items())]
     total = _sums([one for group in groups.values() for one in group])
     if as_json:
-        typer.echo(json.dumps({"groups": rows, "total": total}))
+        typer.echo(json.dumps({"groups": rows, "total": total} | gone))
         return
     counted = ("episodes", "success", "unfinished", "intervened", "segments", "steps", "MB", "weights")
     columns, lines = (*names, *counted), rows if len(rows) == 1 else [*rows, dict.fromkeys(names, "") | total]
     print_table(columns, [[_cell(column, row) for column in columns] for row in lines], right=counted)
+    if any(gone.values()):
+        typer.echo(f"not there any more: {gone['evicted']} segments evicted, {gone['lost']} lost to damage")
 
 
 def verify(
@@ -126,7 +134,7 @@ def find_store(where: Path) -> Path:
     from robotlearn.errors import LogError
 
     for folder in (where / "segments", where):
-        if (folder / "records").is_dir() and (folder / "seen").is_dir():
+        if (folder / "records").is_dir() and not (folder / "ledger").is_dir():  # which an edge's log has
             return folder
     raise LogError(f"{where} holds no stored segments: no folder records in it, nor in {where / 'segments'}")
 

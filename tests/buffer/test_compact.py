@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -285,3 +286,41 @@ def test_chosen_episodes_go_wherever_they_lie(tmp_path: Path) -> None:
         plan = chosen(kept.index, kept.store.records.file_sizes(), wanted)
         assert (plan.episodes, plan.segments, plan.starred, plan.needed) == (2, 6, 1, 0)
         assert plan.nbytes == 6 * SIZE and os.path.getsize(tmp_path / "records" / f"{0:016d}.log") == 7 * SIZE
+
+
+def test_segments_come_and_others_look_while_it_goes_on(tmp_path: Path) -> None:
+    """As in a learner: the intake's thread stores, the loop evicts, and a person asks whether all is well."""
+    with Kept(tmp_path, episodes=0, sync="process") as kept:
+        stop, failed, wrong = threading.Event(), [], []
+        needed: list[Position] = []
+
+        def take_in() -> None:
+            try:
+                for sequence in range(600):
+                    [outcome] = kept.store.append([piece(sequence, range(0, 200, 10))])
+                    assert outcome.kind == "stored" and outcome.position is not None
+                    needed.append(outcome.position)
+            except BaseException as error:
+                failed.append(error)
+            stop.set()
+
+        def look() -> None:
+            while not stop.is_set():
+                wrong.extend(verify(tmp_path).wrong)
+
+        threads = [threading.Thread(target=take_in), threading.Thread(target=look)]
+        for thread in threads:
+            thread.start()
+        while not stop.is_set():
+            done = len(needed)
+            keep_from = needed[done - 10] if done >= 10 else Position(0, 0, 0)
+            evict(kept.store, kept.index, 40 * SIZE, needs=Needs(keep_from))
+            for sequence in range(max(0, done - 10), done):
+                assert record.peek(kept.store.read_record(needed[sequence])).sequence == sequence
+        for thread in threads:
+            thread.join()
+        assert failed == [] and wrong == []
+        kept.index.update()
+        assert kept.store.stored == 600 and kept.store.evicted > 300
+        assert {n for n in range(0, 200, 10)} <= set(kept.episodes())
+        assert_well(kept, kept.store.evicted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,11 @@ def notes(path: Path, at: dict[int, Position]) -> list[int]:
     return []
 
 
+def no_notes(path: Path, at: dict[int, Position]) -> list[int]:
+    shutil.rmtree(path / "seen")
+    return []
+
+
 def twice(path: Path, at: dict[int, Position]) -> list[int]:
     change(path, at[12], 0, bytes(piece(11)))
     return [12]
@@ -100,8 +106,10 @@ HARMS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["index", "no_index"])
-@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    ("harm", "indexed"),
+    [(harm, True) for harm in HARMS] + [(harm, False) for harm in (several, a_file, the_last_files, no_notes)],
+)
 def test_it_is_whole_again_and_says_what_is_gone(
     tmp_path: Path, at: dict[int, Position], harm: Callable[[Path, dict[int, Position]], list[int]], indexed: bool
 ) -> None:
@@ -183,7 +191,9 @@ def repair_one(say: Callable[..., None], path: Path) -> None:
     say("repaired", 1)
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow, id="every_call"), pytest.param(9, id="some")])
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow, id="every_call"), pytest.param(19, id="some")]
+)
 def test_killed_at_any_call_the_next_repair_ends_it(tmp_path: Path, step: int) -> None:
     lives = [life for life in kill_at_calls(repair_one, tmp_path, step=step) if life.numbers("damaged")]
     assert lives[-1].ended and len(lives) > 3
