@@ -104,7 +104,7 @@ def _whole(
     keys = {ACTION, PROPOSED, *STEPS, *(key for key in dataset.features if key.startswith("observation."))}
     for frames in dataset.read(keys, missing):
         try:
-            arrays = {name: frames.columns[key].reshape(-1) for key, (name, _) in STEPS.items()}
+            arrays: dict[str, Any] = {name: frames.columns[key].reshape(-1) for key, (name, _) in STEPS.items()}
             arrays |= {"action_executed": frames.columns[ACTION], "action_proposed": frames.columns[PROPOSED]}
         except KeyError as error:
             raise DatasetError(f"{dataset.folder} has {sidecar.PATH}, but no feature {error}") from None

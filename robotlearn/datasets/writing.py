@@ -76,8 +76,10 @@ class DatasetWriter:
         self._new.parent.mkdir(parents=True, exist_ok=True)
         # Where torchcodec can't be loaded that logger shows its traceback, and does without: PyAV does it here.
         logging.getLogger("lerobot.utils.import_utils").setLevel(logging.ERROR)
+        import datasets
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+        datasets.disable_progress_bars()  # there is one per episode
         self._dataset = LeRobotDataset.create(
             where.removeprefix(REPO) if where.startswith(REPO) else self.folder.name,
             fps=round(spec.control_hz),

@@ -176,6 +176,7 @@ def test_kill_9_leaves_the_dataset_that_was_there(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == -signal.SIGKILL and done.stdout == "killed\n", done.stderr
+    assert "Map" not in done.stderr, "LeRobot's progress bars, one for each episode"
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.glob("dataset.*")] == ["dataset.new"]
     assert export(run, str(out), Wanted()).episodes == 4
