@@ -89,6 +89,11 @@ class _Edge(Section):
     threads: Annotated[PositiveInt, Field(le=1024)] = Field(
         1, description="Threads of the policy and, in a batch edge, of the simulation."
     )
+    explore: bool = Field(
+        True,
+        description="Its policy explores, as reinforcement needs it. false: it does what it does best, as hgdagger has "
+        "it, or a person would correct the exploration's mistakes.",
+    )
     segment_steps: PositiveInt = Field(32, description="Longest segment, in environment steps; an episode is cut so.")
     offline_episodes: NonNegativeInt = Field(
         256, description="Episodes that it still starts while it can't reach the learner, over all its arms."

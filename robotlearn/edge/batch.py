@@ -67,6 +67,7 @@ class BatchEdge:
                 segment_steps=edge.segment_steps,
                 seed=(seed + index) % 2**63,
                 emit=self._gate.record,
+                explore=edge.explore,
                 options=env_options(config),
                 encodings=edge.encodings(),
                 person=people[index],

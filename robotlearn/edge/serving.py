@@ -51,7 +51,7 @@ class Serving:
         self._station = local.local_socket(self._context, zmq.DEALER)
         self._station.connect(station)
         # Random too, so that a restarted policy server does not draw the same noise again.
-        self._explore, self._seed = explore, [config.seed, session, secrets.randbits(63)]
+        self._explore, self._seed = explore and edge.explore, [config.seed, session, secrets.randbits(63)]
         self._rngs: dict[str, np.random.Generator] = {}
         self._version = -1
         self._latency_s: float | None = None

@@ -89,7 +89,7 @@ def test_imitation_alone_needs_no_edge(minimal: Path) -> None:
 MISTAKES = [
     ("updates: 7", "updtes: 7", ":5: learner.updtes: unknown key, nearest is 'updates'"),
     ("learner:", "lerner:", ":4: lerner: unknown key, nearest is 'learner'"),
-    ("arms: 8", "qqq: 8", ":9: edges.0.qqq: unknown key, known are arms, arrays, images, kind, link, "),
+    ("arms: 8", "qqq: 8", ":9: edges.0.qqq: unknown key, known are arms, arrays, explore, images, kind, "),
     ("    kind: paced", "    kind: paced\n    arms: 2", ":12: edges.1.arms: unknown key"),
     ("updates: 7", "updates: ten", ":5: learner.updates: 'ten' is not valid, expected a whole number"),
     ("updates: 7", "updates: 7.5", ":5: learner.updates: 7.5 is not valid, expected a whole number"),

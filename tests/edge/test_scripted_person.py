@@ -239,11 +239,12 @@ def test_what_they_do_is_executed_and_what_the_policy_proposed_is_recorded_besid
     assert left_alone == 1
 
 
+@pytest.mark.parametrize("explore", [True, False])
 def test_an_edge_has_one_and_tells_how_often_they_took_over(
-    learners_end: LearnersEnd, config: Config, inputs: Inputs, resting: Policy, tmp_path: Path
+    learners_end: LearnersEnd, config: Config, resting: Policy, tmp_path: Path, explore: bool
 ) -> None:
     keys = {"kind": "scripted", "patience": PATIENCE, "corrections": 2}
-    edge = config.edges[1].model_dump() | {"person": keys}
+    edge = config.edges[1].model_dump() | {"person": keys, "explore": explore}
     batch = BatchEdgeConfig.model_validate(edge)
     running = BatchEdge(config, batch, learners_end.address, tmp_path / "edge")
     stop = threading.Event()
@@ -261,4 +262,7 @@ def test_an_edge_has_one_and_tells_how_often_they_took_over(
         stop.set()
         thread.join()
         running.close()
+    stored = [segment for _, segment in learners_end.store.scan()]
+    assert len({segment.episode for segment in stored if segment.intervention.any()}) == 2
+    assert any(segment.chunk_stochastic.any() for segment in stored) == explore
     assert contract(config) == contract(config.model_copy(update={"edges": (config.edges[0], batch)}))

@@ -34,7 +34,8 @@ class Bench:
         self.station.bind(f"ipc://{tmp}/station")
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
         source = LearnerWeights(end.address, config, edge=config.edges[0].name, session=3)
-        self.serving = Serving(config, config.edges[0], source, session=3, explore=False, **ends)
+        edge = config.edges[0].model_copy(update={"explore": False})
+        self.serving = Serving(config, edge, source, session=3, **ends)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.serving.run, args=(self.stop,))
         self.thread.start()
