@@ -40,6 +40,7 @@ UNITS = {
     "durable": "steps/s",
     **{f"sample.{batch}": "samples/s" for batch in BATCHES},
     f"sample.{BATCHES[-1]}.cold": "samples/s",
+    "open": "s",
     "own": "bytes/step",
     "mapped": "bytes/step",
     "in_memory": "of all images",

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ import torch
 if TYPE_CHECKING:
     from robotlearn.buffer.log_files import Position
     from robotlearn.buffer.store import SegmentStore
+    from robotlearn.inputs import Inputs
+    from robotlearn.replay.memory import ReplayMemory
+    from robotlearn.replay.sampling import Sampling
 
 T, SIDE, STATE, ACTION = 32, 128, 14, 7
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -47,7 +51,7 @@ def stored(steps: int, store: SegmentStore) -> Iterator[tuple[Position, memoryvi
     for number, data in enumerate(segments(steps)):
         observations = {"observation.state": data["state"], **{key: data[key] for key in CAMERAS}}
         actions = {"action_proposed": data["action"], "action_executed": data["action"]}
-        segment = replace(like, observations=observations, reward=data["reward"], **actions)
+        segment = replace(like, observations=observations, reward=data["reward"], episode=number, **actions)
         encoded = record.encode(segment, session=1, sequence=number)
         begun = time.perf_counter()
         position = store.append([encoded])[0].position
@@ -58,41 +62,65 @@ def stored(steps: int, store: SegmentStore) -> Iterator[tuple[Position, memoryvi
 
 
 def ours(steps: int, folder: Path) -> tuple[Sample, Found]:
-    """The learner's store of segments, raw images; "add" is what comes on top of storing, "durable" is both."""
+    """The learner's replay memory over its store of segments, raw images, each episode a segment.
+
+    "add" is what comes on top of storing, "durable" is both; "open" is to open it all again and draw a batch of 256.
+    """
     from robotlearn.buffer.store import SegmentStore
-    from robotlearn.replay.images import ImageRows
-    from robotlearn.wire import record
+    from robotlearn.replay.sampling import ONLINE
 
     store = SegmentStore(folder, sync="power")
-    cameras = [ImageRows(key, (SIDE, SIDE, 3), BUDGET // len(CAMERAS)) for key in CAMERAS]
-    rows = steps // T * (T + 1)
-    state, action, reward = torch.empty(rows, STATE), torch.empty(rows, ACTION), torch.empty(rows)
+    memory, sampling = _empty()
     storing = adding = 0.0
     for position, encoded, took in stored(steps, store):
         begun = time.perf_counter()
-        found = record.decode(encoded, verify=False, images=False)
-        for camera in cameras:
-            first = camera.append(store.records, position, encoded, load=True)
-        state[first : first + T + 1] = torch.from_numpy(found.observations["observation.state"])
-        action[first : first + T] = torch.from_numpy(found.action_executed)
-        reward[first : first + T] = torch.from_numpy(found.reward)
+        found, _ = memory.add(store.records, position, encoded, ONLINE)
+        for drawable in found:
+            sampling.add(drawable)
         storing += took
         adding += time.perf_counter() - begun
-    drawn = np.arange(rows).reshape(-1, T + 1)[:, :T].reshape(-1)
-    rng, outs = np.random.default_rng(1), dict[int, list[torch.Tensor]]()
+    in_memory = memory.nbytes / (steps // T * (T + 1) * IMAGES)
+    store.close()
+    opening = time.perf_counter()
+    again, drawn = _empty()
+    with SegmentStore(folder) as store:
+        for position, record in store.records.scan(verify=False):
+            for drawable in again.add(store.records, position, record, ONLINE, load=False)[0]:
+                drawn.add(drawable)
+        _drawing(again, drawn)(256)
+        opened = time.perf_counter() - opening
+    found = {"add": steps / adding, "durable": steps / (adding + storing), "in_memory": in_memory, "open": opened}
+    return _drawing(memory, sampling), found
+
+
+def _empty() -> tuple[ReplayMemory, Sampling]:
+    from robotlearn.algorithms.transitions import Window
+    from robotlearn.config.replay import PartConfig
+    from robotlearn.replay.memory import ReplayMemory
+    from robotlearn.replay.sampling import Sampling
+
+    features = {"observation.state": (STATE,), **dict.fromkeys(CAMERAS, (SIDE, SIDE, 3))}
+    shown = SimpleNamespace(
+        features=features,
+        embodiments=("panda",),
+        action_dim=ACTION,
+        laid_out=lambda embodiment, key, values: values,
+        padded=lambda embodiment, values: values,
+    )
+    return ReplayMemory(cast("Inputs", shown), Window(1, 1, 0.99), BUDGET), Sampling((PartConfig(),))
+
+
+def _drawing(memory: ReplayMemory, sampling: Sampling) -> Sample:
+    """Draws and gathers on the calling thread, as the others do; the learner has it done ahead on another one."""
+    rng, outs = np.random.default_rng(1), dict[int, dict[str, dict[str, torch.Tensor]]]()
 
     def sample(batch: int) -> object:
         if batch not in outs:
-            outs[batch] = [torch.zeros(2 * batch, SIDE, SIDE, 3, dtype=torch.uint8) for _ in cameras]
-        before = drawn[rng.integers(0, len(drawn), batch)]
-        both = np.concatenate((before, before + 1))
-        for camera, out in zip(cameras, outs[batch], strict=True):
-            camera.gather(both, out)
-        index = torch.from_numpy(before)
-        return outs[batch], state[torch.from_numpy(both)], action[index], reward[index]
+            outs[batch] = memory.buffers(batch)
+        memory.gather(sampling.draw(batch, rng).rows, outs[batch])
+        return outs[batch]
 
-    in_memory = sum(camera.nbytes for camera in cameras) / (rows * IMAGES)
-    return sample, {"add": steps / adding, "durable": steps / (adding + storing), "in_memory": in_memory}
+    return sample
 
 
 def ring(steps: int, folder: Path) -> tuple[Sample, Found]:
@@ -189,7 +217,7 @@ class Contender(NamedTuple):
 
 
 CONTENDERS = {
-    "ours": Contender("ours", ours, 0, ("benchmarks.segments", "robotlearn.buffer.store", "robotlearn.replay.images")),
+    "ours": Contender("ours", ours, 0, ("benchmarks.segments", "robotlearn.replay.batches")),
     "limit": Contender("bare index_select", limit, IMAGES),
     "ring": Contender("NumPy ring", ring, IMAGES),
     "lerobot": Contender("LeRobot", lerobot, 2 * 4 * IMAGES, ("lerobot.rl.buffer",)),
