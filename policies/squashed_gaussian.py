@@ -103,7 +103,7 @@ class SquashedGaussianPolicy(ChunkPolicy):
         from which u can't be told there.
         """
         mean, log_std = self._gaussian(obs)
-        u = mean + log_std.exp() * noise
+        u = torch.addcmul(mean, log_std.exp(), noise)
         # N(u; mean, std^2) in terms of the noise; its gradient by way of u and mean cancels.
         each = -0.5 * noise.square() - log_std - self._log_slope(u)
         chunk, real = self.bound * torch.tanh(u), self.real_of(obs)
@@ -142,11 +142,11 @@ class SquashedGaussianPolicy(ChunkPolicy):
         out: Tensor = self.network(torch.cat(self.observation(obs), -1))
         mean, spread = out.view(-1, 2, self.horizon, self.action_dim).unbind(1)
         low, high = LOG_STD
-        return _MEAN * torch.tanh(mean / _MEAN), low + 0.5 * (high - low) * (torch.tanh(spread) + 1)
+        return _MEAN * torch.tanh(mean / _MEAN), 0.5 * (high + low) + 0.5 * (high - low) * torch.tanh(spread)
 
     def _log_slope(self, u: Tensor) -> Tensor:
         """ln |dz/du| = ln bound + ln(1 - tanh(u)^2), of every u without loss of digits."""
-        return math.log(self.bound) + 2 * (math.log(2) - u - softplus(-2 * u))
+        return (math.log(self.bound) + 2 * math.log(2)) - 2 * (u + softplus(-2 * u))
 
     def _density(self, obs: Observations, chunk: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """(B, 1, H) log density per action of z, summed over its real entries."""

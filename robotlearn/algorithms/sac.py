@@ -77,6 +77,7 @@ class SAC(OffPolicy):
         self.critics.set_statistics(policy.statistics())
         self.critics.to(self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self._following = (list(self.target.parameters()), list(self.critics.parameters()))
         self.temperature = _Temperature(config.initial_temperature).to(self.device)
         self.critic_optimizer = Optimizer("critics", self.critics, config.critic_lr, config.grad_clip)
         self.actor_optimizer = Optimizer("policy", policy, config.actor_lr, config.grad_clip)
@@ -140,7 +141,7 @@ class SAC(OffPolicy):
         loss, q = self.critic_loss(batch, y)
         norm = self.critic_optimizer.step(loss)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.critics.parameters()), self.config.tau)
+            torch._foreach_lerp_(*self._following, self.config.tau)
             mean = q.mean(0)
             error = (mean - y).abs()
             spread = q.amax(0) - q.amin(0)
