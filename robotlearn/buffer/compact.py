@@ -82,8 +82,10 @@ def evict(
 ) -> Evicted:
     """Take out the oldest episodes until the store has at most `max_bytes`, or nothing may go any more.
 
-    For a live learner, between updates: no file is begun after `limit_s` [s]; a later call goes on. `index` is of the
-    store, and follows it. Raises LogError when the disk fails or is full; what was evicted then is, and counted.
+    For a live learner, between updates: after `limit_s` [s] no file but the first is begun (one takes about a tenth of
+    a second); a later call goes on. `index` is of the store, and follows it.
+
+    Raises LogError when the disk fails or is full; what was evicted then is, and counted.
     """
     excess = store.bytes - max_bytes
     if excess <= 0:

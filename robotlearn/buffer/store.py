@@ -254,8 +254,8 @@ class SegmentStore:
         """Evict segments: in each of these files only the positions named for it stay, and so many segments go.
 
         Returns, for each file that was worked on, where those that stayed are now; a file of which nothing stays is
-        deleted. All stay `seen`. No file is begun after `limit_s` [s]. What was appended last must be left alone: see
-        `rotate`. Killed at any moment, each file is as before or as after, and the counts fit.
+        deleted. All stay `seen`. After `limit_s` [s] no file but the first is begun. What was appended last must be
+        left alone: see `rotate`. Killed at any moment, each file is as before or as after, and the counts fit.
         `progress(files done, of how many)` is told on the way.
 
         Raises LogError when the disk fails or is full; what was done by then is done.
@@ -278,7 +278,7 @@ class SegmentStore:
             left = {removal.file for removal in plan}
             try:
                 for removal in plan:
-                    if time.monotonic() > until:
+                    if moved and time.monotonic() > until:
                         break
                     left.discard(removal.file)
                     moved[removal.file] = self._log.rewrite(removal.file, files[removal.file][0])

@@ -71,8 +71,8 @@ def verify(
     after_it, now = snapshots.last(folder), LogReader(log.path).file_sizes()
     quiet = after_it == before_it and all(sizes.get(one.file) == now.get(one.file) for one in after_it.removing)
     # What is evicted meanwhile may be there or not.
-    settled = {one.file: one.after for one in after_it.removing}
-    noted = before_it.settled(sizes) if quiet else after_it.settled(settled)
+    gone = sizes if quiet else {one.file: one.after for one in after_it.removing}
+    noted = after_it.settled(gone)
     found.evicted, found.lost = noted.evicted or 0, noted.lost
     dropped = IntervalSet(noted.dropped)
     gaps = [number for number in range(max(sizes, default=0)) if number not in sizes and number not in dropped]

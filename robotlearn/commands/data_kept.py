@@ -42,8 +42,9 @@ def prune(
 ) -> None:
     """Delete stored episodes, for good; exactly one option says which.
 
-    Never those in which a person intervened, nor what the run's newest checkpoint has yet to learn from: the run can be
-    resumed. What is deleted stays known, so no edge's copy of it is stored again. Not while a learner runs.
+    Never those in which a person intervened. Files (of 64 MiB) from which the run's newest checkpoint goes on are left
+    whole, so that it can be resumed; their episodes may go once there is a newer one. What is deleted stays known: no
+    edge's copy of it is stored again. Not while a learner runs.
     """
     from robotlearn.buffer.compact import Needs
 
@@ -71,7 +72,7 @@ def prune(
     if said["starred"]:
         typer.echo(f"{said['starred']} episodes stay because a person intervened in them")
     if said["needed"]:
-        whose = "the run's newest checkpoint goes on from their files"
+        whose = "the run's newest checkpoint goes on from their files, which are left whole"
         reason = whose if needs != Needs() else "their files are damaged"
         typer.echo(f"{said['needed']} episodes stay because {reason}")
     if max_gb is not None and said["stored_bytes"] > max_gb * 1e9 and not dry_run:
