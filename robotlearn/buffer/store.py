@@ -271,12 +271,12 @@ class SegmentStore:
             ]
             if any(removal.file >= self._log.end.file for removal in plan):
                 raise LogError(f"store {self.path}: of the file that is written to nothing can be evicted")
-            with self._lock:
-                with self._seen_lock:
-                    self._removing |= {removal.file: removal for removal in plan}
-                self._write_snapshot()  # what goes stays seen, and is counted, from here on
             left = {removal.file for removal in plan}
+            with self._seen_lock:
+                self._removing |= {removal.file: removal for removal in plan}
             try:
+                with self._lock:
+                    self._write_snapshot()  # what goes stays seen, and is counted, from here on
                 for removal in plan:
                     if moved and time.monotonic() > until:
                         break
