@@ -151,6 +151,15 @@ def test_silence_splits_a_bag_into_episodes(tmp_path: Path) -> None:
         np.testing.assert_allclose(state[[0, -1]], [pose(start), pose(start + 1)], atol=1e-6)
     whole_bag = taken(tmp_path / "bag", tmp_path / "one")
     assert whole_bag.added == 1 and whole_bag.silence_s == pytest.approx(2.0)
+    # What nobody commands in an episode goes where it is measured, whatever was commanded in an earlier one.
+    held = [states("/commands", 3.2 + 0.05 * n, {"shoulder": 0.1, "gripper": 0.02}) for n in range(12)]
+    first = [of_states(0.2 + 0.05 * n) for n in range(12)]
+    write(tmp_path / "partly", [*measured(6.0), *first, *held], "mcap")
+    assert taken(tmp_path / "partly", tmp_path / "three", episode_gap=0.5, commands="/commands").added == 2
+    second = whole(tmp_path / "three")[1]
+    elbow = second.observations["observation.state"][:, 1]
+    np.testing.assert_allclose(second.steps("action_executed")[:, 1], np.diff(elbow), atol=1e-6)
+    assert not second.steps("action_executed")[1:, 0].any() and np.diff(elbow).max() > 0.005
     # Commands pause, too: then what is measured between is nobody's demonstration.
     commands = [of_numbers(t) for t in [*(0.2 + 0.05 * np.arange(12)), *(3.2 + 0.05 * np.arange(12))]]
     write(tmp_path / "commanded", [*measured(6.0), *commands], "sqlite3")

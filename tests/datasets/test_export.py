@@ -72,6 +72,7 @@ def test_whole_episodes_are_chosen(store: Path, chosen: dict[str, str], found: l
         for entry in entries:
             episode = stored.read(entry)
             assert len(episode) == entry.steps and episode.key[0] == entry.edge
+            assert [part.first_step for part in episode.parts] == [0, 6][: entry.segments] and episode.parts[-1].last
 
 
 def test_a_learner_may_go_on_and_nothing_is_changed(store: Path) -> None:

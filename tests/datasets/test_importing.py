@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hal import load_spec
 from robotlearn.cells import cells_of
 from robotlearn.config import load_config
+from robotlearn.datasets.actions import absolute_of, deltas_of, from_unit
 from robotlearn.datasets.conversion import Conversion
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.importing import Imported, import_dataset
@@ -119,6 +121,43 @@ def test_frames_of_a_faster_dataset_are_put_together(tmp_path: Path) -> None:
         np.testing.assert_array_equal(seen, expected)
 
 
+def test_differences_have_no_offset_but_the_gripper() -> None:
+    assert SPEC.lerobot is not None
+    block = SPEC.lerobot.model_copy(update={"scale": (0.5,), "offset": (0.25,)})
+    spec = SPEC.model_copy(update={"lerobot": block})
+    given = np.ones((2, 6))
+    assert from_unit(given, spec, "lerobot").tolist() == [[0.75] * 6] * 2
+    assert from_unit(given, spec, "lerobot", deltas=True).tolist() == [[0.5] * 5 + [0.75]] * 2
+    way = np.array(WAYS[0], np.float64)
+    np.testing.assert_allclose(absolute_of(deltas_of(way, way[3], spec), way[3], spec), way, atol=1e-12)
+    with pytest.raises(DatasetError, match="panda has no block `lerobot`"):
+        from_unit(np.ones((1, 8)), load_spec("panda"), "lerobot")
+
+
+def test_deltas_of_a_faster_dataset_add_up(tmp_path: Path) -> None:
+    """Read as deltas, which they aren't, so that it shows."""
+    small = [way * np.float32(0.01) for way in WAYS]
+    make_foreign(tmp_path / "set", small, fps=20)
+    taken(tmp_path / "set", tmp_path / "demo", every=2, actions="deltas")
+    for way, episode in zip(small, whole(tmp_path / "demo"), strict=True):
+        deltas = np.append(way[1:], way[-1:], axis=0)
+        starts = np.arange(0, len(way), 2)
+        action = episode.steps("action_executed")
+        np.testing.assert_allclose(action[:, :5], np.add.reduceat(deltas[:, :5], starts), atol=1e-6)
+        np.testing.assert_allclose(action[:, 5], deltas[np.minimum(starts + 1, len(way) - 1), 5], atol=1e-7)
+
+
+def test_images_that_are_described_channels_first(tmp_path: Path) -> None:
+    make_foreign(tmp_path / "set", [WAYS[1]], camera="observation.images.front", video=False)
+    path = tmp_path / "set" / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"]["observation.images.front"] |= {"shape": [3, 32, 48], "names": ["channels", "height", "width"]}
+    path.write_text(json.dumps(info))
+    taken(tmp_path / "set", tmp_path / "demo")
+    seen = whole(tmp_path / "demo")[0].observations["observation.images.front"]
+    np.testing.assert_array_equal(seen[:-1], [picture(step) for step in range(len(WAYS[1]))])
+
+
 def test_videos_renamed_and_scaled(tmp_path: Path) -> None:
     make_foreign(tmp_path / "set", WAYS, camera="observation.images.top", state="observation.joints")
     rename = {"observation.images.top": "observation.images.front", "observation.joints": "observation.state"}
@@ -173,6 +212,7 @@ def test_started_again_it_goes_on_and_with_other_options_it_says_no(foreign: Pat
     done = taken(foreign, tmp_path / "demo")
     assert (done.added, done.there) == (1, 1)
     copy = shutil.copytree(foreign, tmp_path / "elsewhere")
+    shutil.rmtree(copy / "data")  # what is there already is not even read
     assert (taken(copy, tmp_path / "demo").added, len(whole(tmp_path / "demo"))) == (0, 2)
     with pytest.raises(DatasetError, match=r"imported with .* into another --out"):
         taken(foreign, tmp_path / "demo", actions="deltas")

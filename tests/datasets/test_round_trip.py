@@ -100,8 +100,18 @@ def test_log_prob_is_of_the_very_action(run: Path, exported: Path) -> None:
                 expected += [part.chunk_log_prob[chunk, :, action].sum() for action in range(count)]
         np.testing.assert_allclose(rows(dataset, "log_prob", episode, index * STEPS), expected, rtol=1e-6)
         assert np.abs(expected).min() > 0 and len(np.unique(expected)) == STEPS
-    version, log_prob = chunks_of_steps(stored[0])
-    assert version.dtype == np.int64 and log_prob.dtype == np.float32
+
+
+def test_a_chunk_may_begin_in_its_middle_and_steps_may_have_none() -> None:
+    first = np.array([1, 2], np.int32)
+    segment = make_segment(
+        steps=7, chunk_first=first, chunk_start=first * 3 - 2, chunk_executed=np.array([3, 2], np.int32)
+    )
+    version, log_prob = chunks_of_steps(Episode((segment,)))
+    one, two = segment.chunk_log_prob.sum(axis=1)
+    assert version.tolist() == [-1, 3, 3, 3, 3, 3, -1] and version.dtype == np.int64
+    np.testing.assert_allclose(log_prob, [0, *one[1:4], *two[2:4], 0])
+    assert log_prob.dtype == np.float32
 
 
 def test_a_policy_of_lerobot_is_shown_nothing_that_it_should_not_see(exported: Path) -> None:
