@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,6 +19,9 @@ from robotlearn.datasets.labels import Labels
 from robotlearn.datasets.stored import Episode, EpisodeKey, Only, StoredEpisodes, recording_of
 from robotlearn.datasets.writing import DatasetWriter, Interrupted, interruptible
 from robotlearn.errors import LogError
+
+if TYPE_CHECKING:
+    from robotlearn.config.config import Config
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def export(
         first = _first(stored, entries)
         found = spec or _spec_of(where, first.embodiment)
         chosen = {one.name: one for one in (labelling.read(stored.folder, text) for text in wanted.labels)}
-        about, gone, frames, failures = recording_of(where), 0, 0, 0
+        about, gone, frames, failures = _about(where), 0, 0, 0
         writer = DatasetWriter(
             out,
             found,
@@ -144,16 +148,28 @@ def _first(stored: StoredEpisodes, entries: Sequence[EpisodeEntry]) -> Episode:
     return first
 
 
-def _spec_of(where: Path, embodiment: str) -> RobotSpec:
-    """The spec of that name: of the run's config, else a shipped one. Raises DatasetError naming --robot."""
-    names: Sequence[str] = [embodiment]
+def _about(where: Path) -> Mapping[str, Any] | None:
+    """What the recording says of itself, or the task of a run that has one."""
+    config = _config(where)
+    if config is None or len({task for _, task in config.cells()}) != 1:
+        return recording_of(where)
+    return {"task": config.cells()[0][1]}
+
+
+def _config(where: Path) -> Config | None:
+    """That of the run that this is, or whose store it is. Raises ConfigError."""
     for folder in (where, where.parent):
         if (folder / "config.yaml").is_file():
             from robotlearn.config.load import load_config
 
-            names = [*load_config(folder / "config.yaml").robot, embodiment]
-            break
-    for name in names:
+            return load_config(folder / "config.yaml")
+    return None
+
+
+def _spec_of(where: Path, embodiment: str) -> RobotSpec:
+    """The spec of that name: of the run's config, else a shipped one. Raises DatasetError naming --robot."""
+    config = _config(where)
+    for name in [*(config.robot if config is not None else ()), embodiment]:
         try:
             spec = load_spec(name)
         except SpecError:

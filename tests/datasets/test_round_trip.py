@@ -23,6 +23,7 @@ from robotlearn.datasets.frames import chunks_of_steps
 from robotlearn.datasets.importing import import_dataset
 from robotlearn.datasets.stored import Episode
 from robotlearn.people.demonstrated import demonstrations, episodes
+from robotlearn.people.recording import about
 from robotlearn.wire import record
 from tests.datasets.runs import STEPS, assert_equal, make_run, whole
 from tests.fakes import small_spec
@@ -128,9 +129,11 @@ def test_imported_again_the_segments_are_equal(run: Path, exported: Path, tmp_pa
     assert len(back) == 4
     for one, other in zip(whole(run), back, strict=True):
         assert_equal(one, other)
-    again = done("import", exported, "--out", out, "--robot", "panda")
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    shutil.rmtree(copy / "data")  # what is there already is not even read
+    again = done("import", copy, "--out", out, "--robot", "panda")
     assert "0 episodes came in" in again and "4 were there already" in again
-    assert len(whole(out)) == 4
+    assert len(whole(out)) == 4 and about(out)["task"] == "reach"
     shown = demonstrations(out, "panda")
     np.testing.assert_array_equal(shown.actions, whole(run)[0].steps("action_executed"))
 
