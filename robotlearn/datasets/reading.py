@@ -21,6 +21,7 @@ from robotlearn.errors import ExtraError
 FORMAT = "v3."
 _NUMBERS = {"float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"}
 _IMAGES = {"image", "video"}
+_EPISODE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 Array = NDArray[Any]
 
 
@@ -104,6 +105,8 @@ class LeRobotFolder:
         for path in sorted((self.folder / "meta" / "episodes").glob("*/*.parquet")):
             file = _parquet(path)
             names = [name for name in file.schema_arrow.names if not name.startswith("stats/") and name != "tasks"]
+            if lacks := [name for name in _EPISODE if name not in names]:
+                raise DatasetError(f"{path} lacks the columns {', '.join(lacks)}")
             for batch in file.iter_batches(columns=names, batch_size=256):
                 for row in batch.to_pylist():
                     if row["episode_index"] != found:

@@ -270,6 +270,8 @@ def test_a_repository_in_lerobots_cache(foreign: Path, tmp_path: Path, monkeypat
 
 
 def test_damage_is_one_line(foreign: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
     copy = shutil.copytree(foreign, tmp_path / "copy")
     info = (copy / "meta" / "info.json").read_text()
     for wrong, said in (
@@ -282,6 +284,12 @@ def test_damage_is_one_line(foreign: Path, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=said):
             taken(copy, tmp_path / "demo")
     (copy / "meta" / "info.json").write_text(info)
+    [episodes] = copy.glob("meta/episodes/*/*.parquet")
+    shutil.copy(episodes, tmp_path / "episodes.parquet")
+    pq.write_table(pq.read_table(episodes).drop_columns(["length"]), episodes)
+    with pytest.raises(DatasetError, match="lacks the columns length"):
+        taken(copy, tmp_path / "demo")
+    shutil.copy(tmp_path / "episodes.parquet", episodes)
     [data] = copy.glob("data/*/*.parquet")
     data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(DatasetError, match="can't be read"):
