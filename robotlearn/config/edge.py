@@ -140,12 +140,15 @@ class ScriptedPersonConfig(Section):
 
     kind: Literal["scripted"] = Field(description="scripted: the task's scripted expert takes over.")
     patience: PositiveInt = Field(
-        8,
-        description="They take over after so many steps in a row without headway. It should be more than the expert "
-        "itself needs where the task is slow, as in closing a gripper.",
+        6,
+        description="They take over after so many steps in a row without headway. With fewer than the expert itself "
+        "needs at the task's slowest place (lift 5; push, pick_place, stack 9) they meddle.",
+    )
+    setback: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="They take over at once where the task's progress falls so far below its last headway."
     )
     headway: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.01,
+        0.02,
         description="A step makes headway when the task's own measure of progress, 0 to 1, is so much above where it "
         "last did.",
     )

@@ -52,7 +52,8 @@ class ScriptedPerson:
     An arm makes headway in a step that brings the task's own measure, `Task.progress`, more than `headway` above where
     it last did (at first: where the episode began). The person takes over
 
-    * after `patience` steps in a row without: the policy hesitates, misses, or has lost what it held.
+    * after `patience` steps in a row without: the policy hesitates, or tries in vain;
+    * at once where the measure is `setback` below where it last made headway: it goes astray, or has lost what it held.
 
     From then on headway counts anew, from where the arm is. The person gives back
 
@@ -99,7 +100,9 @@ class ScriptedPerson:
         self._headway[ids] += ahead
         if self._config.until == "headway":
             self.holds[ids[self._headway[ids] >= self._config.steady]] = False
-        self._take_over(ids[~self.holds[ids] & (self._idle[ids] >= self._config.patience)], progress)
+        stuck = self._idle[ids] >= self._config.patience
+        astray = progress[ids] <= self._mark[ids] - self._config.setback
+        self._take_over(ids[~self.holds[ids] & (stuck | astray)], progress)
         held = ids[self.holds[ids]]
         return held, self._expert.act(_rows(state, held))
 

@@ -59,7 +59,8 @@ class Watched:
     def __init__(self, spec: RobotSpec, scene: SceneState, effort: Effort | None = None, **keys: Any) -> None:
         if keys.get("until") != "end":
             keys["steady"] = STEADY
-        config = ScriptedPersonConfig(kind="scripted", patience=PATIENCE, headway=HEADWAY, **keys)
+        keys = {"patience": PATIENCE, "headway": HEADWAY, "setback": 1.0} | keys
+        config = ScriptedPersonConfig(kind="scripted", **keys)
         self.scene, self.arms = scene, np.arange(len(scene.position))
         self.person = ScriptedPerson(spec, Told(spec), len(self.arms), config, effort or Effort.of(config))
         self.actions = np.zeros((0, spec.dim), np.float32)
@@ -91,6 +92,15 @@ def test_what_was_lost_is_no_headway_until_it_is_made_up_for(spec: RobotSpec, sc
     watched.begin(0.5, 0.5, 0.5)
     lost = (0.1, 0.2, 0.3)
     assert [watched.step(x, 0.5 + x, 0.5 + x) for x in lost] == [[], [], [0]]
+
+
+def test_where_much_is_lost_they_take_over_at_once(spec: RobotSpec, scene: SceneState) -> None:
+    """What counts is what was lost since the last headway, in however many steps."""
+    watched = Watched(spec, scene, setback=0.2)
+    watched.begin(0.5, 0.5, 0.1)
+    assert watched.step(0.6, 0.6, 0.6) == []
+    assert watched.step(0.41, 0.5, 0.61) == []
+    assert watched.step(0.42, 0.39, 0.8) == [1]
 
 
 def test_patience_is_for_steps_in_a_row(spec: RobotSpec, scene: SceneState) -> None:
