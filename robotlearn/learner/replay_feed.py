@@ -93,6 +93,9 @@ class ReplayFeed(Feed):
         self._coming: deque[tuple[Position, bool]] = deque()
         """Stored and not taken in yet: where, and whether an episode ends there."""
         self._read_to = _BEGINNING
+        self._damaged: list[Position] = []
+        """Records of the run that couldn't be taken in."""
+        self._logs: list[LogFiles] = [store.records, *(LogReader(path) for path, _ in self._sources())]
         self._last: deque[Finished] = deque(maxlen=_SHOWN)
         self._staleness: list[NDArray[np.int64]] = []
         """Of the episodes that came since the last update, as they came."""
@@ -101,24 +104,28 @@ class ReplayFeed(Feed):
 
     def begin(self, facts: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> str:
         begun = time.monotonic()
-        for path, origin in self._sources():
-            self._add_all(LogReader(path), origin)
+        for source, (_, origin) in zip(self._logs[1:], self._sources(), strict=True):
+            self._add_all(source, origin)
         if facts is not None:
             end = Position(*facts["end"])
             self.env_steps = int(facts["env_steps"])
             self._limiter.steps, self._limiter.updates = self.env_steps, int(facts["blocks"])
+            self._damaged = [Position(*each) for each in facts["damaged"]]
             for position, record in self._store.records.scan(verify=False):
                 if position[:2] >= end[:2]:
                     break
-                self._add(self._store.records, position, record, ONLINE, load=False)
+                if position not in self._damaged:
+                    self._add(self._store.records, position, record, ONLINE, load=False)
             self._read_to = end
+            if unreadable := [(self._logs[number], Position(*place)) for number, *place in facts["unreadable"]]:
+                self._sampling.keep(self._memory.drop_at(unreadable))
             if len(self._sampling) == facts["drawable"]:
                 self._sampling.load({name: tensor.numpy() for name, tensor in state.items()})
             elif state:
                 log.warning("some of what was stored is gone since: what is prioritized begins with equal priorities")
         stored = self._store.scan_headers(self._read_to)
         waiting = [(position, header.last) for position, header in stored if position < self._until]
-        self._gate.restore(sum(last for _, last in waiting))
+        self._gate.accepted(sum(last for _, last in waiting))  # besides those that came since the server began
         self._coming.extend(waiting)
         self._take_in()
         return f"{len(self._memory)} steps in the replay memory, opened in {time.monotonic() - begun:.1f} s"
@@ -162,7 +169,9 @@ class ReplayFeed(Feed):
 
     def facts(self) -> dict[str, Any]:
         counted = {"env_steps": self.env_steps, "blocks": self._limiter.updates, "drawable": len(self._sampling)}
-        return {"unused": [], "end": list(self._read_to), **counted}
+        unreadable = [[self._logs.index(source), *position] for source, position in self._memory.dropped]
+        damaged = [list(position) for position in self._damaged]
+        return {"unused": [], "end": list(self._read_to), "damaged": damaged, "unreadable": unreadable, **counted}
 
     def state(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.asarray(value)) for name, value in self._sampling.state().items()}
@@ -173,7 +182,7 @@ class ReplayFeed(Feed):
         self._staleness.clear()
         asked = sum(rows.hits + rows.misses for rows in images)
         return {
-            "episodes_lost": self._lost,
+            "episodes_lost": self._lost + len(self._memory.dropped),
             **({"staleness_mean": staleness.mean(), "staleness_max": staleness.max()} if len(staleness) else {}),
             "replay/steps": len(self._memory),
             "replay/drawable": len(self._sampling),
@@ -221,6 +230,7 @@ class ReplayFeed(Feed):
             except LogError as error:
                 log.error("a segment is lost: %s", error)
                 self._lost += 1
+                self._damaged.append(position)
                 continue
             steps = self._add(self._store.records, position, record, ONLINE, load=True)
             self.env_steps += steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor
 
 from robotlearn.algorithms.transitions import Transitions
+from robotlearn.errors import LogError
 from robotlearn.replay.memory import ReplayMemory
 from robotlearn.replay.sampling import Draw, Sampling
+
+logger = logging.getLogger("robotlearn.replay")
 
 AHEAD = 2
 """Batches that are gathered, or being gathered, while one is learnt from."""
@@ -39,6 +43,18 @@ class BatchMaker:
         self._buffers.rotate(-1)
         return draw, self._thread.submit(self._gather, draw, buffer)
 
+    def lose(self, draw: Draw, error: LogError) -> bool:
+        """What images of a draw can't be read isn't drawn any more; whether there is something else.
+
+        To be called while nothing is gathered. Raises `error` when all can be read after all.
+        """
+        lost = self._memory.unreadable(draw.rows)
+        if not lost:
+            raise error
+        logger.error("%d stored segments are drawn no more, their images can't be read: %s", len(lost), error)
+        self._sampling.keep(self._memory.drop(lost))
+        return len(self._sampling) > 0
+
     def close(self) -> None:
         """Idempotent."""
         self._thread.shutdown()
@@ -53,13 +69,15 @@ class UpdateBatches:
     """The batches of one update, each once; see `robotlearn.algorithms.base.Batches`.
 
     A batch is drawn when the one `AHEAD` before it is handed out, whatever the threads do meanwhile: what is learnt
-    depends on the data and the generator alone, with priorities too.
+    depends on the data and the generator alone, with priorities too. When images of one can't be read, the segments
+    that hold them are forgotten, and it and those behind it are drawn anew; where nothing is left, batches end.
     """
 
     def __init__(self, maker: BatchMaker, count: int, rng: np.random.Generator) -> None:
         self._maker, self._left, self._rng = maker, count, rng
         self._coming: deque[tuple[Draw, Future[Transitions]]] = deque()
-        self._drawn: deque[tuple[Transitions, Draw]] = deque(maxlen=2)
+        self._drawn: deque[tuple[Transitions, Draw | None]] = deque(maxlen=2)
+        """Those handed out last; None: the priorities of its steps have other places now."""
 
     def __iter__(self) -> Iterator[Transitions]:
         try:
@@ -67,20 +85,39 @@ class UpdateBatches:
                 self._begin()
             while self._coming:
                 draw, gathered = self._coming.popleft()
-                batch = gathered.result()
+                try:
+                    batch = gathered.result()
+                except LogError as error:
+                    self._draw_anew(draw, error)
+                    continue
                 self._drawn.append((batch, draw))
                 yield batch
                 self._begin()
         finally:
-            for _, gathered in self._coming:  # given up: their buffers are written to until then
-                gathered.exception()
+            self._settle()
 
     def prioritize(self, batch: Transitions, error: Tensor) -> None:
         """See `robotlearn.algorithms.base.Batches`."""
-        draw = next((draw for known, draw in self._drawn if known is batch), None)
-        if draw is None:
+        found = [draw for known, draw in self._drawn if known is batch]
+        if not found:
             raise ValueError("this batch is not the last one or the one before: its steps aren't known any more")
-        draw.prioritize(error.detach().cpu().numpy())
+        if found[0] is not None:
+            found[0].prioritize(error.detach().cpu().numpy())
+
+    def _settle(self) -> None:
+        """Nothing is gathered any more: buffers are written to until then."""
+        for _, gathered in self._coming:
+            gathered.exception()
+
+    def _draw_anew(self, draw: Draw, error: LogError) -> None:
+        self._settle()
+        again = 1 + len(self._coming)
+        self._coming.clear()
+        self._drawn = deque(((batch, None) for batch, _ in self._drawn), maxlen=2)
+        if self._maker.lose(draw, error):
+            self._left += again
+            for _ in range(again):
+                self._begin()
 
     def _begin(self) -> None:
         if self._left:

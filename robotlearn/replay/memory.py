@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from policies.encoder import EMBODIMENT, IMAGES, INSTRUCTION
 from policies.language import embed
 from robotlearn.algorithms.transitions import Window
 from robotlearn.buffer.log_files import LogFiles, Position
-from robotlearn.errors import WireError
+from robotlearn.errors import LogError, WireError
 from robotlearn.inputs import Inputs
 from robotlearn.replay.finished import Finished
 from robotlearn.replay.growing import Growing
@@ -43,6 +43,7 @@ _SEGMENT: Mapping[str, tuple[tuple[int, ...], Any]] = {
     "after": ((), np.int64),  # the segment that goes on where it ends, -1: not here
     "embodiment": ((), np.int64),
     "task": ((), np.int64),
+    "dropped": ((), np.bool_),  # its images can't be had any more
 }
 
 
@@ -183,6 +184,33 @@ class ReplayMemory:
         while any([rows.warm(_WARM_ROWS) for rows in self.images.values()]) and time.monotonic() < end:
             pass
 
+    def unreadable(self, rows: Rows) -> list[int]:
+        """Of the segments whose images the windows that begin at `rows` (B,) show, those whose can't be read."""
+        segment, last = self._steps["segment"], self._last(rows)
+        shown = rows + segment[rows]
+        if self.window.bootstraps:
+            shown = np.union1d(shown, last + segment[last] + 1)
+        starts = self._segments["start"] + np.arange(len(self._segments))
+        of = np.searchsorted(starts, shown, "right") - 1
+        return [number for number in np.unique(of).tolist() if not self._reads(shown[of == number])]
+
+    def drop(self, segments: Collection[int]) -> NDArray[np.bool_]:
+        """The images of these can't be had; returns which steps (all,) can be drawn all the same. Windows that would
+        show them aren't told of any more.
+        """
+        self._segments["dropped"][list(segments)] = True
+        return self._shown(np.arange(len(self)))
+
+    def drop_at(self, places: Collection[tuple[LogFiles, Position]]) -> NDArray[np.bool_]:
+        """As `drop`, of the segments that lie there."""
+        return self.drop([number for number, place in enumerate(self._places) if place in places])
+
+    @property
+    def dropped(self) -> list[tuple[LogFiles, Position]]:
+        """Where what was dropped lies."""
+        places = [self._places[number] for number in np.flatnonzero(self._segments["dropped"]).tolist()]
+        return [place for place in places if place is not None]
+
     def move(self, log: LogFiles, moved: Mapping[Position, Position | None]) -> NDArray[np.bool_]:
         """Records were moved within their files, or deleted (None); returns which steps (all,) are still there."""
         dead = []
@@ -194,7 +222,7 @@ class ReplayMemory:
                     dead.append(number)
         for rows in self.images.values():
             rows.move(log, moved)
-        return ~np.isin(self._steps["segment"], dead)
+        return self.drop(dead)
 
     # ---- inside
 
@@ -236,6 +264,7 @@ class ReplayMemory:
             after=np.array([-1]),
             embodiment=np.array([self.inputs.embodiments.index(name)]),
             task=np.array([self._task(segment.task)]),
+            dropped=np.array([False]),
         )
         self._steps.extend(
             action=self.inputs.padded(name, segment.action_executed),
@@ -324,6 +353,7 @@ class ReplayMemory:
         )
 
     def _told(self, rows: Rows, origin: int, segment: Segment, success: bool | None) -> Steps:
+        rows = rows[self._shown(rows)]
         intervened = np.ones(len(rows), bool)
         count = np.minimum(self.window.horizon, self._steps["left"][rows])
         step = rows
@@ -331,6 +361,30 @@ class ReplayMemory:
             step = np.where((k > 0) & (k < count), self._next(step), step)
             intervened &= self._steps["intervention"][step]
         return Steps(rows, intervened, origin, segment.embodiment, segment.task, success)
+
+    def _shown(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether nothing was dropped of what the windows that begin at `rows` show."""
+        segment, dropped = self._steps["segment"], self._segments["dropped"]
+        if not dropped.any():
+            return np.ones(len(rows), bool)
+        gone = dropped[segment[rows]]
+        return ~(gone | dropped[segment[self._last(rows)]]) if self.window.bootstraps else ~gone
+
+    def _reads(self, rows: Rows) -> bool:
+        """Whether the images of these observations can be read."""
+        try:
+            for key, images in self.images.items():
+                images.gather(rows, torch.empty((len(rows), *self.inputs.features[key]), dtype=torch.uint8))
+        except LogError:
+            return False
+        return True
+
+    def _last(self, rows: Rows) -> Rows:
+        """The last steps of the windows that begin at `rows`."""
+        count, step = np.minimum(self.window.steps, self._steps["left"][rows]), rows
+        for k in range(1, self.window.steps):
+            step = np.where(k < count, self._next(step), step)
+        return step
 
     def _next(self, step: Rows) -> Rows:
         """The steps that follow these in their episodes; where none is known, any."""
