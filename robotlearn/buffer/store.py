@@ -212,7 +212,12 @@ class SegmentStore:
     def scan_headers(self, start: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
         """As `scan`, but only the headers, which is fast: the tensors are not looked at."""
         for position, view in self._log.scan(start, verify=False):
-            yield position, records.peek(view)
+            try:
+                header = records.peek(view)
+            except WireError as error:
+                logger.error("store %s: record at %s can't be read: %s", self.path, position, error)
+                continue
+            yield position, header
 
     def seen(self, edge: str, session: int, sequence: int) -> bool:
         """Whether that segment was ever stored."""
