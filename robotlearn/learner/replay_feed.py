@@ -210,8 +210,13 @@ class ReplayFeed(Feed):
         """The records of another log that fit this run. Raises ConfigError when none does."""
         reason, before = "it is empty", len(self._memory)
         for position, record in source.scan(verify=False):
-            header = records.peek(record)
-            wrong = self._fit.data(header, layouts.parse(bytes(header.tensors)))
+            try:
+                header = records.peek(record)
+                wrong = self._fit.data(header, layouts.parse(bytes(header.tensors)))
+            except WireError as error:
+                wrong = f"{position} is damaged: {error}"
+                log.error("log %s: a segment is lost: %s", source.path, wrong)
+                self._lost += 1
             reason = wrong or reason
             if not wrong:
                 self._add(source, position, record, origin, load=False)
