@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,6 +177,22 @@ def test_what_is_given_up_early_harms_nothing(filled: Callable[..., Filled]) -> 
     assert all(map(alike, one.learn(6, 1), other.learn(6, 1)))
 
 
+def test_when_batches_are_given_up_nothing_is_gathered_any_more(
+    filled: Callable[..., Filled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, gather, done = filled("uniform"), ReplayMemory.gather, []
+
+    def slow(self: ReplayMemory, *arguments: object) -> None:
+        gather(self, *arguments)  # type: ignore[arg-type]
+        time.sleep(0.02)
+        done.append(None)
+
+    monkeypatch.setattr(ReplayMemory, "gather", slow)
+    for _ in one.maker.batches(10, np.random.default_rng(3)):
+        break
+    assert len(done) == 1 + batches_module.AHEAD
+
+
 def test_a_batch_is_rated_while_it_is_the_last_or_the_one_before(filled: Callable[..., Filled]) -> None:
     one = filled()
     batches = one.maker.batches(4, np.random.default_rng(0))
@@ -274,11 +291,11 @@ def test_a_priority_that_comes_late_is_no_other_steps(filled: Callable[..., Fill
     rated: set[int] = set()
     for batch in batches:
         if before is not None:
-            batches.prioritize(before, torch.full((SIZE,), 1e6))
+            batches.prioritize(before, torch.full((SIZE,), 5.0))
             rated |= set(before.rows.tolist())
         before = batch
         for group in one.sampling.parts[0]._groups.values():
-            assert set(group.rows[group.state()["weights"] > 100].tolist()) <= rated
+            assert set(group.rows[group.state()["weights"] > 2].tolist()) <= rated
     assert one.memory.dropped
 
 
