@@ -99,6 +99,8 @@ class ReplayFeed(Feed):
         self._last: deque[Finished] = deque(maxlen=_SHOWN)
         self._staleness: list[NDArray[np.int64]] = []
         """Of the episodes that came since the last update, as they came."""
+        self._staleness_before: NDArray[np.int64] = np.zeros(0, np.int64)
+        """Of those that came before an earlier one, the last time that any did."""
         self._optimised, self._seconds, self._lost = 0, 0.0, 0
         self._pace()
 
@@ -178,7 +180,9 @@ class ReplayFeed(Feed):
 
     def row(self) -> dict[str, float]:
         images = self._memory.images.values()
-        staleness = np.concatenate(self._staleness) if self._staleness else np.zeros(0)
+        # An update in which no episode ended has the last one's: it says how old what came was when it came.
+        staleness = np.concatenate(self._staleness) if self._staleness else self._staleness_before
+        self._staleness_before = staleness
         self._staleness.clear()
         asked = sum(rows.hits + rows.misses for rows in images)
         return {
