@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import xxhash
 from rich.console import Console
 from typer.testing import CliRunner
@@ -282,10 +281,10 @@ def test_published_weights_stay_until_they_are_copied(tmp_path: Path, monkeypatc
     complete: list[bool] = []
     descend = Optimizer._descend
 
-    def watched(self: Optimizer, gradients: Mapping[str, torch.Tensor]) -> None:
+    def watched(self: Optimizer) -> None:
         if self.name == "policy":
             complete.append(learning._publisher._newest.complete)  # type: ignore[union-attr]
-        descend(self, gradients)
+        descend(self)
 
     monkeypatch.setattr(Optimizer, "_descend", watched)
     assert not learning._publisher._newest.complete, "the server, which would copy, is not started"  # type: ignore[union-attr]
