@@ -118,14 +118,14 @@ def test_a_run_that_was_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     config = tiny("learner.max_staleness=inf")
     folder = saved_run(tmp_path / "run", config, episodes(config, 12))
     first = resumed(config, folder)
-    waiting = sorted(first._pool.positions())
-    first._pool.take(6)  # learnt from: the newest, without a bound on staleness the rest is skipped
+    waiting = sorted(first._feed._pool.positions())
+    first._feed._pool.take(6)  # learnt from: the newest, without a bound on staleness the rest is skipped
     first._close()
     told = json.loads(said("prune", folder.path, "--keep", "0", "--json").stdout)
     assert told["episodes"] == 12 == len(waiting)
     again = resumed(config, folder)
     again._close()
-    assert len(again._pool) == 0 and "lost" not in caplog.text
+    assert len(again._feed._pool) == 0 and "lost" not in caplog.text
 
 
 def test_what_a_pruned_run_has_yet_to_learn_from_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,4 +134,4 @@ def test_what_a_pruned_run_has_yet_to_learn_from_is_there(tmp_path: Path, caplog
     assert json.loads(said("prune", folder.path, "--keep", "0", "--json").stdout)["needed"] == 6
     again = resumed(config, folder)
     again._close()
-    assert len(again._pool) == 6 and "lost" not in caplog.text
+    assert len(again._feed._pool) == 6 and "lost" not in caplog.text
