@@ -167,6 +167,8 @@ class ReplayFeed(Feed):
 
     def moved(self, evicted: Evicted) -> None:
         if evicted.moved:
+            places = [evicted.moved.get(position, position) for position in self._damaged]
+            self._damaged = [position for position in places if position is not None]
             self._sampling.keep(self._memory.move(self._store.records, evicted.moved))
 
     def facts(self) -> dict[str, Any]:
