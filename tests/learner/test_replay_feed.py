@@ -17,6 +17,8 @@ import torch
 
 from robotlearn.algorithms.base import OffPolicy
 from robotlearn.algorithms.registry import make_algorithm
+from robotlearn.buffer.compact import evict
+from robotlearn.buffer.index import SegmentIndex
 from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell, cells_of
@@ -269,6 +271,46 @@ def test_a_former_run_of_other_robots_is_refused(fed: Callable[..., Fed], tmp_pa
     os.makedirs(tmp_path / "empty" / "records")
     with pytest.raises(ConfigError, match="it is empty"):
         fed(tiny(f"replay.runs=[{tmp_path}/empty]"), path="other")
+
+
+# ---- eviction
+
+
+@pytest.mark.parametrize("image", ("raw", "lossless"))
+def test_what_is_evicted_is_drawn_no_more_and_the_rest_is_what_it_was(fed: Callable[..., Fed], image: str) -> None:
+    config, encodings = tiny(MIXED, *CAMERA), Encodings("raw", other=ImageEncoding(image))
+    one = fed(config)
+    segments = [replace(segment, encodings=encodings) for segment in pieces_of(wholes(config, 24))]
+    stored = one.put(segments)
+    spoil(one.store, stored[-9].position, stored[-9].position.length - 400)
+    one.feed.take(stored)
+    one.learn(3)
+    saved = one.saved()
+    one.close()
+    one = fed(config, saved)  # whose images are all on the disk
+    one.learn()
+    before = pictures(one, np.arange(len(one.feed._memory)))
+
+    with SegmentIndex(one.store.path, one.store.records, keep=True) as index:
+        evicted = evict(one.store, index, one.store.bytes // 2)
+    assert evicted.segments and any(evicted.moved.values())
+    one.feed.moved(evicted)
+    rows = np.unique(np.concatenate([group.rows for group in one.feed._sampling.parts[0]._groups.values()]))
+    steps = {position: header.steps for position, header in one.store.scan_headers()}
+    damaged = [Position(*each) for each in one.saved()["facts"]["damaged"]]
+    assert len(damaged) == 1 and evicted.moved.get(stored[-9].position, stored[-9].position) == damaged[0]
+    assert 0 < len(rows) <= sum(steps.values()) < len(before)
+    assert np.array_equal(pictures(one, rows), before[rows])
+    updates = len(one.metrics)
+    one.give([whole.segment for whole in wholes(config, 8, seed=5)])
+    assert one.learn() > 2 and len(one.metrics) > updates
+
+
+def pictures(one: Fed, rows: Any) -> Any:
+    """What was seen before these steps."""
+    out = one.feed._memory.buffers(len(rows))
+    one.feed._memory.gather(rows, out)
+    return out["now"]["observation.images.front"].numpy().copy()
 
 
 # ---- damage

@@ -223,16 +223,24 @@ def delete_a_file(places: list[tuple[Step, Position]], records: Path) -> set[Ste
     return gone
 
 
+def at_start(whole: Whole, number: int, index: int) -> Step:
+    """The segment that a step is in."""
+    return Step(number, max(cut for cut in whole.cuts[:-1] if cut <= index))
+
+
+def at_end(whole: Whole, number: int, index: int) -> Step:
+    """The segment that the last step of its window is in."""
+    return at_start(whole, number, min(index + WINDOW.steps, len(whole)) - 1)
+
+
 def seen_in(one: Filled, gone: set[Step]) -> set[Step]:
     """The steps whose windows show observations of these segments."""
-    lost = set()
-    for number, whole in one.truth.items():
-        of = {i: Step(number, max(cut for cut in whole.cuts[:-1] if cut <= i)) for i in range(len(whole))}
-        for i in range(len(whole)):
-            last = min(i + WINDOW.steps, len(whole)) - 1
-            if {of[i], of[last]} & gone:
-                lost.add(Step(number, i))
-    return lost
+    return {
+        Step(n, i)
+        for n, whole in one.truth.items()
+        for i in range(len(whole))
+        if {at_start(whole, n, i), at_end(whole, n, i)} & gone
+    }
 
 
 @pytest.mark.parametrize("how", ("uniform", "mixed"))
@@ -256,6 +264,18 @@ def test_what_cannot_be_read_is_drawn_no_more_and_the_rest_goes_on(
     assert sum(int(each.split()[0]) for each in said) == len(one.memory.dropped), "each once"
     left = {one.steps[row] for group in one.sampling.parts[0]._groups.values() for row in group.rows.tolist()}
     assert left == {Step(n, i) for n, whole in one.truth.items() for i in range(len(whole))} - lost
+
+
+def test_of_each_step_it_is_known_what_cannot_be_read(filled: Callable[..., Filled]) -> None:
+    gone: set[Step] = set()
+    one = filled("uniform", spoil=lambda places, records: gone.update(delete_a_file(places, records)))
+    numbers = {step: number for number, (step, _) in enumerate(one.places)}
+    found = {one.steps[row]: set(one.memory.unreadable(np.array([row]))) for row in range(len(one.steps))}
+    assert found == {
+        Step(n, i): {numbers[shown] for shown in (at_start(whole, n, i), at_end(whole, n, i)) if shown in gone}
+        for n, whole in one.truth.items()
+        for i in range(len(whole))
+    }
 
 
 def test_what_is_drawn_instead_depends_on_the_seed_alone(filled: Callable[..., Filled]) -> None:
