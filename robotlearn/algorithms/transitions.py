@@ -34,7 +34,8 @@ class Transitions:
 
     observations: {key: (B, ...)} before the first step; images stay uint8.
     next_observations: {key: (B, ...)} after the m steps; empty where the window doesn't bootstrap.
-    actions: (B, H, D) float32, as they were executed, in the robots' units; after an episode's end the last one again.
+    actions: (B, H, D) float32, as the policy asked for them, or as they were executed where a person acted and in
+        demonstrations, in the robots' units; after an episode's end the last one again.
     valid: (B, H) bool, steps that there were.
     intervention: (B, H) bool, steps that a person did; False where not valid.
     reward: (B,) float32, sum_{k<m} gamma^k r_k.

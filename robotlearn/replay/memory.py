@@ -22,7 +22,7 @@ from robotlearn.replay.finished import Finished
 from robotlearn.replay.growing import Growing
 from robotlearn.replay.images import ImageRows
 from robotlearn.replay.members import Rows
-from robotlearn.replay.sampling import Steps
+from robotlearn.replay.sampling import DEMONSTRATION, Steps
 from robotlearn.wire import record as records
 from robotlearn.wire.segment import Segment
 
@@ -116,7 +116,7 @@ class ReplayMemory:
         key = (origin, segment.edge, segment.session, segment.episode)
         episode = self._episodes.get(key) or _Episode()
         self._check(episode, segment)
-        number = self._append(segment, record, log, position, load)
+        number = self._append(segment, record, log, position, origin, load)
         self._episodes[key] = episode
         self._link(episode, segment, number)
         found = self._drawable(episode, number, origin, segment)
@@ -244,14 +244,12 @@ class ReplayMemory:
             )
 
     def _append(
-        self, segment: Segment, record: memoryview, log: LogFiles, position: Position, load: bool
+        self, segment: Segment, record: memoryview, log: LogFiles, position: Position, origin: int, load: bool
     ) -> int:
         number, count, name = len(self._segments), segment.steps, segment.embodiment
         for rows in self.images.values():
             rows.append(log, position, record, load=load)
-        self._seen.extend(
-            **{key: self.inputs.laid_out(name, key, segment.observations[key]) for key in self.numbers}
-        )
+        self._seen.extend(**{key: self.inputs.laid_out(name, key, segment.observations[key]) for key in self.numbers})
         version = np.full(count, -1, np.int64)
         for start, executed, made in zip(
             segment.chunk_start.tolist(), segment.chunk_executed.tolist(), segment.chunk_version.tolist(), strict=True
@@ -267,7 +265,7 @@ class ReplayMemory:
             dropped=np.array([False]),
         )
         self._steps.extend(
-            action=self.inputs.padded(name, segment.action_executed),
+            action=self.inputs.padded(name, _actions(segment, origin)),
             reward=segment.reward,
             terminated=segment.terminated,
             truncated=segment.truncated,
@@ -416,6 +414,17 @@ class ReplayMemory:
 
     def _steps_of(self, number: int) -> int:
         return int(self._segments["steps"][number])
+
+
+def _actions(segment: Segment, origin: int) -> NDArray[np.float32]:
+    """(T, D) what is learnt of: where the policy acted, what it asked for; else what was done.
+
+    The limits of the arm, which make less of an action, are then part of what a critic learns about it. Of what was
+    done alone it could never tell what becomes of actions beyond the limits, which a policy would be led to for ever.
+    """
+    if origin == DEMONSTRATION:
+        return segment.action_executed
+    return np.where(segment.intervention[:, None], segment.action_executed, segment.action_proposed)
 
 
 def _drawable(count: int, beyond: int, need: int) -> int:
