@@ -9,8 +9,9 @@ chunk, r what came of its steps and of those up to the bootstrap, discount gamma
     policy:       E [alpha ln pi(a | s) - mean_e Q_e(s, a)],   a ~ pi(. | s), by way of the action                (4)
     temperature:  E [-ln alpha (ln pi(a | s) + H)], H the target entropy                                          (5)
 
-The term in brackets only with `entropy_backup`: RLPD leaves it out, which helps where rewards are sparse. In (4) SAC as
-published has the minimum of its two critics; the mean, as in RLPD, is what both names take here.
+The term in brackets only with `entropy_backup`: RLPD leaves it out, which helps where rewards are sparse. r is what the
+environment paid, times `reward_scale`. In (4) SAC as published has the minimum of its two critics; the mean, as in
+RLPD, is what both names take here.
 """
 
 import copy
@@ -109,7 +110,7 @@ class SAC(OffPolicy):
         value = self.target(self.target.encode(obs), chunk, which).amin(0)
         if config.entropy_backup:
             value = value - self.temperature() * log_prob
-        return torch.addcmul(batch.reward, batch.discount, value)
+        return torch.addcmul(config.reward_scale * batch.reward, batch.discount, value)
 
     def critic_loss(self, batch: Transitions, y: Tensor) -> tuple[Tensor, Tensor]:
         """(2), and what the critics say of what was done, (E, B)."""

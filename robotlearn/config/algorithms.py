@@ -101,6 +101,11 @@ class _ActorCriticConfig(Section):
         description="What an episode is worth where the time limit cut it off: bootstrap: the value of its last state, "
         "as if it went on; failure: nothing, for tasks that must be done in time.",
     )
+    reward_scale: PositiveFloat = Field(
+        1.0,
+        description="Rewards are multiplied by it for the critics. Where they are far below 1, what Adam's steps leave "
+        "in a critic drowns them; initial_temperature wants the same factor.",
+    )
     subset: PositiveInt = Field(
         2, description="So many critics, chosen at random for each step, make the target by their minimum."
     )

@@ -207,6 +207,12 @@ def test_the_target_is_reward_and_discounted_minimum_of_all_where_the_subset_is_
     assert (batch.discount == 0).any() and (batch.discount > 0).any()
 
 
+def test_the_reward_scale_is_of_rewards_alone() -> None:
+    algorithm, batch = SAC(make(), config("rlpd", critics=2, reward_scale=10.0), seed=0), draw()
+    q, _ = others(algorithm, batch)
+    torch.testing.assert_close(algorithm.targets(batch), 10 * batch.reward + batch.discount * q.min(0).values)
+
+
 def test_a_random_subset_makes_the_minimum_and_not_always_the_same(monkeypatch) -> None:
     algorithm, batch = SAC(make(), config("rlpd", critics=5, subset=2), seed=0), draw(batch=64)
     said = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
