@@ -155,9 +155,9 @@ def expected(whole: Whole, index: int, inputs: Inputs, window: Window) -> dict[s
     reward = sum(window.gamma**k * float(one.reward[index + k]) for k in range(length))
     chunk = np.flatnonzero((one.chunk_start <= index) & (index < one.chunk_start + one.chunk_executed))
     found: dict[str, Any] = {
-        "actions": _wide(
-            inputs, name, np.where(one.intervention[:, None], one.action_executed, one.action_proposed)
-        )[horizon],
+        "actions": _wide(inputs, name, np.where(one.intervention[:, None], one.action_executed, one.action_proposed))[
+            horizon
+        ],
         "valid": real,
         "intervention": one.intervention[horizon] & real,
         "reward": np.float32(reward),
