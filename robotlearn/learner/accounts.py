@@ -19,7 +19,7 @@ LOST_SEGMENTS = ("rejected", "evicted", "refused")
 TOLD_SEGMENTS = ("recorded", "evicted", "rejected", "refused", "pending")
 TOLD = (
     "steps_held", "steps_clipped", "simulation_faults",
-    "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost",
+    "episodes_broken", "ticks_missed", "answers_dropped", "lines_lost", "episodes_intervened", "steps_intervened",
 )  # fmt: skip
 """Counts that the edges tell, summed in the metrics."""
 TOLD_RATES = ("robot_bytes", "robot_array_bytes")

@@ -14,11 +14,13 @@ COUNTS = {
         "segments_evicted": "deleted by an edge: its log was full, or they were too old",
         "segments_rejected": "refused by the learner for good, kept in the edge's quarantine",
         "segments_refused": "never recorded: the edge had no room",
+        "segments_deleted": "deleted by the learner: learner.max_stored_bytes",
         "segments_duplicate": "sent again though stored, and not stored twice",
         "segments_damaged": "arrived damaged, sent again",
         "segments_corrupt": "damaged on the learner's disk",
     },
     "Episodes": {
+        "episodes_intervened": "in which someone took over, as told last",
         "episodes_skipped_stale": "skipped: too stale for an update, though stored",
         "episodes_dropped_unfinished": "dropped: their end never came",
         "episodes_lost": "lost to damage in the log",
