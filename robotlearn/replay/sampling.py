@@ -88,7 +88,8 @@ class Part:
 
     def draw(self, count: int, rng: np.random.Generator) -> list[_Drawn]:
         """`count` of its steps; there must be some."""
-        groups = [group for group in self._groups.values() if len(group)]
+        # In an order of their own: what came first may be gone when a run is resumed.
+        groups = [self._groups[name] for name in sorted(self._groups, key=repr) if len(self._groups[name])]
         each = np.full(len(groups), count // len(groups))
         if left := count % len(groups):  # whose turn it is to get one more
             each[rng.permutation(len(groups))[:left]] += 1
@@ -102,14 +103,14 @@ class Part:
     def state(self) -> dict[str, NDArray[Any]]:
         """What isn't known from the stored steps alone."""
         found = {}
-        for number, group in enumerate(self._groups.values()):
-            found.update({f"{number}.{name}": value for name, value in group.state().items()})
+        for key, group in self._groups.items():
+            found.update({f"{key}.{name}": value for name, value in group.state().items()})
         return found
 
     def load(self, state: dict[str, NDArray[Any]]) -> None:
         """Take back what `state` gave, with the same steps added in the same order before."""
-        for number, group in enumerate(self._groups.values()):
-            prefix = f"{number}."
+        for key, group in self._groups.items():
+            prefix = f"{key}."
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             if own:
                 group.load(own)

@@ -271,4 +271,20 @@ def test_a_resumed_run_draws_the_same() -> None:
     for each in (one, other):
         fill(each, slice(30, None))
     assert draws(one, 100) == draws(other, 100)
-    assert state.keys() == {"0.0.weights", "0.0.largest", "0.1.weights", "0.1.largest", "2.0.weights", "2.0.largest"}
+    groups = ("0.('panda',)", "0.('so101',)", "2.()")
+    assert state.keys() == {f"{group}.{name}" for group in groups for name in ("weights", "largest")}
+
+
+def test_what_is_known_of_groups_goes_to_the_same_ones_whichever_came_first() -> None:
+    """Of a resumed run, what came first may be gone."""
+    parts = [part(how="prioritized", balance=("success",))]
+    one, other = Sampling(parts), Sampling(parts)
+    won, lost = steps(range(0, 5), success=True), steps(range(5, 10), success=False)
+    for sampling, order in ((one, (won, lost)), (other, (lost, won))):
+        for some in order:
+            sampling.add(some)
+    for turn in range(3):
+        draw = one.draw(6, rng(turn))
+        draw.prioritize(draw.rows.astype(float))
+    other.load(one.state())
+    assert one.draw(64, rng(9)).rows.tolist() == other.draw(64, rng(9)).rows.tolist()
