@@ -81,6 +81,8 @@ def _kept(checkpoints: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _needs(facts: Sequence[Mapping[str, Any]]) -> Needs:
-    """All that any of these would read again."""
+    """All that any of these would read again, or names."""
     ends = [Position(*one["end"]) for one in facts if "end" in one]
-    return Needs(min(ends), [Position(*each) for one in facts for each in one.get("unused", ())])
+    named = [each for one in facts for each in (*one.get("unused", ()), *one.get("damaged", ()))]
+    own = [place for one in facts for number, *place in one.get("unreadable", ()) if number == 0]
+    return Needs(min(ends), [Position(*each) for each in (*named, *own)])
