@@ -33,7 +33,7 @@ from robotlearn.learner.episode_feed import EpisodeFeed, episode_gate
 from robotlearn.learner.feed import Feed
 from robotlearn.learner.live import LiveView
 from robotlearn.learner.normalization import Demonstrated
-from robotlearn.learner.replay_feed import ReplayFeed
+from robotlearn.learner.replay_feed import ReplayFeed, check_replay
 from robotlearn.learner.serving import Serving
 from robotlearn.learner.start import teach
 from robotlearn.learner.upkeep import Upkeep
@@ -83,9 +83,10 @@ class Learner:
         self._cells = cells_of(config)
         self._inputs = Inputs(config, self._cells)
         self._contract = contract(config, self._cells)
-        # Both now: what is wrong with them must not be found after the imitation.
+        # All now: what is wrong with them must not be found after the imitation.
         self._policy = build_policy(config, self._inputs)
         algorithm_factory(config.algorithm.name)
+        check_replay(config, self._cells)
         # A run that was stopped before its first update may have no checkpoint: it begins again.
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
         self._checkpoint = checkpoint.load_newest(folder.checkpoints, self._contract) if resume and begun else None
@@ -216,9 +217,9 @@ class Learner:
         self._updates = int(saved.facts["updates"])
         self._accounts.restore(saved.facts)
         self._recent.extend(saved.facts.get("recent", ()))
+        self._version = saved.version  # the run folder's may be older, restored from a copy
         waits = self._feed_from(saved.facts, fed)
         # Published last: a failure above must not leave a checkpoint that lacks what was not read.
-        self._version = saved.version  # the run folder's may be older, restored from a copy
         self._serving.weights = saved.version
         self._serving.resume(saved.version)
         self._serving.publish(self._next_version())
@@ -253,6 +254,7 @@ class Learner:
                 f"algorithm {self.config.algorithm.name!r} is a {type(self._algorithm).__name__}, expected an OnPolicy "
                 "or an OffPolicy one (robotlearn.algorithms.base)"
             )
+        self._feed.version = max(self._version, self.folder.highest_version)
         waits = self._feed.begin(facts, state)
         self._accounts.env_steps = self._feed.env_steps
         return waits
@@ -291,6 +293,9 @@ class Learner:
         feed.take(self._server.take_stored(timeout=0.0 if feed.due else 0.1))
         self._accounts.env_steps = feed.env_steps
         self._serving.look({edge.edge: edge.version for edge in self._server.peers()})
+        if feed.version != self._version:  # weights were served again: what is too old for them isn't learnt from
+            feed.version = self._version
+            feed.take(())
         self._accounts.mark()
         feed.moved(self._upkeep.look(feed.facts))
         self._look_at_checkpoint()
@@ -486,7 +491,6 @@ class Learner:
             self._server.close()
             if self._feed is not None:
                 self._feed.close()
-            if self._feed is not None:
                 self._upkeep.look(self._feed.facts, every_s=0)
             self._upkeep.close()
             self._store.close()

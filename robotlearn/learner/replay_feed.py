@@ -45,6 +45,26 @@ _WARM_S = 0.05
 _BEGINNING = Position(0, 0, 0)
 
 
+def check_replay(config: Config, cells: Sequence[Cell]) -> None:
+    """Raises ConfigError for a former run that isn't there, and for a part of batches that nothing can be of."""
+    for path, records_of in zip(config.replay.runs, _former(config), strict=True):
+        if not records_of.is_dir():
+            raise ConfigError(f"replay.runs: {path} holds no stored segments, expected the folder of a run")
+    robots = {cell.spec.embodiment for cell in cells}
+    words = {text for cell in cells for text in cell.task.instructions}
+    for number, part in enumerate(config.replay.sampling or ()):
+        if part.robot is not None and part.robot not in robots:
+            raise ConfigError(f"replay.sampling.{number}.robot: {part.robot!r} is none of this run's: {sorted(robots)}")
+        if part.task is not None and not any(part.task in text for text in words):
+            raise ConfigError(f"replay.sampling.{number}.task: {part.task!r} is in no instruction of {sorted(words)}")
+
+
+def _former(config: Config) -> list[Path]:
+    """Where the records of the former runs lie."""
+    paths = [Path(path) for path in config.replay.runs]
+    return [(path / "segments" if (path / "segments").is_dir() else path) / "records" for path in paths]
+
+
 class ReplayFeed(Feed):
     """Takes segments into the replay memory in the order of the log, and no further than the update that is due needs.
 
@@ -101,7 +121,9 @@ class ReplayFeed(Feed):
         """Of the episodes that came since the last update, as they came."""
         self._staleness_before: NDArray[np.int64] = np.zeros(0, np.int64)
         """Of those that came before an earlier one, the last time that any did."""
-        self._optimised, self._seconds, self._lost = 0, 0.0, 0
+        self._unheard: list[tuple[Position, memoryview, Finished | None]] = []
+        """Segments of which nobody was told yet, and the episode that each completed."""
+        self._seconds, self._lost = 0.0, 0
         self._pace()
 
     def begin(self, facts: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> str:
@@ -135,6 +157,7 @@ class ReplayFeed(Feed):
     def take(self, stored: Sequence[StoredSegment]) -> None:
         self._coming.extend((one.position, one.header.last) for one in stored)
         self._take_in()
+        self._tell()
         if not self.due:
             self._memory.warm(_WARM_S)
 
@@ -158,7 +181,6 @@ class ReplayFeed(Feed):
         batches = self._maker.batches(limiter.steps_per_update, rng)
         metrics = self._algorithm.learn(batches, before_change)
         self._seconds = time.perf_counter() - begun
-        self._optimised += limiter.steps_per_update
         return metrics, tuple(self._last)
 
     def published(self) -> None:
@@ -207,10 +229,8 @@ class ReplayFeed(Feed):
 
     def _sources(self) -> list[tuple[Path, int]]:
         """Logs beside the run's own, and where their steps come from."""
-        former = [Path(path) for path in self._config.replay.runs]
-        folders = [path / "segments" if (path / "segments").is_dir() else path for path in former]
         shown = [(self._demonstrated, DEMONSTRATION)] if self._demonstrated is not None else []
-        return [*shown, *((folder / "records", FORMER) for folder in folders)]
+        return [*shown, *((path, FORMER) for path in _former(self._config))]
 
     def _add_all(self, source: LogFiles, origin: int) -> None:
         """The records of another log that fit this run. Raises ConfigError when none does."""
@@ -270,8 +290,19 @@ class ReplayFeed(Feed):
                     self._staleness.append(self.version - finished.versions)
                 self._limiter.ended(finished.steps)
             if self._heard is not None and load:
-                self._heard(records.decode(record, verify=False), [finished] if finished is not None else [])
+                self._unheard.append((position, record, finished))
         return len(self._memory) - before
+
+    def _tell(self) -> None:
+        """Only now: who hears of a segment may have the run saved, or other weights published."""
+        unheard, self._unheard = self._unheard, []
+        for position, record, finished in unheard if self._heard is not None else ():
+            try:
+                segment = records.decode(record, verify=False)
+            except WireError as error:  # its numbers are learnt from all the same
+                log.error("the segment at %s can't be shown: %s", position, error)
+                continue
+            self._heard(segment, [finished] if finished is not None else [])
 
     def _pace(self) -> None:
         bound, owed = self._limiter.ahead()

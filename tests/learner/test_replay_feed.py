@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
 
 from robotlearn.algorithms.base import OffPolicy
 from robotlearn.algorithms.registry import make_algorithm
@@ -25,7 +26,7 @@ from robotlearn.cells import Cell, cells_of
 from robotlearn.config import Config, load_config
 from robotlearn.errors import ConfigError
 from robotlearn.inputs import Inputs
-from robotlearn.learner.replay_feed import ReplayFeed
+from robotlearn.learner.replay_feed import ReplayFeed, check_replay
 from robotlearn.policy import build_policy
 from robotlearn.replay.finished import Finished
 from robotlearn.wire import record as records
@@ -171,6 +172,7 @@ def test_no_more_is_taken_in_than_the_update_that_is_due_needs(fed: Callable[...
     assert one.feed.env_steps == there[-1] and not one.gate.pending
     assert len(one.metrics) == (there[-1] - 40) // 16
     assert one.feed.waits_for == f"environment steps: {40 + 16 * (len(one.metrics) + 1) - there[-1]} more"
+    one.feed.take(())  # between updates, those who listen are told
     assert [segment.episode for segment, _ in one.heard] == [segment.episode for segment in segments]
     assert sorted(each.steps for _, finished in one.heard for each in finished) == sorted(
         len(each) for each in wholes(one.config, 20)
@@ -401,3 +403,72 @@ def test_images_that_cannot_be_read_cost_their_steps_and_a_resumed_run_knows_whi
     resumed.learn(2)
     assert "equal priorities" not in caplog.text
     assert_same(resumed.saved(), end)
+
+
+# ---- who hears of it
+
+
+def test_who_hears_of_a_segment_may_save_the_run(fed: Callable[..., Fed]) -> None:
+    """What a checkpoint counts is what lies before the place from which a resumed run reads on."""
+    config = tiny()
+    one = fed(config)
+    saved: list[dict[str, Any]] = []
+    one.feed._heard = lambda segment, finished: saved.append(one.feed.facts())
+    one.give(pieces_of(wholes(config, 4)))
+    assert len(saved) > 3
+    for facts in saved:
+        headers = [header for position, header in one.store.scan_headers() if position[:2] < tuple(facts["end"][:2])]
+        assert facts["env_steps"] == sum(header.steps for header in headers)
+
+
+def test_nobody_hears_while_weights_go_out_and_none_is_told_before_the_run_goes_on(fed: Callable[..., Fed]) -> None:
+    config = tiny()
+    one = fed(config)
+    one.give(pieces_of(wholes(config, 20)))
+    heard = len(one.heard)
+    assert heard and one.learn(1) == 1
+    assert len(one.heard) == heard and one.feed.env_steps > sum(segment.steps for segment, _ in one.heard)
+    one.feed.take(())
+    assert one.feed.env_steps == sum(segment.steps for segment, _ in one.heard)
+    saved = one.saved()
+    one.put(pieces_of(wholes(config, 4, seed=1)))
+    one.close()
+    assert fed(config, saved).heard == []
+
+
+def test_images_that_cannot_be_decoded_end_no_run_that_shows_them(
+    fed: Callable[..., Fed], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(*CAMERA)
+    one = fed(config)
+    segments = [replace(segment, encodings=Encodings("raw", other=ImageEncoding("lossless")))
+                for segment in pieces_of(wholes(config, 4))]  # fmt: skip
+    images = segments[1].observations["observation.images.front"]
+    images[:] = np.arange(images.size).reshape(images.shape) // 7 % 256  # noise would be stored as it is
+    data = [bytearray(records.encode(segment, session=1, sequence=i)) for i, segment in enumerate(segments)]
+    place = records.image_places(memoryview(data[1]))["observation.images.front"]
+    middle, end = place.offset + place.length // 2, place.offset + place.length
+    data[1][middle:end] = b"\xff" * (end - middle)
+    data[1] = resealed(data[1])
+    outcomes = one.store.append(data)
+    assert [outcome.kind for outcome in outcomes] == ["stored"] * len(data)
+    one.feed.take([StoredSegment(each.position, each.header, one.store) for each in outcomes])  # type: ignore[arg-type]
+    assert len(one.heard) >= 1 and "can't be shown" in caplog.text
+
+
+def resealed(record: bytearray) -> bytearray:
+    """With the checksum of what it holds."""
+    record[8:16] = xxhash.xxh3_64_intdigest(memoryview(record)[16:]).to_bytes(8, "little")
+    return record
+
+
+def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_before_anything_is_learnt(tmp_path: Path) -> None:
+    cells = parts_of(())[1]
+    for wrong, said in (
+        (f"replay.runs=[{tmp_path / 'gone'}]", "holds no stored segments"),
+        ("replay.sampling=[{robot: pandda}]", "'pandda' is none of this run's"),
+        ("replay.sampling=[{task: dance}]", "'dance' is in no instruction"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_replay(tiny(wrong), cells)
+    check_replay(tiny("replay.sampling=[{robot: panda}]"), cells)
