@@ -166,8 +166,25 @@ class Config(Section):
             self._there_will_be("demonstrations", ("algorithm", "name"), f"'{algorithm.name}'")
         if isinstance(algorithm, HGDaggerConfig) and self.replay.sampling is None:
             self._there_will_be("interventions", ("algorithm", "name"), "'hgdagger'")
+        self._replay_fits()
         for index, part in enumerate(self.replay.sampling or ()):
             self._there_will_be(part.source, ("replay", "sampling", index, "source"), f"'{part.source}'")
+
+    def _replay_fits(self) -> None:
+        replay, imitates = self.replay, isinstance(self.algorithm, HGDaggerConfig)
+        prioritized = [index for index, part in enumerate(replay.sampling or ()) if part.how == "prioritized"]
+        if imitates and prioritized:
+            raise Misfit(
+                ("replay", "sampling", prioritized[0], "how"), "'prioritized' is not valid with hgdagger, which has no "
+                "critic whose errors would say what to draw"
+            )  # fmt: skip
+        if imitates and replay.n_step != 1:
+            raise Misfit(("replay", "n_step"), f"{replay.n_step} is not valid with hgdagger, which has no critic")
+        for key in ("priority_exponent", "priority_correction"):
+            default = type(replay).model_fields[key].default
+            known = isinstance(self.algorithm, SACConfig | RLPDConfig | HGDaggerConfig)
+            if known and not prioritized and (value := getattr(replay, key)) != default:
+                raise Misfit(("replay", key), f"{value} is not valid where no part of replay.sampling is prioritized")
 
     def _there_will_be(self, source: str, key: tuple[str | int, ...], given: str) -> None:
         """That batches are not to be made of what never comes, which they would wait for."""

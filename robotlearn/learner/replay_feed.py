@@ -92,7 +92,10 @@ class ReplayFeed(Feed):
         self._until, self._demonstrated, self._fit = until, demonstrated, Fit(config, cells)
         horizon = algorithm.window.horizon
         algorithm.window = replace(algorithm.window, steps=max(horizon, settings.n_step))
-        self._memory = ReplayMemory(inputs, algorithm.window, settings.cache_bytes)
+        try:
+            self._memory = ReplayMemory(inputs, algorithm.window, settings.cache_bytes)
+        except ValueError as error:
+            raise ConfigError(f"replay.cache_bytes: this machine has not so much memory: {error}") from error
         self._sampling = Sampling(
             settings.sampling or algorithm.sampling,
             exponent=settings.priority_exponent,

@@ -472,3 +472,8 @@ def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_before_an
         with pytest.raises(ConfigError, match=said):
             check_replay(tiny(wrong), cells)
     check_replay(tiny("replay.sampling=[{robot: panda}]"), cells)
+
+
+def test_more_memory_than_there_is_is_a_mistake_of_the_config(fed: Callable[..., Fed]) -> None:
+    with pytest.raises(ConfigError, match=r"replay\.cache_bytes: this machine has not so much"):
+        fed(tiny(*CAMERA, "replay.cache_bytes=1000000000000000000"))
