@@ -8,15 +8,19 @@ from robotlearn.config import load_config
 from robotlearn.errors import ConfigError
 
 DAGGER = ["algorithm={name: hgdagger}", "demonstrations.episodes=5", "edges.0.person={kind: scripted}"]
+DAGGER += ["replay.n_step=1"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     (
         ([*DAGGER, "replay.n_step=3"], r"replay\.n_step: 3 is not valid with hgdagger"),
-        ([*DAGGER, "replay.sampling=[{how: prioritized}]"], r"sampling\.0\.how: 'prioritized' is not valid with hgdagger"),
+        ([*DAGGER, "replay.sampling=[{how: prioritized}]"], r"how: 'prioritized' is not valid with hgdagger"),
         (["replay.priority_exponent=0.1"], r"priority_exponent: 0\.1 is not valid where no part"),
-        (["replay.sampling=[{how: newest}]", "replay.priority_correction=1"], r"priority_correction: 1\.0 is not valid"),
+        (
+            ["replay.sampling=[{how: newest}]", "replay.priority_correction=1"],
+            r"priority_correction: 1\.0 is not valid",
+        ),
     ),
 )
 def test_a_key_of_replay_that_would_do_nothing_is_refused(overrides: list[str], said: str) -> None:

@@ -462,7 +462,7 @@ def resealed(record: bytearray) -> bytearray:
     return record
 
 
-def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_before_anything_is_learnt(tmp_path: Path) -> None:
+def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_at_the_start(tmp_path: Path) -> None:
     cells = parts_of(())[1]
     for wrong, said in (
         (f"replay.runs=[{tmp_path / 'gone'}]", "holds no stored segments"),
