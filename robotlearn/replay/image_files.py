@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -53,6 +54,9 @@ class ImageFiles:
         self._table: NDArray[np.int64] = np.zeros((6, 64), np.int64)
         self._sources: list[LogFiles] = []
         self._open: dict[tuple[int, int], Any] = {}
+        self._identities: dict[tuple[int, int], tuple[int, int]] = {}
+        """Which file each was when its first segment was added; another process may put one in its place."""
+        self._ends: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return int(self._first[self.segments])
@@ -76,7 +80,9 @@ class ImageFiles:
             self._first = np.concatenate((self._first, np.zeros_like(self._first)))
             self._table = np.concatenate((self._table, np.zeros_like(self._table)), 1)
         state = IS_RAW if place.encoding == RAW else IS_ENCODED
-        self._table[:, segment] = (self._number(source), *position, place.offset, state)
+        number = self._number(source)
+        self._table[:, segment] = (number, *position, place.offset, state)
+        self._note(number, position)
         self._first[segment + 1] = self._first[segment] + place.shape[0]
         self.segments += 1
         return place
@@ -117,7 +123,12 @@ class ImageFiles:
 
     def decode(self, segment: int) -> Pixels:
         """All images of a segment, (T+1, row bytes). Raises LogError when its record is damaged."""
-        source, position = self._sources[self._table[SOURCE, segment]], self._position(segment)
+        number, position = int(self._table[SOURCE, segment]), self._position(segment)
+        source = self._sources[number]
+        try:
+            self._check(segment, source._reader(position.file))
+        except OSError as error:
+            raise LogError(f"log {source.path}: {position} can't be read: {error.strerror or error}") from error
         record = source.read(position)
         try:
             return self.images(record, image_places(record)[self.key])
@@ -139,7 +150,8 @@ class ImageFiles:
         number, gone = self._number(source), []
         table = self._table[:, : self.segments]
         for file in {position.file for position in moved}:  # a reader may be of a file that was written anew
-            self._open.pop((number, file), None)
+            for known_of in (self._open, self._identities, self._ends):
+                known_of.pop((number, file), None)
         touched = np.isin(table[FILE], [position.file for position in moved])
         known = {
             self._position(segment): segment
@@ -151,6 +163,7 @@ class ImageFiles:
                 gone.append(segment)
             else:
                 table[[FILE, OFFSET, LENGTH], segment] = position
+                self._note(number, position)
         return gone
 
     def _runs(self, rows: Rows, segments: NDArray[np.int64], onto: Pixels, at: Rows) -> Iterator[_Run]:
@@ -185,11 +198,31 @@ class ImageFiles:
         if (reader := self._open.get(key)) is None:
             try:
                 reader = self._sources[run.source]._reader(run.file)
+                self._check(run.segment, reader)
             except OSError as error:
                 raise self._unreadable(run, error) from error
             if len(self._open) < _OPEN_FILES:
                 self._open[key] = reader
         return reader
+
+    def _note(self, number: int, position: Position) -> None:
+        """A segment lies there, in the file as it is now."""
+        key = number, position.file
+        self._ends[key] = max(self._ends.get(key, 0), position.offset + position.length)
+        if key not in self._identities:
+            with suppress(OSError):  # who reads from it is told
+                found = os.stat(self._sources[number]._name(position.file))
+                self._identities[key] = found.st_dev, found.st_ino
+
+    def _check(self, segment: int, reader: Any) -> None:
+        """Raises LogError when another file has taken the place of the one that was noted: raw rows have no checksum
+        that would tell.
+        """
+        found, key = os.fstat(reader.descriptor), (int(self._table[SOURCE, segment]), int(self._table[FILE, segment]))
+        same = self._identities.setdefault(key, (found.st_dev, found.st_ino)) == (found.st_dev, found.st_ino)
+        if not same or found.st_size < self._ends.get(key, 0):
+            raise LogError(f"log {self._sources[key[0]].path}: {self._position(segment)} can't be read: its file was "
+                           "cut off or written anew, so nothing is surely where it was")  # fmt: skip
 
     def _unreadable(self, run: _Run, error: OSError) -> LogError:
         path = self._sources[run.source].path

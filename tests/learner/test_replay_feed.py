@@ -24,7 +24,7 @@ from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell, cells_of
 from robotlearn.config import Config, load_config
-from robotlearn.errors import ConfigError
+from robotlearn.errors import ConfigError, LogError
 from robotlearn.inputs import Inputs
 from robotlearn.learner.replay_feed import ReplayFeed, check_replay
 from robotlearn.policy import build_policy
@@ -484,3 +484,32 @@ def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_at_the_st
 def test_more_memory_than_there_is_is_a_mistake_of_the_config(fed: Callable[..., Fed]) -> None:
     with pytest.raises(ConfigError, match=r"replay\.cache_bytes: this machine has not so much"):
         fed(tiny(*CAMERA, "replay.cache_bytes=1000000000000000000"))
+
+
+@pytest.mark.parametrize("encoding", ("raw", "lossless"))
+def test_a_former_run_that_somebody_prunes_meanwhile_shows_no_wrong_images(
+    fed: Callable[..., Fed], tmp_path: Path, encoding: str
+) -> None:
+    config, camera = tiny(*CAMERA), "observation.images.front"
+    segments = pieces_of(wholes(config, 16))
+    if encoding != "raw":
+        segments = [replace(one, encodings=Encodings("raw", other=ImageEncoding("lossless"))) for one in segments]
+    with SegmentStore(tmp_path / "former", sync="process", file_bytes=200 << 10) as former:
+        former.append([records.encode(one, session=1, sequence=i) for i, one in enumerate(segments)])
+        path = tmp_path / "former"
+        images = fed(tiny(*CAMERA, f"replay.runs=[{path}]")).feed._memory.images[camera]
+        kept: dict[int, list[Position]] = {}
+        for position, _ in former.scan_headers():
+            if position.file < former.end.file:
+                kept.setdefault(position.file, []).append(position)
+        former.keep_only({file: (places[1:], 1) for file, places in kept.items()})
+        right = np.concatenate([one.observations[camera] for one in segments])
+        out, refused = torch.empty((1, *right.shape[1:]), dtype=torch.uint8), 0
+        for row in range(len(right)):
+            try:
+                images.gather(np.array([row]), out)
+            except LogError:
+                refused += 1
+            else:
+                assert np.array_equal(out[0].numpy(), right[row])
+        assert 0 < refused < len(right)
