@@ -299,7 +299,9 @@ class ReplayFeed(Feed):
     def _tell(self) -> None:
         """Only now: who hears of a segment may have the run saved, or other weights published."""
         unheard, self._unheard = self._unheard, []
-        for position, record, finished in unheard if self._heard is not None else ():
+        if self._heard is None:
+            return
+        for position, record, finished in unheard:
             try:
                 segment = records.decode(record, verify=False)
             except WireError as error:  # its numbers are learnt from all the same
