@@ -7,14 +7,18 @@ would have a whole file written anew.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from robotlearn.buffer.index import EpisodeEntry, EpisodeKey, SegmentIndex
 from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
+
+logger = logging.getLogger("robotlearn.buffer")
 
 LEAST = 0.25
 """The share of a file that must go, or it is not written anew for it."""
@@ -38,6 +42,15 @@ class Needs:
             file, offset, _ = self.keep_from
             held |= {number for number, size in sizes.items() if number > file or (number == file and size > offset)}
         return held
+
+
+    @classmethod
+    def of(cls, facts: Sequence[Mapping[str, Any]]) -> Needs:
+        """All that any of these facts, of checkpoints or of a feed, would read again, or names as damaged."""
+        ends = [Position(*one["end"]) for one in facts if "end" in one]
+        named = [each for one in facts for key in ("unused", "damaged") for each in one.get(key, ())]
+        own = [place for one in facts for log, *place in one.get("unreadable", ()) if log == 0]
+        return cls(min(ends, default=None), [Position(*each) for each in (*named, *own)])
 
 
 NOTHING = Needs()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import threading
@@ -189,13 +190,9 @@ class RecordLog(LogFiles):
         views of what was read before stay as they are. Raises LogFull or LogError; then the file is as it was, or
         already as it is to be.
         """
-        moved, end = {}, 0
         with self._rewrite_lock:
             self._exchange(number, self._views(number, kept))
-        for position in kept:
-            moved[position] = Position(number, end, position.length)
-            end += position.length
-        return moved
+        return rewritten(number, kept)
 
     def punch(self, number: int, damaged: Sequence[Position]) -> None:
         """Put holes in place of damaged bytes of a finished file; at its end they are cut off. Records don't move.
@@ -436,3 +433,9 @@ def lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def rewritten(number: int, kept: Sequence[Position]) -> dict[Position, Position]:
+    """Where each of these records is in a file that holds nothing else."""
+    ends = itertools.accumulate((position.length for position in kept), initial=0)
+    return {position: Position(number, start, position.length) for position, start in zip(kept, ends, strict=False)}

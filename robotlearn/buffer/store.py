@@ -16,7 +16,7 @@ import msgspec
 from robotlearn.buffer import snapshots
 from robotlearn.buffer.files import Files
 from robotlearn.buffer.intervals import IntervalSet
-from robotlearn.buffer.log import LogFull, RecordLog, Sync
+from robotlearn.buffer.log import LogFull, RecordLog, Sync, rewritten
 from robotlearn.buffer.log_files import LogFiles, Position
 from robotlearn.buffer.snapshots import Removal, Seen, Snapshot
 from robotlearn.errors import LogError, WireError
@@ -263,7 +263,8 @@ class SegmentStore:
         left alone: see `rotate`. Killed at any moment, each file is as before or as after, and the counts fit.
         `progress(files done, of how many)` is told on the way.
 
-        Raises LogError when the disk fails or is full; what was done by then is done.
+        Raises LogError when the disk fails or is full before anything moved; later that is only said, since whoever
+        holds positions must follow what did.
         """
         until = time.monotonic() + limit_s
         moved: dict[int, dict[Position, Position]] = {}
@@ -286,7 +287,17 @@ class SegmentStore:
                     if moved and time.monotonic() > until:
                         break
                     left.discard(removal.file)
-                    moved[removal.file] = self._log.rewrite(removal.file, files[removal.file][0])
+                    kept = files[removal.file][0]
+                    try:
+                        moved[removal.file] = self._log.rewrite(removal.file, kept)
+                    except LogError as error:
+                        if self._log.file_sizes().get(removal.file, 0) != removal.after:
+                            if not moved:
+                                raise
+                            logger.warning("store %s: eviction ends before its end: %s", self.path, error)
+                            break
+                        logger.warning("store %s: file %d was evicted from: %s", self.path, removal.file, error)
+                        moved[removal.file] = rewritten(removal.file, kept)
                     with self._seen_lock:
                         del self._removing[removal.file]
                         self._evicted += removal.segments
@@ -298,8 +309,12 @@ class SegmentStore:
                     with self._seen_lock:
                         for number in left:
                             del self._removing[number]
-                    with contextlib.suppress(LogFull):  # the snapshot before it says the same of these files
+                    try:
                         self._write_snapshot()
+                    except LogError as error:  # the snapshot before it says the same of these files
+                        if not moved and not isinstance(error, LogFull):
+                            raise
+                        logger.warning("store %s: no snapshot now, tried again later: %s", self.path, error)
         return moved
 
     def punch(self, file: int, damaged: Sequence[Position]) -> None:

@@ -86,7 +86,6 @@ def needs_of(folder: Path) -> Needs:
     """
     from robotlearn import checkpoint
     from robotlearn.buffer.compact import Needs
-    from robotlearn.buffer.log_files import Position
     from robotlearn.errors import CheckpointError
 
     found = checkpoint.list_versions(folder.resolve().parent / "checkpoints")
@@ -97,9 +96,7 @@ def needs_of(folder: Path) -> Needs:
             if path == found[0]:
                 raise
             continue
-        end = facts.get("end")
-        unused = [Position(*position) for position in facts.get("unused", ())]
-        return Needs(Position(*end) if end is not None else None, unused)
+        return Needs.of([facts])
     return Needs()
 
 

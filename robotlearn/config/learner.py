@@ -45,7 +45,8 @@ class LearnerConfig(Section):
     max_staleness: Annotated[float, PlainValidator(_staleness)] = Field(
         1,
         description="Versions that a sample may lie behind: 0 is synchronous, inf never waits. An edge starts a new "
-        "episode only within the bound, and samples beyond it are skipped and counted, though stored.",
+        "episode only within the bound. On-policy algorithms skip and count samples beyond it, though they are stored; "
+        "off-policy ones draw old samples, too.",
     )
     updates: NonNegativeInt = Field(60, description="The run ends after this many updates; 0: imitation only.")
     stop_success: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -58,7 +59,7 @@ class LearnerConfig(Section):
     max_stored_bytes: Annotated[int, Field(ge=2**26)] | None = Field(
         None,
         description="Beyond this the oldest stored episodes are deleted, whole ones, and counted; never those in which "
-        "a person intervened, nor what was not learnt from at the oldest checkpoint that is kept. null: none is.",
+        "a person intervened, nor what was not learnt from at the oldest of keep_checkpoints. null: none is.",
     )
     eval_every: PositiveInt | None = Field(
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."

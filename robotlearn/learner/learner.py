@@ -117,7 +117,7 @@ class Learner:
             restore=self._restore,
             rehearse=self._evaluate,
         )
-        self._upkeep = Upkeep(self._store, folder, settings.max_stored_bytes)
+        self._upkeep = Upkeep(self._store, folder, settings.max_stored_bytes, settings.keep_checkpoints)
         try:
             self._server = LearnerServer(
                 bind or settings.bind,

@@ -9,7 +9,6 @@ from typing import Any
 from robotlearn import checkpoint
 from robotlearn.buffer.compact import Evicted, Needs, evict
 from robotlearn.buffer.index import SegmentIndex
-from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
 from robotlearn.errors import CheckpointError, LogError
 from robotlearn.run_folder import RunFolder
@@ -22,9 +21,9 @@ EVERY_S, INDEX_TAKES_S, EVICTION_TAKES_S = 5.0, 0.2, 0.5
 class Upkeep:
     """Of one learner, used by its thread, between updates. Where the disk fails, that is said and tried again later."""
 
-    def __init__(self, store: SegmentStore, folder: RunFolder, max_bytes: int | None) -> None:
-        """`max_bytes`: of the store; None: without a bound."""
-        self._store, self._folder, self._max_bytes = store, folder, max_bytes
+    def __init__(self, store: SegmentStore, folder: RunFolder, max_bytes: int | None, newest: int) -> None:
+        """`max_bytes`: of the store; None: without a bound. `newest`: checkpoints that a run may be resumed from."""
+        self._store, self._folder, self._max_bytes, self._newest = store, folder, max_bytes, newest
         self._index: SegmentIndex | None = None
         self._at = 0.0
         self._complained = False
@@ -53,7 +52,7 @@ class Upkeep:
     def _evict(self, index: SegmentIndex, facts: Callable[[], Mapping[str, Any]]) -> Evicted:
         if self._max_bytes is None or self._store.bytes <= self._max_bytes:
             return Evicted()
-        needs = _needs([facts(), *_kept(self._folder.checkpoints)])
+        needs = Needs.of([facts(), *_kept(self._folder.checkpoints, self._newest)])
         evicted = evict(self._store, index, self._max_bytes, needs=needs, limit_s=EVICTION_TAKES_S)
         if evicted.segments:
             log.info(
@@ -70,19 +69,12 @@ class Upkeep:
         return evicted
 
 
-def _kept(checkpoints: Path) -> Sequence[Mapping[str, Any]]:
+def _kept(checkpoints: Path, newest: int) -> Sequence[Mapping[str, Any]]:
+    """Facts of the newest ones, from which a run may be resumed; of older ones only the weights are used again."""
     found = []
-    for path in checkpoint.list_versions(checkpoints):
+    for path in checkpoint.list_versions(checkpoints)[-newest:]:
         try:
             found.append(checkpoint.describe(path).facts)
         except CheckpointError:  # a resume passes over it, too
             continue
     return found
-
-
-def _needs(facts: Sequence[Mapping[str, Any]]) -> Needs:
-    """All that any of these would read again, or names."""
-    ends = [Position(*one["end"]) for one in facts if "end" in one]
-    named = [each for one in facts for each in (*one.get("unused", ()), *one.get("damaged", ()))]
-    own = [place for one in facts for number, *place in one.get("unreadable", ()) if number == 0]
-    return Needs(min(ends), [Position(*each) for each in (*named, *own)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from robotlearn.buffer import snapshots
 from robotlearn.buffer.compact import Evicted, Needs, chosen, evict
+from robotlearn.buffer.files import Files
 from robotlearn.buffer.index import SegmentIndex
 from robotlearn.buffer.log import LogFull
 from robotlearn.buffer.log_files import LogReader, Position
@@ -327,3 +329,35 @@ def test_segments_come_and_others_look_while_it_goes_on(tmp_path: Path) -> None:
         assert kept.store.stored == 600 and kept.store.evicted > 300
         assert {n for n in range(0, 200, 10)} <= set(kept.episodes())
         assert_well(kept, kept.store.evicted)
+
+
+class FullLater(Files):
+    """Has room for so many new files."""
+
+    room = 1 << 30
+
+    def create(self, path: Path) -> int:
+        if path.suffix == ".new":
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room -= 1
+        return super().create(path)
+
+
+def test_what_moved_before_the_disk_was_full_is_told(tmp_path: Path) -> None:
+    files = FullLater()
+    with Kept(tmp_path / "store", starred=(1, 3, 5, 7), files=files) as kept:
+        before = kept.store.records.file_sizes()
+        files.room = 1
+        evicted = kept.evict(30)
+        after = kept.store.records.file_sizes()
+        changed = {file for file in before if before[file] != after.get(file)}
+        assert {position.file for position in evicted.moved} == changed and changed
+        for sequence, position in kept.at.items():
+            there = evicted.moved.get(position, position)
+            if there is not None:
+                assert kept.store.read(there).sequence == sequence
+        files.room = 0
+        with pytest.raises(LogError, match="No space"):
+            kept.evict(30)
+    assert not verify(tmp_path / "store").wrong
