@@ -201,10 +201,11 @@ def _measured(run: RunFolder, config: Config, at: dict[int, float]) -> tuple[boo
     """Whether a checkpoint has GOAL, the best success up to there, and when that was made, s since 1970."""
     cells, best = cells_of(config), 0.0
     inputs = Inputs(config, cells)
-    for version in checkpoint.list_versions(run.checkpoints):
-        if version not in at:
+    for place in checkpoint.list_versions(run.checkpoints):
+        version = int(place.name)
+        if version not in at:  # that of the start
             continue
-        policy = find_policy(checkpoint.place(run.checkpoints, version)).load()
+        policy = find_policy(place).load()
         found = evaluate_cells(
             policy, inputs, cells, episodes=EPISODES, seed=EVAL_SEED, threads=2, options=env_options(config)
         )
