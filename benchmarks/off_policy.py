@@ -3,8 +3,9 @@
 Ours are whole runs of `robotlearn train` with configs/reach-sac.yaml and configs/reach-rlpd.yaml: a learner process
 and an edge process, all that is learnt from stored first. The peer has the same task, shaped reward and observations,
 actions in [-1, 1], and two threads of torch; it is run with its own defaults (one arm, an optimiser step per step) and
-with our settings where it has them (as many arms, lr, tau, gamma, widths, optimiser steps per step). All have the same
-seconds, on the same machine, seed by seed in turn.
+with our settings: as many arms, lr, tau, gamma, n-step returns, temperature, widths, optimiser steps per step, and by
+way of the environment the scale of rewards and the reach of actions (layer norm it has not). All have the same seconds,
+on the same machine, seed by seed in turn.
 
 Clocks run from the first step that an arm does: starting processes counts for nobody, nor do the demonstrations, which
 RLPD is given. About once a second each side keeps its weights, which takes some of its time; their success, without
@@ -45,13 +46,16 @@ from benchmarks.report import report
 from envs import BatchArmEnv
 from hal import load_spec
 from robotlearn import checkpoint
+from robotlearn.buffer.log_files import LogReader
 from robotlearn.config.algorithms import RLPDConfig, SACConfig
 from robotlearn.config.load import load_config
+from robotlearn.config.policy import SquashedGaussianConfig
 from robotlearn.inputs import Inputs
 from robotlearn.metrics import read_metrics
 from robotlearn.policy import ask
 from robotlearn.run_folder import RunFolder
 from robotlearn.saved_policy import find_policy
+from robotlearn.wire.record import decode
 
 ROOT = Path(__file__).parent.parent
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
@@ -59,7 +63,7 @@ SECONDS = float(os.environ.get("BENCH_SECONDS", "120"))
 EVERY_S = 1.0
 """Between weights that a peer keeps; ours are kept after so many updates as take about as long."""
 START_S = 120.0
-"""A run of ours that has done no step by then has failed."""
+"""A run of ours whose arms have done no step by then has failed."""
 ROBOT, TASK = "panda", "reach"
 Observations = dict[str, np.ndarray]
 Act = Callable[[Observations], np.ndarray]
@@ -108,30 +112,38 @@ def ours(config: str, seed: int, seconds: float, folder: Path) -> list[Kept]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            begun, learnt = time.monotonic(), 0.0
-            while learnt < seconds:
+            first, end = None, time.time() + START_S
+            while time.time() < end:
                 time.sleep(0.5)
-                learnt = _seconds(run)
-                if process.poll() is not None or (not learnt and time.monotonic() - begun > START_S + seconds):
-                    raise RuntimeError(f"robotlearn train {config}: {(folder / 'log').read_text()[-2000:]}")
+                if process.poll() is not None:
+                    break
+                if first is None and (first := _first_step(run)) is not None:
+                    end = first + seconds + 1
+            if first is None or process.poll() is not None:
+                raise RuntimeError(f"robotlearn train {config}: {(folder / 'log').read_text()[-2000:]}")
             process.send_signal(signal.SIGINT)
             process.wait(60)
         finally:
             process.kill()
             process.wait()
+    # The learner counts from when it listens; what its edge needs to start is taken off.
+    (row, *_) = read_metrics(RunFolder(run).metrics)
+    before = first - (row["time"] - row["seconds"])
     kept = []
     for path in checkpoint.list_versions(run / "checkpoints"):
         facts = checkpoint.describe(path).facts
-        if facts["seconds"] <= seconds:
-            kept.append(Kept(facts["seconds"], facts["env_steps"], lambda path=path: _ours(path)))  # type: ignore[misc]
+        at = facts["seconds"] - before
+        if 0 < at <= seconds:
+            kept.append(Kept(at, facts["env_steps"], lambda path=path: _ours(path)))  # type: ignore[misc]
     return sorted(kept, key=lambda one: one.seconds)
 
 
-def _seconds(run: Path) -> float:
-    """Of learning, as the newest row of its metrics has it; 0 before the first."""
-    metrics = RunFolder(run).metrics
-    rows = read_metrics(metrics)[-1:] if metrics.is_file() else []
-    return float(rows[0].get("seconds", 0.0)) if rows else 0.0
+def _first_step(run: Path) -> float | None:
+    """When an arm did the first step that is stored, seconds since the epoch; None: none is yet."""
+    records = run / "segments" / "records"
+    for _, record in LogReader(records).scan(verify=False) if any(records.glob("*.log")) else ():
+        return float(decode(record).wall[0])
+    return None
 
 
 def _updates_per_second(config: str) -> int:
@@ -185,7 +197,7 @@ def _arms() -> int:
     return sum(getattr(edge, "arms", 1) for edge in load_config("reach-sac").edges)
 
 
-def peer(arms: int, settings: dict[str, Any], seed: int, seconds: float) -> list[Kept]:
+def peer(side: str, seed: int, seconds: float) -> list[Kept]:
     """A run of stable-baselines3's SAC."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
@@ -209,7 +221,13 @@ def peer(arms: int, settings: dict[str, Any], seed: int, seconds: float) -> list
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    flat = _Flat(arms, seed)
+    flat, settings = _Flat(1, seed, 1.0, 1.0), {}
+    if side == "peer.our_settings":
+        config = load_config("reach-sac")
+        assert isinstance(config.algorithm, SACConfig) and isinstance(config.policy, SquashedGaussianConfig)
+        # Without demonstrations, a bound of 1 is half of what joints may do.
+        flat = _Flat(_arms(), seed, config.algorithm.reward_scale, config.policy.bound / 2)
+        settings = peer_settings()
     vector = adapted(flat)  # type: ignore[arg-type]
     model = SAC("MlpPolicy", vector, seed=seed, device="cpu", **settings)
     try:
@@ -220,12 +238,10 @@ def peer(arms: int, settings: dict[str, Any], seed: int, seconds: float) -> list
 
     def acting(weights: dict[str, torch.Tensor]) -> Act:
         model.policy.load_state_dict(weights)
-        space = flat.env.single_action_space
-        low, high = space.low, space.high  # type: ignore[attr-defined]
 
         def act(observations: Observations) -> np.ndarray:
             action, _ = model.predict(_flat(observations), deterministic=True)
-            return np.asarray(low + (action + 1) / 2 * (high - low), np.float32)
+            return flat.meant(action)
 
         return act
 
@@ -235,11 +251,14 @@ def peer(arms: int, settings: dict[str, Any], seed: int, seconds: float) -> list
 class _Flat:
     """Many arms in one process, as `adapted` takes them: flat observations, actions in [-1, 1], in lockstep."""
 
-    def __init__(self, arms: int, seed: int) -> None:
+    def __init__(self, arms: int, seed: int, reward_scale: float, share: float) -> None:
+        """Rewards are multiplied by `reward_scale`; of what the joints may do in a step, actions reach that `share`."""
         self.env = BatchArmEnv(load_spec(ROBOT), TASK, arms, seed=seed, options=OPTIONS)
-        self.num_envs = arms
-        space = self.env.single_action_space
-        self._low, self._high = space.low, space.high  # type: ignore[attr-defined]
+        self.num_envs, self._reward_scale = arms, reward_scale
+        space, joints = self.env.single_action_space, len(self.env.robot.joints)
+        self._low, self._high = space.low.copy(), space.high.copy()  # type: ignore[attr-defined]
+        self._low[:joints] *= share
+        self._high[:joints] *= share
         seen = self.env.single_observation_space.spaces  # type: ignore[attr-defined]
         width = sum(int(np.prod(each.shape)) for each in seen.values())
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
@@ -253,10 +272,13 @@ class _Flat:
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        actions = self._low + (self._actions + 1) / 2 * (self._high - self._low)
-        observations, reward, terminated, truncated, infos = self.env.step(actions.astype(np.float32))
+        observations, reward, terminated, truncated, infos = self.env.step(self.meant(self._actions))
         found = {"final_obs": _flat(infos["final_obs"])} if "final_obs" in infos else {}
-        return _flat(observations), reward, terminated, truncated, found
+        return _flat(observations), self._reward_scale * reward, terminated, truncated, found
+
+    def meant(self, actions: np.ndarray) -> np.ndarray:
+        """Actions in [-1, 1] in the robot's units."""
+        return np.asarray(self._low + (actions + 1) / 2 * (self._high - self._low), np.float32)
 
     def close(self) -> None:
         self.env.close()
@@ -302,8 +324,7 @@ SIDES: dict[str, str] = {
 
 def one_run(side: str, seed: int, seconds: float, *, whole: bool) -> Curve:
     if side.startswith("peer"):
-        arms, settings = (1, {}) if side == "peer.defaults" else (_arms(), peer_settings())
-        return measured(peer(arms, settings, seed, seconds), whole=whole)
+        return measured(peer(side, seed, seconds), whole=whole)
     folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
     try:
         return measured(ours(f"reach-{side}", seed, seconds, folder), whole=whole)
