@@ -129,7 +129,7 @@ class EpisodeFeed(Feed):
         unused = [list(position) for position in self._pool.positions()]
         return {"unused": unused, "end": list(self._read_to), "env_steps": self.env_steps}
 
-    def row(self) -> dict[str, float]:
+    def counts(self) -> dict[str, int]:
         return {
             "episodes_lost": self._lost,
             "episodes_unusable": self._unusable,

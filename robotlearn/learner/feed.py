@@ -69,8 +69,12 @@ class Feed(ABC):
         return {}
 
     @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """What was not learnt from, and why, since this learner began."""
+
     def row(self) -> dict[str, float]:
-        """Its own metrics."""
+        """Metrics of the last update, besides the algorithm's."""
+        return {}
 
     @abstractmethod
     def close(self) -> None:

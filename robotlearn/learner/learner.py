@@ -321,6 +321,7 @@ class Learner:
         row: dict[str, float | None] = {
             "updates": self._updates,
             **self._accounts.row_of(episodes, self._version),
+            **feed.counts(),
             **{name: float(f"{value:.6g}") for name, value in (metrics | feed.row()).items()},
             "update_seconds": round(seconds, 4),
         }
@@ -400,6 +401,7 @@ class Learner:
         return {
             "version": self._version,
             **self._accounts.row(),
+            **(self._feed.counts() if self._feed is not None else {}),
             **dict.fromkeys(("success", "return", "staleness_mean", "staleness_max")),  # of no update: null
             "eval_success": measured.success,
             "eval_low": measured.low,

@@ -205,6 +205,9 @@ class ReplayFeed(Feed):
     def state(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.asarray(value)) for name, value in self._sampling.state().items()}
 
+    def counts(self) -> dict[str, int]:
+        return {"episodes_lost": self._lost + len(self._memory.dropped)}
+
     def row(self) -> dict[str, float]:
         images = self._memory.images.values()
         # An update in which no episode ended has the last one's: it says how old what came was when it came.
@@ -213,7 +216,6 @@ class ReplayFeed(Feed):
         self._staleness.clear()
         asked = sum(rows.hits + rows.misses for rows in images)
         return {
-            "episodes_lost": self._lost + len(self._memory.dropped),
             **({"staleness_mean": staleness.mean(), "staleness_max": staleness.max()} if len(staleness) else {}),
             "replay/steps": len(self._memory),
             "replay/drawable": len(self._sampling),

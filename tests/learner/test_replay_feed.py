@@ -347,7 +347,7 @@ def test_a_record_that_was_damaged_before_it_was_taken_in_is_lost_and_stays_so(
     spoil(one.store, damaged, at % damaged.length)
     one.feed.take(stored)
     one.learn(3)
-    assert one.feed.row()["episodes_lost"] == 1 and "a segment is lost" in caplog.text
+    assert one.feed.counts()["episodes_lost"] == 1 and "a segment is lost" in caplog.text
     saved = one.saved()
     one.learn()
     one.close()
@@ -394,7 +394,7 @@ def test_images_that_cannot_be_read_cost_their_steps_and_a_resumed_run_knows_whi
 
     again = fed(config, saved)  # whose images are all on the disk
     again.learn(3)
-    middle, lost = again.saved(), again.feed.row()["episodes_lost"]
+    middle, lost = again.saved(), again.feed.counts()["episodes_lost"]
     again.learn(2)
     end = again.saved()
     again.close()
@@ -406,7 +406,7 @@ def test_images_that_cannot_be_read_cost_their_steps_and_a_resumed_run_knows_whi
 
     caplog.clear()
     resumed = fed(config, middle)
-    assert resumed.feed.row()["episodes_lost"] == lost
+    assert resumed.feed.counts()["episodes_lost"] == lost
     resumed.learn(2)
     assert "equal priorities" not in caplog.text
     assert_same(resumed.saved(), end)
