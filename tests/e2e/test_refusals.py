@@ -60,7 +60,7 @@ def test_a_second_learner_on_a_run_folder_is_refused(place: Site, learner: Progr
 
 UNKNOWN = {
     "policy": {"policy": {"kind": "diffusion", "horizon": 4}},
-    "algorithm": {"algorithm": {"name": "sac"}},
+    "algorithm": {"algorithm": {"name": "dreamer"}},
 }
 
 

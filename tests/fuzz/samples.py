@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from robotlearn.buffer import ledger, store
+from robotlearn.buffer import ledger, snapshots
 from robotlearn.buffer.ledger import SessionState, Settled, Snapshot
 from robotlearn.edge import arm_messages, local
 from robotlearn.edge.local import Tensor
@@ -123,8 +123,10 @@ LEDGER = tuple(
         Snapshot({"acknowledged": 3}, [SessionState(5, [(0, 3)], {"acknowledged": 3}, [(0, 9)])]),
     ))
 )  # fmt: skip
+SEEN = [snapshots.Seen("edge-a", 5, [(0, 3)]), snapshots.Seen("edge-b", 6, [(1, 2), (4, 9)])]
 SNAPSHOTS = (
-    entry(store._Snapshot(3, (0, 0), [store._Seen("edge-a", 5, [(0, 3)]), store._Seen("edge-b", 6, [(1, 2), (4, 9)])])),
+    entry(snapshots.Snapshot(3, (0, 0), SEEN)),
+    entry(snapshots.Snapshot(9, (2, 64), SEEN, 4, 1, [(0, 1)], [snapshots.Removal(1, 128, 64, 1)])),
 )
 KEY_LINES = "".join(f"- name: edge-{n}\n  key: public-{n:064x}\n  roles: [edge, weights]\n" for n in range(3))
 

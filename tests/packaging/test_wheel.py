@@ -57,7 +57,9 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     metadata = info["METADATA"]
     assert "\nLicense-Expression: Apache-2.0\n" in metadata and "licenses/LICENSE" in info
     assert {line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Provides-Extra: ")} == {
+        "bags",
         "bench",
+        "datasets",
         "dds",
         "dev",
         "lerobot",
