@@ -83,7 +83,9 @@ def pack(snapshot: Snapshot) -> bytearray:
 def unpack(view: memoryview, folder: Path) -> Snapshot:
     """A snapshot of the store in `folder`. Raises LogError when this version can't read it."""
     try:
-        return _decoder.decode(view[records.PREFIX : records.PREFIX + records.prefix(view).header_length])
+        found = _decoder.decode(view[records.PREFIX : records.PREFIX + records.prefix(view).header_length])
+        IntervalSet(found.dropped)
+        return found
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise LogError(f"store {folder} holds a snapshot that this version can't read: {error}") from error
 
