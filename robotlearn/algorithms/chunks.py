@@ -5,7 +5,7 @@ episodes into flat arrays over all their chunks, in the order of episodes and st
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robotlearn.algorithms.errors import EpisodeError
+from robotlearn.algorithms.tensors import moved
 from robotlearn.wire.segment import Segment
 
 Array = NDArray[Any]
@@ -155,7 +156,7 @@ class ChunkBatch:
         """The same batch on a device."""
         if self.reward.device == torch.device(device):
             return self
-        return ChunkBatch(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
+        return moved(self, device)
 
 
 def chunk_batch(episodes: Sequence[Episode], gamma: float) -> ChunkBatch:
@@ -236,9 +237,3 @@ def chunk_batch(episodes: Sequence[Episode], gamma: float) -> ChunkBatch:
         terminated=torch.from_numpy(np.array([bool(e.terminated[-1]) for e in episodes])),
         dropped=given - len(episode_kept),
     )
-
-
-def _to(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, dict):
-        return {key: tensor.to(device) for key, tensor in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value

@@ -22,6 +22,7 @@ from robotlearn.algorithms.errors import StateError
 from robotlearn.algorithms.gae import gae
 from robotlearn.algorithms.objective import interpolate, objective
 from robotlearn.algorithms.optimizer import Optimizer
+from robotlearn.algorithms.tensors import joined, parted
 from robotlearn.config.algorithms import PPOConfig
 
 
@@ -137,13 +138,10 @@ class PPO(OnPolicy):
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "own": {"generator": self.generator.get_state(), "updates": torch.tensor(self.updates)},
         }
-        return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+        return joined(parts)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in state.items():
-            part, _, rest = key.partition(".")
-            parts[part][rest] = value
+        parts = parted(state)
         try:
             self.critic.load_state_dict(parts["critic"])
             self.generator.set_state(parts["own"]["generator"].cpu())

@@ -28,6 +28,7 @@ from policies.squashed_gaussian import SquashedGaussianPolicy
 from robotlearn.algorithms.base import Batches, OffPolicy
 from robotlearn.algorithms.errors import AlgorithmError, StateError
 from robotlearn.algorithms.optimizer import Optimizer
+from robotlearn.algorithms.tensors import joined, parted
 from robotlearn.algorithms.transitions import Transitions, Window
 from robotlearn.config.algorithms import RLPDConfig, SACConfig
 from robotlearn.config.replay import PartConfig
@@ -173,13 +174,10 @@ class SAC(OffPolicy):
             "steps": torch.tensor(self.steps),
         }
         parts = {name: part.state_dict() for name, part in self._parts.items()} | {"own": own}
-        return {f"{part}.{key}": value.clone() for part, state in parts.items() for key, value in state.items()}
+        return {key: value.clone() for key, value in joined(parts).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in state.items():
-            part, _, rest = key.partition(".")
-            parts[part][rest] = value
+        parts = parted(state)
         try:
             own = parts.pop("own")
             self.noise.set_state(own["noise"].cpu())

@@ -1,11 +1,13 @@
 """What off-policy algorithms learn from: windows of stored steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from robotlearn.algorithms.tensors import moved
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,4 @@ class Transitions:
         """The same on a device, without waiting where memory is pinned."""
         if self.reward.device == torch.device(device):
             return self
-        return Transitions(**{field.name: _to(getattr(self, field.name), device) for field in fields(self)})
-
-
-def _to(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
-    return value.to(device, non_blocking=True)
+        return moved(self, device)

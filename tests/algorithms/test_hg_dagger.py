@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies import FlowMLP, GaussianPolicy, Policy, SquashedGaussianPolicy
 from robotlearn.algorithms.errors import DivergedError, StateError
@@ -18,6 +18,7 @@ from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.algorithms.transitions import Transitions
 from robotlearn.config.algorithms import HGDaggerConfig
+from tests.algorithms.weights import same, weights
 
 KINDS = pytest.mark.parametrize("kind", [FlowMLP, GaussianPolicy, SquashedGaussianPolicy], ids=lambda kind: kind.kind)
 
@@ -35,14 +36,6 @@ class Given:
 
 def quietly() -> None:
     """Nothing waits for the weights."""
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 def config(**changes: object) -> HGDaggerConfig:

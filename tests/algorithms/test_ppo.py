@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies import FlowMLP
 from robotlearn.algorithms.chunks import ChunkBatch, chunk_batch, join
@@ -17,14 +17,7 @@ from robotlearn.algorithms.errors import DivergedError, StateError
 from robotlearn.algorithms.gae import gae
 from robotlearn.algorithms.ppo import PPO, _split
 from robotlearn.config.algorithms import PPOConfig
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+from tests.algorithms.weights import same, watch, weights
 
 
 def config(**changes: object) -> PPOConfig:
@@ -62,19 +55,7 @@ def test_learning_rate_0_leaves_the_policy_and_every_ratio_1(policy, batch, prox
 def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
     """What was said last time covers one step: in between, its weights may have been published."""
     ppo = PPO(policy, config(), seed=0)
-    seen: list[dict[str, Tensor]] = [weights(policy)]
-    descend = ppo.actor_optimizer._descend
-
-    def say() -> None:
-        assert same(weights(policy), seen[-1])
-        seen.append({})
-
-    def watched() -> None:
-        assert seen[-1] == {}, "a step without a word"
-        descend()
-        seen[-1] = weights(policy)
-
-    ppo.actor_optimizer._descend = watched  # type: ignore[method-assign]
+    seen, say = watch(policy, ppo.actor_optimizer)
     ppo.learn(batch, 9, say)
     assert len(seen) > 5 and same(weights(policy), seen[-1])
 

@@ -18,6 +18,7 @@ from robotlearn.algorithms.registry import make_algorithm
 from robotlearn.algorithms.sac import SAC
 from robotlearn.algorithms.transitions import Transitions
 from robotlearn.config.algorithms import RLPDConfig, SACConfig
+from tests.algorithms.weights import same, watch, weights
 
 STATE = {"observation.state": (3,)}
 SEVERAL = {**STATE, "embodiment": (2,)}
@@ -36,14 +37,6 @@ class Given:
 
     def prioritize(self, batch: Transitions, error: Tensor) -> None:
         self.errors.append((batch, error.clone()))
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 def quietly() -> None:
@@ -138,19 +131,7 @@ def test_the_policy_changes_only_after_it_was_said() -> None:
     """What was said last time covers one step: in between, its weights may have been published."""
     policy = make()
     algorithm = SAC(policy, config(), seed=0)
-    seen: list[dict[str, Tensor]] = [weights(policy)]
-    descend = algorithm.actor_optimizer._descend
-
-    def say() -> None:
-        assert same(weights(policy), seen[-1])
-        seen.append({})
-
-    def watched() -> None:
-        assert seen[-1] == {}, "a step without a word"
-        descend()
-        seen[-1] = weights(policy)
-
-    algorithm.actor_optimizer._descend = watched  # type: ignore[method-assign]
+    seen, say = watch(policy, algorithm.actor_optimizer)
     for given in many(3):
         algorithm.learn(given, say)
     assert len(seen) == 7 and same(weights(policy), seen[-1])
