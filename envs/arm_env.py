@@ -12,7 +12,7 @@ from envs.expert import solve_start
 from envs.latency import Latency
 from envs.options import EnvOptions
 from envs.resize import fit
-from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, action_space, observation_space
+from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, TRACKING_ERROR, action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
 from envs.variation import Variation
@@ -210,6 +210,8 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         if variation is not None and self.options.randomization.sensor_noise:
             position = position + variation.noise(1, len(position))[0]
         observations = {STATE: position.astype(np.float32)}
+        if self.options.tracking_error:
+            observations[TRACKING_ERROR] = (self.set_point - position).astype(np.float32)
         if self.options.environment_state:
             observations[ENVIRONMENT_STATE] = self.task.observe(state)[0]
         if self._referee.steps[0] % self.options.image_every == 0:

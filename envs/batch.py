@@ -16,7 +16,7 @@ from envs.expert import solve_start
 from envs.latency import Latency
 from envs.options import EnvOptions
 from envs.scene import build_scene
-from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, action_space, observation_space
+from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, TRACKING_ERROR, action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
 from envs.variation import Variation
@@ -247,6 +247,9 @@ class BatchArmEnv(VectorEnv):
             self._noise[ids] = self._variation.noise(len(ids), position.shape[1])
             position = position + self._noise
         observations = {STATE: position.astype(np.float32)}
+        if self.options.tracking_error:
+            set_point = self.control.set_point(np.arange(self.num_envs))
+            observations[TRACKING_ERROR] = (set_point - position).astype(np.float32)
         if self.options.environment_state:
             observations[ENVIRONMENT_STATE] = self.task.observe(state)
         if self._cameras is not None:

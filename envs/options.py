@@ -13,6 +13,7 @@ class EnvOptions:
 
     Attributes:
         episode_steps: longest episode in control steps; None: the task's own.
+        tracking_error: observe how far the measured joints are behind the set-points, which is what actions add to.
         environment_state: observe the task's own numbers about its objects, which only a simulation knows.
         cameras: names of the spec's cameras that are observed as `observation.images.NAME`.
         image_size: height and width of those images, pixels.
@@ -26,6 +27,7 @@ class EnvOptions:
     """
 
     episode_steps: int | None = None
+    tracking_error: bool = False
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] = (64, 64)

@@ -12,8 +12,11 @@ from envs.task import SceneState, Task
 from hal.spec import RobotSpec
 
 STATE = "observation.state"
+TRACKING_ERROR = "observation.tracking_error"
 ENVIRONMENT_STATE = "observation.environment_state"
 IMAGES = "observation.images."
+BY_JOINT = (STATE, TRACKING_ERROR)
+"""Those that have an entry per joint and gripper, as actions have."""
 
 
 def action_space(control: JointDeltaControl) -> spaces.Box:
@@ -22,12 +25,16 @@ def action_space(control: JointDeltaControl) -> spaces.Box:
 
 
 def observation_space(spec: RobotSpec, task: Task, options: EnvOptions | None = None) -> spaces.Dict:
-    """`observation.state` is left unbounded: a measured joint may overshoot its limit by a little.
+    """`observation.state`, the measured joints (dim,) in rad and m, is left unbounded: one may overshoot its limit.
+
+    `observation.tracking_error`, (dim,), is the set-points in force less the measured joints.
 
     Raises EnvError for a camera that the spec doesn't have.
     """
     options = EnvOptions() if options is None else options
     entries = {STATE: spaces.Box(-np.inf, np.inf, (spec.dim,), np.float32)}
+    if options.tracking_error:
+        entries[TRACKING_ERROR] = entries[STATE]
     if options.environment_state:
         placed = task.place(np.random.default_rng(0), 1)
         probe = SceneState(spec.home[None], np.zeros((1, 3)), np.eye(3)[None], placed)

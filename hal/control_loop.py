@@ -119,6 +119,7 @@ class ControlLoop(Wrapper):
         self._period = self._seen = 0  # control periods begun; the last that `wait` told of
         self._blocked_for: Array = np.zeros(self.spec.dim)
         self._done = self._missed = 0
+        self._due = time.monotonic()  # of the tick that comes next
         self._late, self._work = np.zeros(_KEPT), np.zeros(_KEPT)
 
     def capability(self, kind: type[C]) -> C | None:
@@ -212,6 +213,11 @@ class ControlLoop(Wrapper):
     def skip(self) -> None:
         self._seen = self._period
 
+    @property
+    def until_tick(self) -> float:
+        """Seconds until a tick takes what was written, be it now or earlier; not above 0 while it is overdue."""
+        return self._due - time.monotonic()
+
     def set_state(self, position: Array, objects: Mapping[str, Array]) -> None:
         """As in `Scene`. No command is due until the next `write`."""
         with self._ticking:
@@ -300,6 +306,7 @@ class ControlLoop(Wrapper):
                     self._fail(f"the control loop failed: {error!r}")
             self._work[at] = time.monotonic() - begun
             self._done += 1
+            self._due = due + period
             if self._fault or self._done % self._set_points.ticks == 0:
                 with self._ticked:
                     self._period += 1

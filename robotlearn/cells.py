@@ -41,6 +41,7 @@ def env_options(config: Config) -> EnvOptions:
     """What the config's environments show, pay and vary."""
     return EnvOptions(
         episode_steps=config.episode_steps,
+        tracking_error=config.observations.tracking_error,
         environment_state=config.observations.environment_state,
         cameras=config.observations.cameras,
         image_size=config.observations.image_size,

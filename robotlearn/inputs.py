@@ -4,21 +4,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from envs.spaces import BY_JOINT, STATE
 from policies.encoder import EMBODIMENT, INSTRUCTION
 from policies.language import INSTRUCTION_DIM, embed
 from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
 from robotlearn.config.config import Config
 from robotlearn.errors import ConfigError
 
-STATE = "observation.state"
 Arrays = Mapping[str, np.ndarray]
 
 
 class Inputs:
     """Turns what an arm observes into what the run's policy is shown, and the policy's actions into the arm's.
 
-    With one embodiment and no instruction both are what they are. With several, state and action are laid out for the
-    arm with most joints, the gripper always in the last place; a shorter `observation.environment_state` ends with
+    With one embodiment and no instruction both are what they are. With several, what is by joint is laid out for the
+    arm with most of them, the gripper always in the last place; a shorter `observation.environment_state` ends with
     zeros; and the policy is told which embodiment it is. The instruction comes as its embedding.
 
     Attributes:
@@ -45,7 +45,7 @@ class Inputs:
                     self.features[key] = (max(known[0], shape[0]),)
                 elif known != shape:
                     raise ConfigError(f"{key} has shape {known} and {shape}: one policy can't see both")
-        self.features[STATE] = (self.action_dim,)
+        self.features |= {key: (self.action_dim,) for key in BY_JOINT if key in self.features}
         if len(specs) > 1:
             self.features[EMBODIMENT] = (len(specs),)
         if config.observations.instruction:
@@ -74,7 +74,7 @@ class Inputs:
 
     def laid_out(self, embodiment: str, key: str, values: np.ndarray) -> np.ndarray:
         """Observations (n, ...) of one key, of an arm of that embodiment, with the policy's shape."""
-        if key == STATE and len(self.used_dims[embodiment]) < self.action_dim:
+        if key in BY_JOINT and len(self.used_dims[embodiment]) < self.action_dim:
             return self.padded(embodiment, values)
         shape = self.features[key]
         return values if values.shape[1:] == shape else np.pad(values, ((0, 0), (0, shape[0] - values.shape[1])))

@@ -80,14 +80,20 @@ def test_several_tasks_share_places_and_come_with_their_words() -> None:
 
 
 def test_several_robots_keep_the_gripper_in_one_place(shorter: Path) -> None:
-    config = load_config("smoke", [f"robot=[panda, {shorter}]", "edges.0.robot=panda", "policy.hidden=[16]"])
+    both = [f"robot=[panda, {shorter}]", "edges.0.robot=panda", "observations.tracking_error=true"]
+    config = load_config("smoke", [*both, "policy.hidden=[16]"])
     inputs = Inputs(config)
     assert inputs.embodiments == ("panda", "stump") and inputs.action_dim == 8
     assert inputs.used_dims["stump"].tolist() == [0, 1, 2, 3, 4, 5, 7]
     state = np.arange(7, dtype=np.float32)[None]
-    seen = {"observation.state": state, "observation.environment_state": np.ones((1, 6), np.float32)}
+    seen = {
+        "observation.state": state,
+        "observation.tracking_error": state + 1,
+        "observation.environment_state": np.ones((1, 6), np.float32),
+    }
     shown = inputs.observations("stump", seen, "")
     assert shown["observation.state"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 6]]
+    assert shown["observation.tracking_error"].tolist() == [[1, 2, 3, 4, 5, 6, 0, 7]]
     assert shown["embodiment"].tolist() == [[0, 1]]
     wide = np.arange(8, dtype=np.float32)[None, None]
     assert inputs.actions("stump", wide).tolist() == [[[0, 1, 2, 3, 4, 5, 7]]]
@@ -107,6 +113,7 @@ def test_statistics_are_by_robot_and_leave_alone_what_a_robot_lacks(shorter: Pat
             *BOTH,
             f"robot=[panda, {shorter}]",
             "edges.0.robot=panda",
+            "observations.tracking_error=true",
             "demonstrations.episodes=2",
             "start.success_band=null",
             "sft.steps=5",
@@ -119,6 +126,8 @@ def test_statistics_are_by_robot_and_leave_alone_what_a_robot_lacks(shorter: Pat
     stats = taught.policy.statistics()
     assert stats["action"].mean.shape == (2, 8)
     assert (stats["action"].mean[1, 6], stats["action"].std[1, 6]) == (0, 1)
+    error = stats["observation.tracking_error"]
+    assert (error.mean[1, 6], error.std[1, 6]) == (0, 1) and (error.std[0] != 1).all()
     environment = stats["observation.environment_state"]
     assert (environment.mean[1, 6:] == 0).all() and (environment.std[1, 6:] == 1).all()
     assert (environment.std[0, 6:] != 1).all(), "the Panda lifts too"

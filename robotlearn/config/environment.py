@@ -17,6 +17,11 @@ Span = Annotated[float, Field(ge=0, le=10)]
 class ObservationsConfig(Section):
     """What the arms observe, which is what the policy is shown."""
 
+    tracking_error: bool = Field(
+        False,
+        description="How far the measured joints are behind the set-points, which actions add to. Arms lag by a step "
+        "or two: a policy that decides anew at each step, as sac's, learns sooner when it sees what is still to come.",
+    )
     environment_state: bool = Field(
         True, description="The task's own numbers about its objects, which only a simulation knows."
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.resize import fit
+from envs.spaces import BY_JOINT
 from hal.errors import nearest
 from hal.spec import RobotSpec
 from robotlearn.datasets.actions import absolute_of, deltas_of, from_unit, plausible
@@ -123,7 +124,7 @@ def _is_taken(here: str, feature: Feature, there: str, spec: RobotSpec) -> bool:
                 f"{known}--rename {there}= leaves it out"
             )
         return True
-    return here in (STATE, ENVIRONMENT_STATE, ACTION, PROPOSED, DONE) or here in STEPS
+    return here in (*BY_JOINT, ENVIRONMENT_STATE, ACTION, PROPOSED, DONE) or here in STEPS
 
 
 def _check_vector(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.spaces import BY_JOINT
 from hal.spec import RobotSpec
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.stored import Episode
@@ -61,7 +62,7 @@ def features(spec: RobotSpec, episode: Episode, labels: Mapping[str, int], *, vi
             kind = "video" if video else "image"
             found[key] = {"dtype": kind, "shape": shape, "names": ["height", "width", "channels"]}
         else:
-            names = list(spec.names) if key == STATE else None
+            names = list(spec.names) if key in BY_JOINT else None
             found[key] = {"dtype": values.dtype.name, "shape": shape or (1,), "names": names}
     scalars = {key: dtype for key, (_, dtype) in STEPS.items()}
     scalars |= {DONE: "bool", VERSION: "int64", LOG_PROB: "float32"}

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 STATE_PERIOD_S = 0.5
 ANSWER_PATIENCE_S = 1.0
+_TO_WRITE_MS = 1
+"""From an answer to its written action, where nothing else keeps the thread."""
 
 Observations = Mapping[str, np.ndarray]
 
@@ -41,8 +43,10 @@ class ArmLoop:
     """Rests until its station opens the gate, runs one episode, rests again.
 
     Within an episode every tick takes what is there and waits for the clock alone: sends never block, a missing chunk
-    is a held step. After the spec's `watchdog_s` without a new action the robot is stopped and the episode ends,
-    truncated; so it does when `control` stopped the robot, or the station's lease is over. Runs on the caller's thread.
+    is a held step. There is what comes before the arm's own loop looks again for a goal, up to a period of the driver
+    later: until then it makes no difference. After the spec's `watchdog_s` without a new action the robot is stopped
+    and the episode ends, truncated; so it does when `control` stopped the robot, or the station's lease is over. Runs
+    on the caller's thread.
     """
 
     def __init__(
@@ -246,6 +250,7 @@ class ArmLoop:
             self._hear_station(0)
             self._take_answers()
             self._ask(observations)
+            self._await_answer()
             taken = self._executor.take()
             action = self._env.rest_action() if taken is None else taken.action
             own = None
@@ -311,6 +316,12 @@ class ArmLoop:
             self._server.send(local.encode(asked), zmq.NOBLOCK)
         except zmq.Again:
             self._executor.give_up()
+
+    def _await_answer(self) -> None:
+        """An answer is in time as long as an action that is written then is carried out like one written now."""
+        while not self._executor.ready and (left := int(1000 * self._control.until_tick) - _TO_WRITE_MS) > 0:
+            self._server.poll(left)
+            self._take_answers()
 
     def _take_answers(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 
 from envs import BatchArmEnv
 from envs.control import MAX_DELTA
+from envs.spaces import BY_JOINT
 from policies.encoder import EMBODIMENT, IMAGES, INSTRUCTION
 from policies.normalizer import Statistics
 from robotlearn.cells import Cell, env_options
@@ -60,8 +61,8 @@ def _by_embodiment(
             if key in (EMBODIMENT, INSTRUCTION) or key.startswith(IMAGES):
                 continue
             width = shape[0]
-            values = [seen[key] if key != "observation.state" else inputs.padded(name, seen[key]) for seen, _ in own]
-            used = inputs.used_dims[name] if key == "observation.state" else None
+            values = [inputs.padded(name, seen[key]) if key in BY_JOINT else seen[key] for seen, _ in own]
+            used = inputs.used_dims[name] if key in BY_JOINT else None
             rows.setdefault(key, []).append(_statistics(values, width, used))
         actions = [inputs.padded(name, actions) for _, actions in own]
         rows.setdefault("action", []).append(_statistics(actions, inputs.action_dim, inputs.used_dims[name]))

@@ -29,7 +29,7 @@ def make_run(path: Path, *, cameras: tuple[str, ...] = (), arms: int = 4, seed: 
 
     The first is a success; in the second a person acts for two steps; in the third safety holds a step.
     """
-    overrides = ["policy.hidden=[8]"]
+    overrides = ["policy.hidden=[8]", "observations.tracking_error=true"]
     if cameras:
         overrides += [f"observations.cameras=[{','.join(cameras)}]", "observations.image_size=[32,40]"]
     config = load_config("smoke", overrides)
@@ -45,7 +45,7 @@ def make_run(path: Path, *, cameras: tuple[str, ...] = (), arms: int = 4, seed: 
         }
     )
     segments: list[Segment] = []
-    options = EnvOptions(episode_steps=STEPS, cameras=cameras, image_size=(32, 40))
+    options = EnvOptions(episode_steps=STEPS, tracking_error=True, cameras=cameras, image_size=(32, 40))
     rollout = BatchRollout(
         policy, inputs, cell, edge="batch", arms=arms, threads=1, segment_steps=4, seed=seed, emit=segments.extend,
         options=options,

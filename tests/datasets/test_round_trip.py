@@ -119,7 +119,8 @@ def test_a_policy_of_lerobot_is_shown_nothing_that_it_should_not_see(exported: P
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
     found = dataset_to_policy_features(lerobot(exported).meta.features)
-    assert set(found) == {"observation.state", "observation.environment_state", "action"}
+    seen = {"observation.state", "observation.tracking_error", "observation.environment_state"}
+    assert set(found) == {*seen, "action"}
 
 
 def test_imported_again_the_segments_are_equal(run: Path, exported: Path, tmp_path: Path) -> None:

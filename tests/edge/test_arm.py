@@ -73,7 +73,7 @@ class Bench:
         task = make_task("reach", spec)
         self.robot = real_time(make_robot(spec, scene=build_scene(spec, task)))
         self.control = ControlLoop(self.robot, estop=EStop(tmp.name), leases=Leases(tmp / "token"))
-        env = ArmEnv(self.control, task, EnvOptions(episode_steps=EPISODE_STEPS, **options))
+        env = ArmEnv(self.control, task, EnvOptions(**{"episode_steps": EPISODE_STEPS} | options))
         env.reset(seed=0)
         self.env = env
         self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, person=person, **ends)
@@ -199,7 +199,15 @@ def test_an_episode_is_told_line_by_line(make_bench: Callable[..., Bench]) -> No
 
 
 def test_where_no_chunk_comes_in_time_steps_are_held_and_the_episode_goes_on(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(0)  # asked for only when the last chunk is done: each chunk comes at least one tick late
+    bench = make_bench(0)  # asked for only when the last chunk is done
+
+    def too_late(request: local.ChunkRequest) -> list[local.ChunkAnswer]:
+        if request.request:
+            asked = bench.control.done
+            until(lambda: bench.control.done > asked + 2, "the arm's own loop to go on without")
+        return [chunk(request.request)]
+
+    bench.answer = too_late
     _, lines = bench.run_episode()
     assert [line.step for line in lines] == list(range(EPISODE_STEPS))
     held = [line for line in lines if not line.from_chunk]
@@ -208,6 +216,18 @@ def test_where_no_chunk_comes_in_time_steps_are_held_and_the_episode_goes_on(mak
     assert len(chunks) > 2 and all(line.first == 0 for line in chunks), "held ticks skip no action"
     assert all(line.lag >= 1 for line in chunks[1:])
     until(lambda: bench.receive() or bench.states[-1].starved >= len(held), "the starved ticks to be reported")
+
+
+def test_an_answer_before_the_arm_looks_for_a_goal_is_in_time(tmp_path: Path) -> None:
+    slow = RobotSpec.model_validate(load_spec("panda").model_dump() | {"control_hz": 4.0, "driver_hz": 4.0})
+    bench = Bench(tmp_path, slow, 0, episode_steps=9)
+    try:
+        _, lines = bench.run_episode()
+    finally:
+        bench.close()
+    assert len(lines) == 9 and all(line.from_chunk for line in lines)
+    assert [line.step for line in lines if line.chunk is not None] == [0, 4, 8]
+    assert all(line.lag == 0 for line in lines)
 
 
 def test_an_answer_to_an_old_request_is_never_executed(make_bench: Callable[..., Bench]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import ArmEnv, BatchArmEnv, EnvError, Expert
+from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert
 from envs.control import JointDeltaControl
 from envs.scene import build_scene
 from envs.tasks import make_task
@@ -48,10 +48,16 @@ def test_the_expert_lifts_the_cube() -> None:
 
 
 def test_one_arm_and_a_batch_move_alike() -> None:
-    env, batch = ArmEnv(simulated("lift"), "lift"), BatchArmEnv(SPEC, "lift", 1, seed=0)
+    options = EnvOptions(tracking_error=True)
+    env, batch = ArmEnv(simulated("lift"), "lift", options), BatchArmEnv(SPEC, "lift", 1, seed=0, options=options)
+    behind = []
     for one, other in alike(env, batch, 10):
         for key, value in one.items():
             np.testing.assert_allclose(value, other[key], atol=1e-5)
+        behind.append(one["observation.tracking_error"])
+        np.testing.assert_allclose(behind[-1], env.set_point - env.reading.position, atol=1e-6)
+        assert one in env.observation_space
+    assert np.abs(behind).max(axis=0)[:7].min() > 1e-3, "a moving arm is behind"
     env.close()
 
 
