@@ -166,6 +166,14 @@ class Config(Section):
             self._there_will_be("demonstrations", ("algorithm", "name"), f"'{algorithm.name}'")
         if isinstance(algorithm, HGDaggerConfig) and self.replay.sampling is None:
             self._there_will_be("interventions", ("algorithm", "name"), "'hgdagger'")
+        known = isinstance(algorithm, SACConfig | RLPDConfig | HGDaggerConfig)
+        default = LearnerConfig.model_fields["episodes_per_update"].default
+        if known and (given := self.learner.episodes_per_update) != default:
+            raise Misfit(
+                ("learner", "episodes_per_update"),
+                f"{given} is not valid with {algorithm.name}, which draws its batches: replay.batch_size and "
+                "replay.steps_per_update say what an update learns from",
+            )
         self._replay_fits()
         for index, part in enumerate(self.replay.sampling or ()):
             self._there_will_be(part.source, ("replay", "sampling", index, "source"), f"'{part.source}'")

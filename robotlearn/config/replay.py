@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from robotlearn.config.section import ListAsTuple, Misfit, Section
 
@@ -38,7 +38,7 @@ class ReplayConfig(Section):
     """What off-policy algorithms (sac, rlpd, hgdagger) learn from: every step that is stored."""
 
     batch_size: PositiveInt = Field(256, description="Steps of one optimiser step.")
-    update_to_data: PositiveFloat = Field(
+    update_to_data: Annotated[float, Field(ge=1e-6)] = Field(
         1.0, description="Optimiser steps per environment step. It is held: learner and edges wait for each other."
     )
     steps_per_update: PositiveInt = Field(

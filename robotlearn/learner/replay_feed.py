@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,23 @@ def _former(config: Config) -> list[Path]:
     return [(path / "segments" if (path / "segments").is_dir() else path) / "records" for path in paths]
 
 
+class _Staleness(NamedTuple):
+    """By how many versions the chunks of episodes lay behind when they came."""
+
+    chunks: int = 0
+    total: int = 0
+    largest: int = 0
+
+    def with_episode(self, behind: NDArray[np.int64]) -> "_Staleness":
+        if not len(behind):
+            return self
+        largest = max(int(behind.max()), self.largest if self.chunks else 0)
+        return _Staleness(self.chunks + len(behind), self.total + int(behind.sum()), largest)
+
+    def row(self) -> dict[str, float]:
+        return {"staleness_mean": self.total / self.chunks, "staleness_max": float(self.largest)}
+
+
 class ReplayFeed(Feed):
     """Takes segments into the replay memory in the order of the log, and no further than the update that is due needs.
 
@@ -120,10 +137,8 @@ class ReplayFeed(Feed):
         """Records of the run that couldn't be taken in."""
         self._logs: list[LogFiles] = [store.records, *(LogReader(path) for path, _ in self._sources())]
         self._last: deque[Finished] = deque(maxlen=_SHOWN)
-        self._staleness: list[NDArray[np.int64]] = []
-        """Of the episodes that came since the last update, as they came."""
-        self._staleness_before: NDArray[np.int64] = np.zeros(0, np.int64)
-        """Of those that came before an earlier one, the last time that any did."""
+        self._staleness = self._staleness_before = _Staleness()
+        """Of what came since the last update; and the last time that anything came before one."""
         self._unheard: list[tuple[Position, memoryview, Finished | None]] = []
         """Segments of which nobody was told yet, and the episode that each completed."""
         self._seconds, self._lost = 0.0, 0
@@ -138,6 +153,7 @@ class ReplayFeed(Feed):
             self.env_steps = int(facts["env_steps"])
             self._limiter.steps, self._limiter.updates = self.env_steps, int(facts["blocks"])
             self._damaged = [Position(*each) for each in facts["damaged"]]
+            self._staleness, self._staleness_before = (_Staleness(*each) for each in facts["staleness"])
             for position, record in self._store.records.scan(verify=False):
                 if position[:2] >= end[:2]:
                     break
@@ -200,7 +216,11 @@ class ReplayFeed(Feed):
         counted = {"env_steps": self.env_steps, "blocks": self._limiter.updates, "drawable": len(self._sampling)}
         unreadable = [[self._logs.index(source), *position] for source, position in self._memory.dropped]
         damaged = [list(position) for position in self._damaged]
-        return {"unused": [], "end": list(self._read_to), "damaged": damaged, "unreadable": unreadable, **counted}
+        staleness = [list(self._staleness), list(self._staleness_before)]
+        return {
+            "unused": [], "end": list(self._read_to), "damaged": damaged, "unreadable": unreadable,
+            "staleness": staleness, **counted,
+        }  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.asarray(value)) for name, value in self._sampling.state().items()}
@@ -211,12 +231,12 @@ class ReplayFeed(Feed):
     def row(self) -> dict[str, float]:
         images = self._memory.images.values()
         # An update in which no episode ended has the last one's: it says how old what came was when it came.
-        staleness = np.concatenate(self._staleness) if self._staleness else self._staleness_before
-        self._staleness_before = staleness
-        self._staleness.clear()
+        if self._staleness.chunks:
+            self._staleness, self._staleness_before = _Staleness(), self._staleness
+        staleness = self._staleness_before
         asked = sum(rows.hits + rows.misses for rows in images)
         return {
-            **({"staleness_mean": staleness.mean(), "staleness_max": staleness.max()} if len(staleness) else {}),
+            **(staleness.row() if staleness.chunks else {}),
             "replay/steps": len(self._memory),
             "replay/drawable": len(self._sampling),
             "replay/waiting": len(self._coming),
@@ -292,7 +312,7 @@ class ReplayFeed(Feed):
             if finished is not None:
                 self._last.append(finished)
                 if load:
-                    self._staleness.append(self.version - finished.versions)
+                    self._staleness = self._staleness.with_episode(self.version - finished.versions)
                 self._limiter.ended(finished.steps)
             if self._heard is not None and load:
                 self._unheard.append((position, record, finished))

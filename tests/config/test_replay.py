@@ -16,6 +16,8 @@ DAGGER += ["replay.n_step=1"]
     (
         ([*DAGGER, "replay.n_step=3"], r"replay\.n_step: 3 is not valid with hgdagger"),
         ([*DAGGER, "replay.sampling=[{how: prioritized}]"], r"how: 'prioritized' is not valid with hgdagger"),
+        (["learner.episodes_per_update=16"], r"episodes_per_update: 16 is not valid with sac, which draws its batches"),
+        (["replay.update_to_data=1e-300"], r"update_to_data: 1e-300 is not valid, expected at least 1e-06"),
         (["replay.priority_exponent=0.1"], r"priority_exponent: 0\.1 is not valid where no part"),
         (
             ["replay.sampling=[{how: newest}]", "replay.priority_correction=1"],

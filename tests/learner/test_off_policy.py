@@ -20,6 +20,7 @@ from tests.learner.running import Running, served, tiny
 REPLAY = [
     "policy={kind: squashed_gaussian, hidden: [8], horizon: 3}", "start.success_band=null", "learner.max_staleness=1",
     "replay={batch_size: 16, update_to_data: 0.25, steps_per_update: 8, starts_after: 60}", "episode_steps=20",
+    "learner.episodes_per_update=256",
 ]  # fmt: skip
 SAC = [*REPLAY, "algorithm={name: sac, critic_hidden: [8]}", "demonstrations.episodes=0"]
 RLPD = [*REPLAY, "algorithm={name: rlpd, critics: 4, critic_hidden: [8]}", "demonstrations.episodes=2"]
