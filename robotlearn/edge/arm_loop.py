@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 STATE_PERIOD_S = 0.5
 ANSWER_PATIENCE_S = 1.0
-_TO_WRITE_MS = 1
-"""From an answer to its written action, where nothing else keeps the thread."""
+_TO_WRITE_S = 0.002
+"""From an answer to its written action, where no person has a say."""
 
 Observations = Mapping[str, np.ndarray]
 
@@ -90,6 +90,7 @@ class ArmLoop:
         self._asked_at = self._reported_at = -math.inf
         self._steps = self._lost = self._clipped = 0
         self._unanswered = False  # the last request
+        self._to_write_s = _TO_WRITE_S
         self.frames = ""
         """How its camera images go to the station, "" without cameras; may be read on any thread."""
         self._way = FramesWay("ipc")
@@ -251,11 +252,14 @@ class ArmLoop:
             self._take_answers()
             self._ask(observations)
             self._await_answer()
+            answered_at = time.monotonic()
             taken = self._executor.take()
             action = self._env.rest_action() if taken is None else taken.action
             own = None
             if self._person is not None:
                 own = self._person.action(self._env.reading, self._env.set_point, action)
+            # A person's device may take its time: the longest of late.
+            self._to_write_s = max(_TO_WRITE_S + time.monotonic() - answered_at, 0.9 * self._to_write_s)
             observations, reward, terminated, truncated, info = self._env.step(action if own is None else own)
             if (mark := self._marked()) is not None:
                 terminated, info["success"] = True, mark is Said.SUCCESS
@@ -319,8 +323,8 @@ class ArmLoop:
 
     def _await_answer(self) -> None:
         """An answer is in time as long as an action that is written then is carried out like one written now."""
-        while not self._executor.ready and (left := int(1000 * self._control.until_tick) - _TO_WRITE_MS) > 0:
-            self._server.poll(left)
+        while not self._executor.ready and (left := self._control.until_tick - self._to_write_s) > 0.001:
+            self._server.poll(int(1000 * left))
             self._take_answers()
 
     def _take_answers(self) -> None:
