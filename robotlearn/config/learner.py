@@ -59,7 +59,8 @@ class LearnerConfig(Section):
     max_stored_bytes: Annotated[int, Field(ge=2**26)] | None = Field(
         None,
         description="Beyond this the oldest stored episodes are deleted, whole ones, and counted; never those in which "
-        "a person intervened, nor what was not learnt from at the oldest of keep_checkpoints. null: none is.",
+        "a person intervened, nor what was not learnt from at the oldest of keep_checkpoints. Their numbers, some "
+        "hundred bytes a step, leave an off-policy learner's memory when it is started again. null: none is.",
     )
     eval_every: PositiveInt | None = Field(
         None, description="Updates between evaluations without exploration noise; null: only by `robotlearn eval`."
