@@ -112,6 +112,8 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     def observe(self) -> Observations:
         """What the arm sees at this moment, wherever it is, without the noise of an episode; moves nothing."""
         self.reading = self.robot.read()
+        if self._variation is None:  # no episode yet: nothing was commanded, and a person may have moved the arm
+            self._control.reset(_ONE, self.reading.position[None])
         return self._observe(self._state_at(self.reading.position), None)
 
     def start_clock(self) -> None:
@@ -129,6 +131,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         try:
             self._carry_out(applied)
         except (Stopped, LeaseError) as error:
+            self._control.reset(_ONE, applied.before)  # no arm got what came of the action
             return self._stopped(str(error))
         if self._clocked is not None:
             self.missed_ticks += self._clocked.wait()

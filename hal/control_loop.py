@@ -215,7 +215,7 @@ class ControlLoop(Wrapper):
 
     @property
     def until_tick(self) -> float:
-        """Seconds until a tick takes what was written, be it now or earlier; not above 0 while it is overdue."""
+        """Seconds until the next tick, which takes what is written before it; at most 0 during one, or if it is due."""
         return self._due - time.monotonic()
 
     def set_state(self, position: Array, objects: Mapping[str, Array]) -> None:

@@ -172,7 +172,8 @@ class Config(Section):
             raise Misfit(
                 ("learner", "episodes_per_update"),
                 f"{given} is not valid with {algorithm.name}, which draws its batches: replay.batch_size and "
-                "replay.steps_per_update say what an update learns from",
+                "replay.steps_per_update say what an update learns from; expected the default, "
+                f"learner.episodes_per_update={default}",
             )
         self._replay_fits()
         for index, part in enumerate(self.replay.sampling or ()):

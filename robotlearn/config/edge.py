@@ -205,7 +205,9 @@ class PacedEdgeConfig(_Edge):
 
     kind: Literal["paced"] = Field(description=_KIND)
     ahead: NonNegativeInt = Field(
-        2, description="The next chunk is asked for this many steps before the running one ends."
+        2,
+        description="The next chunk is asked for this many steps before the running one ends. 0: with its last action "
+        "done, for policies that answer within a period of the driver (driver_hz).",
     )
     driver: str | None = Field(
         None, description="What talks to its arm (mujoco, lerobot, ros2, dds, remote, ...); null: what its spec says."

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.resize import fit
-from envs.spaces import BY_JOINT
+from envs.spaces import BY_JOINT, TRACKING_ERROR
 from hal.errors import nearest
 from hal.spec import RobotSpec
 from robotlearn.datasets.actions import absolute_of, deltas_of, from_unit, plausible
@@ -62,6 +62,11 @@ class Conversion:
                 taken[there] = here
         _check_vector(STATE, "--rename", taken, features, spec)
         _check_vector(ACTION, "--rename", taken, features, spec)
+        if TRACKING_ERROR in taken.values():
+            _check_vector(TRACKING_ERROR, "--rename", taken, features, spec)
+            if self.unit != "si":
+                there = next(key for key, here in taken.items() if here == TRACKING_ERROR)
+                raise DatasetError(f"{there} is not converted from unit {self.unit}: --rename {there}= leaves it out")
         return taken
 
     def check_rate(self, fps: Fraction, spec: RobotSpec) -> None:

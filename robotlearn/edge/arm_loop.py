@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 STATE_PERIOD_S = 0.5
 ANSWER_PATIENCE_S = 1.0
-_TO_WRITE_S = 0.002
-"""From an answer to its written action, where no person has a say."""
+_TO_WRITE_S, _TO_WRITE = 0.002, 0.1
+"""From an answer to its written action, seconds or share of the driver's period: whichever is longer."""
 
 Observations = Mapping[str, np.ndarray]
 
@@ -42,9 +42,9 @@ class Received:
 class ArmLoop:
     """Rests until its station opens the gate, runs one episode, rests again.
 
-    Within an episode every tick takes what is there and waits for the clock alone: sends never block, a missing chunk
-    is a held step. There is what comes before the arm's own loop looks again for a goal, up to a period of the driver
-    later: until then it makes no difference. After the spec's `watchdog_s` without a new action the robot is stopped
+    Within an episode every tick takes what is there: sends never block, a missing chunk is a held step. A chunk is
+    waited for until shortly before the arm's own loop looks again for a goal, up to a period of the driver later, for
+    until then it makes no difference. After the spec's `watchdog_s` without a new action the robot is stopped
     and the episode ends, truncated; so it does when `control` stopped the robot, or the station's lease is over. Runs
     on the caller's thread.
     """
@@ -90,7 +90,7 @@ class ArmLoop:
         self._asked_at = self._reported_at = -math.inf
         self._steps = self._lost = self._clipped = 0
         self._unanswered = False  # the last request
-        self._to_write_s = _TO_WRITE_S
+        self._least_s = self._to_write_s = max(_TO_WRITE_S, _TO_WRITE * env.robot.spec.dt_driver)
         self.frames = ""
         """How its camera images go to the station, "" without cameras; may be read on any thread."""
         self._way = FramesWay("ipc")
@@ -259,7 +259,7 @@ class ArmLoop:
             if self._person is not None:
                 own = self._person.action(self._env.reading, self._env.set_point, action)
             # A person's device may take its time: the longest of late.
-            self._to_write_s = max(_TO_WRITE_S + time.monotonic() - answered_at, 0.9 * self._to_write_s)
+            self._to_write_s = max(self._least_s + time.monotonic() - answered_at, 0.9 * self._to_write_s)
             observations, reward, terminated, truncated, info = self._env.step(action if own is None else own)
             if (mark := self._marked()) is not None:
                 terminated, info["success"] = True, mark is Said.SUCCESS
@@ -323,7 +323,9 @@ class ArmLoop:
 
     def _await_answer(self) -> None:
         """An answer is in time as long as an action that is written then is carried out like one written now."""
-        while not self._executor.ready and (left := self._control.until_tick - self._to_write_s) > 0.001:
+        if self._person is not None and self._person.enabled:
+            return  # theirs is there
+        while self._executor.asks and (left := self._control.until_tick - self._to_write_s) > 0.001:
             self._server.poll(int(1000 * left))
             self._take_answers()
 

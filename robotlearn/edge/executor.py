@@ -70,6 +70,11 @@ class ChunkExecutor[C]:
         """An action is there for the next tick."""
         return self._next is not None or self._done < self._began_at + len(self._actions)
 
+    @property
+    def asks(self) -> bool:
+        """An answer is on its way, and no action is there before it."""
+        return self._asked_at is not None and not self.ready
+
     def give_up(self) -> None:
         """The open request will not be answered (its server is gone): let the next `due` ask again."""
         self._asked_at = None

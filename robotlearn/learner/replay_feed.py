@@ -75,7 +75,8 @@ class _Staleness(NamedTuple):
     def with_episode(self, behind: NDArray[np.int64]) -> "_Staleness":
         if not len(behind):
             return self
-        largest = max(int(behind.max()), self.largest if self.chunks else 0)
+        largest = int(behind.max())
+        largest = max(largest, self.largest) if self.chunks else largest
         return _Staleness(self.chunks + len(behind), self.total + int(behind.sum()), largest)
 
     def row(self) -> dict[str, float]:
@@ -153,7 +154,7 @@ class ReplayFeed(Feed):
             self.env_steps = int(facts["env_steps"])
             self._limiter.steps, self._limiter.updates = self.env_steps, int(facts["blocks"])
             self._damaged = [Position(*each) for each in facts["damaged"]]
-            self._staleness, self._staleness_before = (_Staleness(*each) for each in facts["staleness"])
+            self._staleness, self._staleness_before = (_Staleness(*each) for each in facts.get("staleness", ((), ())))
             for position, record in self._store.records.scan(verify=False):
                 if position[:2] >= end[:2]:
                     break

@@ -247,6 +247,19 @@ def test_what_cant_be_taken_is_one_line_with_the_option_that_mends_it(
     assert "\n" not in str(error.value) and not (tmp_path / "demo").exists()
 
 
+def test_a_tracking_error_is_taken_in_rad_and_m_by_joint_alone(tmp_path: Path) -> None:
+    behind = np.full(WAYS[1].shape, 0.01, np.float32)
+    make_foreign(tmp_path / "rad", [WAYS[1]], observation__tracking_error=[behind])
+    taken(tmp_path / "rad", tmp_path / "demo")
+    np.testing.assert_array_equal(whole(tmp_path / "demo")[0].observations["observation.tracking_error"][:-1], behind)
+    make_foreign(tmp_path / "deg", [np.rad2deg(WAYS[1])], observation__tracking_error=[behind])
+    with pytest.raises(DatasetError, match=r"observation.tracking_error is not converted from unit deg: --rename .*="):
+        taken(tmp_path / "deg", tmp_path / "other", unit="deg")
+    make_foreign(tmp_path / "three", [WAYS[1]], observation__tracking_error=[behind[:, :3]])
+    with pytest.raises(DatasetError, match=r"observation.tracking_error has shape \(3,\) .*so101 has 6"):
+        taken(tmp_path / "three", tmp_path / "other")
+
+
 def test_another_robot_another_camera_another_folder(foreign: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"observation.state has shape \(6,\) \(shoulder_pan.*panda has 8"):
         import_dataset(str(foreign), tmp_path / "demo", load_spec("panda"))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import zmq
 
 from envs import ArmEnv, EnvOptions, make_task
 from envs.scene import build_scene
-from hal import RealTime, RobotFault, RobotSpec, load_spec, make_robot
+from hal import Command, RealTime, RobotFault, RobotSpec, load_spec, make_robot
 from hal.control_loop import ControlLoop
 from hal.estop import EStop
 from hal.lease import Leases
@@ -360,6 +361,35 @@ class Scripted(Device):
 
     def close(self) -> None:
         pass
+
+
+class Slow(Scripted):
+    """Whose readings take a while, as those of a leader arm do."""
+
+    def read(self) -> Intent:
+        threading.Event().wait(0.05)
+        return super().read()
+
+
+def test_a_chunk_that_is_late_makes_no_person_late(tmp_path: Path) -> None:
+    rates = {"control_hz": 5.0, "driver_hz": 5.0, "watchdog_s": 10.0}
+    spec = RobotSpec.model_validate(load_spec("panda").model_dump() | rates)
+    bench = Bench(tmp_path, spec, 0, Person(spec, Slow(10**6, 10**6, None), blend_s=0.1), episode_steps=14)
+    bench.answer = lambda request: [chunk(0)] if request.request == 0 else []
+    ages: list[float] = []
+    write = bench.control.write
+
+    def noted(command: Command) -> None:
+        ages.append(time.monotonic() - bench.env.reading.monotonic)
+        write(command)
+
+    bench.control.write = noted  # type: ignore[method-assign]
+    try:
+        _, lines = bench.run_episode()
+    finally:
+        bench.close()
+    late = [age > spec.dt for line, age in zip(lines, ages[-len(lines) :], strict=True) if not line.from_chunk]
+    assert len(late) == 10 and sum(late) <= 2, f"written before the tick that follows what was seen: {ages}"
 
 
 def test_a_person_takes_over_and_both_actions_are_kept(make_bench: Callable[..., Bench], fast: RobotSpec) -> None:

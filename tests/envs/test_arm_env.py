@@ -8,8 +8,9 @@ from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert
 from envs.control import JointDeltaControl
 from envs.scene import build_scene
 from envs.tasks import make_task
-from hal import RealTime, Robot, load_spec
+from hal import Command, RealTime, Robot, Scene, load_spec
 from hal.drivers.mujoco import MujocoRobot
+from hal.errors import Stopped
 from tests.envs.alike import alike
 
 SPEC = load_spec("panda")
@@ -91,3 +92,33 @@ def test_a_robot_that_sees_no_objects_is_refused() -> None:
 
     with pytest.raises(EnvError, match="needs to know where its objects are"):
         ArmEnv(Blind(SPEC), "reach")
+
+
+def test_before_an_episode_nothing_is_commanded_so_an_arm_that_was_moved_is_not_behind() -> None:
+    robot = simulated("reach")
+    env = ArmEnv(robot, "reach", EnvOptions(tracking_error=True))
+    elsewhere = SPEC.home.copy()
+    elsewhere[0] += 0.5
+    robot.capability(Scene).set_state(elsewhere, {})  # type: ignore[type-abstract,union-attr]
+    seen = env.observe()
+    np.testing.assert_allclose(seen["observation.state"], elsewhere, atol=1e-3)
+    np.testing.assert_allclose(seen["observation.tracking_error"], 0, atol=1e-6)
+    env.close()
+
+
+def test_an_arm_that_was_stopped_is_not_behind_what_it_never_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    robot = simulated("reach")
+    env = ArmEnv(robot, "reach", EnvOptions(tracking_error=True))
+    observations, _ = env.reset(seed=0)
+
+    def stopped(command: Command) -> None:
+        raise Stopped("a button")
+
+    monkeypatch.setattr(robot, "write", stopped)
+    action = env.rest_action()
+    action[0] = 0.1
+    last, _, terminated, truncated, info = env.step(action)
+    assert truncated and not terminated and info["stopped"] == "a button"
+    for key in ("observation.state", "observation.tracking_error"):
+        np.testing.assert_allclose(last[key], observations[key], atol=1e-3)
+    env.close()

@@ -95,6 +95,20 @@ def test_wait_counts_the_periods_that_went_by(make: Make) -> None:
     assert len(loop.ticks().late) == loop.ticks().done
 
 
+def test_until_tick_says_for_how_long_a_goal_is_in_time(make: Make) -> None:
+    spec = fast_spec(control_hz=5.0, driver_hz=5.0)
+    loop, arm = make(spec)
+    for _ in range(2):
+        loop.wait()
+        until(lambda: loop.until_tick > 0, "the time between two ticks")
+        assert loop.until_tick <= spec.dt_driver
+        until(lambda: 0 < loop.until_tick < spec.dt_driver / 2, "half of it to be over")
+        before = len(arm.written)
+        loop.write(hal.Command(near(loop)))
+        loop.wait()
+        assert len(arm.written) == before + 1, "the tick took what was written in time"
+
+
 def test_watchdog_stops_it_until_rest(make: Make) -> None:
     loop, arm = make()
     loop.write(hal.Command(near(loop)))
