@@ -1,9 +1,10 @@
 """A run whose images don't fit in memory, killed three times: what it learns, and whether all that was recorded is
 there.
 
-Soft actor-critic on reach, from numbers and one camera of 64 x 64 pixels, for 20 minutes; --cache-mb is to be a tenth
-of the images that there are at the end, which is printed. At a quarter, a half and three quarters of the time every
-process gets kill -9, and `train --resume` goes on. The curve is drawn to `docs/media/memory.png` with --picture.
+Soft actor-critic on reach, from numbers and one camera of 64 x 64 pixels, for 20 minutes; --cache-mb is to be a
+tenth at most of the images that there are at the end, which is printed. At a quarter, a half and three quarters of the
+time every process gets kill -9, and `train --resume` goes on. The curve is drawn to `docs/media/memory.png` with
+--picture.
     python -m benchmarks.long_memory [--minutes N] [--cache-mb N] [--folder DIR] [--picture]
 """
 
@@ -131,7 +132,7 @@ def draw(rows: list[dict[str, Any]], killed: list[float], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--cache-mb", type=float, default=130.0, help="for images")
+    parser.add_argument("--cache-mb", type=float, default=200.0, help="for images")
     parser.add_argument("--folder", type=Path, default=None, help="kept; else a temporary one")
     parser.add_argument("--picture", action="store_true", help="draw docs/media/memory.png")
     options = parser.parse_args()
