@@ -20,6 +20,7 @@ from robotlearn.wire.intake import StoredSegment
 from robotlearn.wire.segment import Segment
 
 SMALL = [
+    "episode_steps=16",
     "policy.hidden=[8]", "algorithm.critic_hidden=[8]", "replay.batch_size=4", "replay.starts_after=0",
     "replay.steps_per_update=1", "replay.update_to_data=0.25",
 ]  # fmt: skip
