@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.resize import fit
+from envs.spaces import IMAGES, STATE
 from hal.errors import nearest
 from hal.spec import RobotSpec
 from robotlearn.cells import policy_dim
@@ -19,7 +20,6 @@ from robotlearn.datasets.bags import IMAGES as IMAGE_KINDS
 from robotlearn.datasets.bags import NUMBERS, STATES, TRAJECTORY, Axes, Bag, joint_states, options_of, set_points
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.folder import DemonstrationFolder, part_count, pieces
-from robotlearn.datasets.frames import IMAGES, STATE
 from robotlearn.datasets.resampling import NS, Interval, active, common, latest, ticks
 from robotlearn.datasets.stored import EpisodeKey
 from robotlearn.people import recording

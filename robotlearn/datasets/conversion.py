@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.resize import fit
-from envs.spaces import BY_JOINT, TRACKING_ERROR
+from envs.spaces import BY_JOINT, ENVIRONMENT_STATE, IMAGES, STATE, TRACKING_ERROR
 from hal.errors import nearest
 from hal.spec import RobotSpec
 from robotlearn.datasets.actions import absolute_of, deltas_of, from_unit, plausible
 from robotlearn.datasets.errors import DatasetError
-from robotlearn.datasets.frames import ACTION, DONE, IMAGES, NOT_OURS, PROPOSED, STATE, STEPS
+from robotlearn.datasets.frames import ACTION, DONE, NOT_OURS, PROPOSED, STEPS
 from robotlearn.datasets.reading import Feature, Frames
 
-ENVIRONMENT_STATE = "observation.environment_state"
 Unit = Literal["si", "deg", "lerobot"]
 Kind = Literal["deltas", "absolute"]
 Array = NDArray[Any]

@@ -19,8 +19,6 @@ from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.stored import Episode
 
 ACTION = "action"
-STATE = "observation.state"
-IMAGES = "observation.images."
 LABEL = "label."
 
 # LeRobot's policies take every key that begins with `action` for something to predict, and every one that begins with

@@ -10,13 +10,14 @@ from typing import Any
 
 import xxhash
 
+from envs.spaces import IMAGES
 from hal.spec import RobotSpec
 from robotlearn.cells import policy_dim
 from robotlearn.datasets import sidecar
 from robotlearn.datasets.conversion import Conversion
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.folder import DemonstrationFolder, part_count, pieces
-from robotlearn.datasets.frames import ACTION, DONE, IMAGES, LOG_PROB, NOT_OURS, PROPOSED, STEPS, VERSION
+from robotlearn.datasets.frames import ACTION, DONE, LOG_PROB, NOT_OURS, PROPOSED, STEPS, VERSION
 from robotlearn.datasets.reading import LeRobotFolder
 from robotlearn.datasets.stored import EpisodeKey
 from robotlearn.people import recording
