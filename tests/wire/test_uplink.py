@@ -563,9 +563,9 @@ def test_a_dead_edge_frees_what_it_was_running(tmp_path: Path) -> None:
         bare.say(Want(4, 0))
         grant = bare.hear()
         assert isinstance(grant, Grant) and grant.count == 4 and there.gate.running_at("bare") == 4
-        until(lambda: there.gate.running_at("bare") == 0, "its silence to be noticed")
+        until(lambda: there.server.stats()["dead"] == 1, "its silence to be noticed")
         [view] = there.server.peers()
-        assert not view.connected and there.server.stats()["dead"] == 1
+        assert not view.connected and there.gate.running_at("bare") == 0
         bare.say(Want(4, 4))
         refusal = bare.hear()
         assert isinstance(refusal, Refuse) and refusal.key == "hello"
