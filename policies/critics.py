@@ -64,7 +64,7 @@ class Critics(nn.Module):
 
     def encode(self, obs: Observations) -> Tensor:
         """Observations {key: (B, ...)} -> (B, F), the same for all critics."""
-        return torch.cat(self.observation(obs), -1)
+        return self.observation.vector(obs)
 
     def forward(self, encoded: Tensor, chunk: Tensor, which: Tensor | None = None) -> Tensor:
         """Q of each critic, or of those with the indices `which` alone, (E, B).

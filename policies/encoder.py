@@ -98,6 +98,11 @@ class ObservationEncoder(nn.Module):
             parts.append(network(self._feature(obs, name.replace("/", "."))))
         return parts
 
+    def vector(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """All parts in one, (B, dim)."""
+        parts: list[Tensor] = self(obs)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
     def _feature(self, obs: Mapping[str, Tensor], key: str) -> Tensor:
         part, shape = obs.get(key), self.features[key]
         if part is None:

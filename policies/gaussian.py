@@ -89,7 +89,7 @@ class GaussianPolicy(ChunkPolicy):
         return super().contract() | {"hidden": list(self.hidden), "activation": self.activation}
 
     def _mean(self, obs: Observations) -> Tensor:
-        mean: Tensor = self.network(torch.cat(self.observation(obs), -1))
+        mean: Tensor = self.network(self.observation.vector(obs))
         return mean.view(-1, self.horizon, self.action_dim)
 
     def _density(self, obs: Observations, chunk: Tensor, mean: Tensor) -> Tensor:

@@ -94,6 +94,6 @@ class Normalizer(nn.Module):
 
     def _rows(self, x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
         if group is None:
-            return self.mean[0], self.std[0]
+            return self.mean, self.std
         shape = (len(group), *(1,) * (x.ndim - 2), x.shape[-1])
         return self.mean[group].view(shape), self.std[group].view(shape)

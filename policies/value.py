@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from policies.base import Observations
@@ -38,5 +37,5 @@ class ValueNet(nn.Module):
         self.observation.set(stats)
 
     def forward(self, obs: Observations) -> Tensor:
-        values: Tensor = self.network(torch.cat(self.observation(obs), -1))
+        values: Tensor = self.network(self.observation.vector(obs))
         return values.squeeze(-1)

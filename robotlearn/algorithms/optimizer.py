@@ -52,9 +52,9 @@ class Optimizer:
             if gradient is not None
         }
         gradients = list(self._grad.values())
-        norms = torch._foreach_norm(gradients)
         # Together, for each look at a number waits for the device.
-        value, norm = torch.stack([loss.detach(), torch.stack(norms).norm().to(loss)]).tolist()
+        value, *norms = torch.stack([loss.detach(), *torch._foreach_norm(gradients)]).tolist()
+        norm = math.hypot(*norms)
         if not (math.isfinite(norm) and math.isfinite(value)):
             self._skip(value, norm)
             return math.nan
@@ -65,7 +65,7 @@ class Optimizer:
             self._grad = dict(zip(self._grad, torch._foreach_mul(gradients, self.grad_clip / norm), strict=True))
         self._descend()
         self._grad = {}
-        return float(norm)
+        return norm
 
     @property
     def parameters(self) -> Iterable[nn.Parameter]:

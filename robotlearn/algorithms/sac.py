@@ -144,12 +144,9 @@ class SAC(OffPolicy):
         norm = self.critic_optimizer.step(loss)
         with torch.no_grad():
             torch._foreach_lerp_(*self._following, self.config.tau)
-            mean = q.mean(0)
-            error = (mean - y).abs()
-            spread = q.amax(0) - q.amin(0)
-        metrics.add("loss/critic", loss.detach() / len(q))
-        metrics.add("q/mean", mean)
-        metrics.add("q/spread", spread)
+            error = (q.mean(0) - y).abs()
+        metrics.add("loss/critic", loss.detach())
+        metrics.add("q", q.detach())
         metrics.add("q/target", y)
         metrics.add("td_error", error)
         metrics.add("reward", batch.reward.clone())  # a batch's memory is used again
@@ -162,7 +159,7 @@ class SAC(OffPolicy):
         metrics.add("temperature", self.temperature().detach())
         metrics.add("grad_norm/policy", self.actor_optimizer.step(loss, before_change))
         metrics.add("loss/policy", loss.detach())
-        metrics.add("entropy", -log_prob.detach())
+        metrics.add("log_prob", log_prob.detach())
         metrics.add("target_entropy", self.target_entropy(obs))
         if self.config.temperature_lr:
             self.temperature_optimizer.step(self.temperature_loss(log_prob, obs))
@@ -228,12 +225,25 @@ class _Means:
     """Means over the steps of an update, taken at its end alone: that is one look at the device instead of many."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[Tensor]] = defaultdict(list)
+        self._found: dict[str, list[Tensor | float]] = defaultdict(list)
 
     def add(self, name: str, value: Tensor | float) -> None:
-        """A number, or (B,), of which the mean counts. A tensor must stay as it is."""
-        self._found[name].append(value if isinstance(value, Tensor) else torch.tensor(value))
+        """A number, or (..., B), of which the mean counts. A tensor must stay as it is."""
+        self._found[name].append(value)
 
     def result(self) -> dict[str, float]:
-        means = [torch.cat([value.reshape(-1) for value in values]).mean().cpu() for values in self._found.values()]
-        return dict(zip(self._found, torch.stack(means).tolist() if means else (), strict=True))
+        found = {name: _joined(values) for name, values in self._found.items()}
+        if "q" in found:
+            q = found.pop("q")
+            found |= {"q/mean": q, "q/spread": q.amax(0) - q.amin(0), "loss/critic": found["loss/critic"] / len(q)}
+        if "log_prob" in found:
+            found["entropy"] = -found.pop("log_prob")
+        means = [value.mean().cpu() for value in found.values()]
+        return dict(zip(found, torch.stack(means).tolist() if means else (), strict=True))
+
+
+def _joined(values: list[Tensor | float]) -> Tensor:
+    """Of all steps, on whatever device it is."""
+    if not isinstance(values[0], Tensor):
+        return torch.tensor(values)
+    return torch.stack(values) if values[0].ndim == 0 else torch.cat(values, -1)  # type: ignore[arg-type]

@@ -149,17 +149,15 @@ class ReplayMemory:
             over = over | steps["truncated"][step]
         flat["discount"][:] = np.where(over, 0.0, window.gamma**count)
         flat["version"][:] = steps["version"][rows]
-        self._observe(rows, 0, out["now"])
-        if window.bootstraps:
-            self._observe(step, 1, out["next"])
+        self._observe(rows, step, out["observed"])
 
     def buffers(self, size: int, *, pinned: bool = False) -> dict[str, dict[str, torch.Tensor]]:
         """What `gather` fills for a batch of `size`. `pinned`: memory that a GPU can copy from meanwhile."""
         window, width = self.window, self.inputs.action_dim
 
-        def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        def empty(shape: Sequence[int], dtype: torch.dtype, rows: int = size) -> torch.Tensor:
             # Written to once, here: the first write to a page costs more than the copy that comes later.
-            return torch.zeros((size, *shape), dtype=dtype, pin_memory=pinned)
+            return torch.zeros((rows, *shape), dtype=dtype, pin_memory=pinned)
 
         flat = {
             "actions": empty((window.horizon, width), torch.float32),
@@ -169,14 +167,13 @@ class ReplayMemory:
             "discount": empty((), torch.float32),
             "version": empty((), torch.int64),
         }
-        observed = [
-            {
-                key: empty(shape, torch.uint8 if key in self.images else torch.float32)
-                for key, shape in self.inputs.features.items()
-            }
-            for _ in range(1 + window.bootstraps)
-        ]
-        return {"flat": flat, "now": observed[0], "next": observed[1] if window.bootstraps else {}}
+        observed = {
+            key: empty(shape, torch.uint8 if key in self.images else torch.float32, size * (1 + window.bootstraps))
+            for key, shape in self.inputs.features.items()
+        }
+        now = {key: value[:size] for key, value in observed.items()}
+        following = {key: value[size:] for key, value in observed.items()} if window.bootstraps else {}
+        return {"flat": flat, "observed": observed, "now": now, "next": following}
 
     def warm(self, limit_s: float) -> None:
         """For about so long, put the newest images into memory that an opening left on the disk."""
@@ -391,10 +388,13 @@ class ReplayMemory:
         border = following == self._segments["start"][segment] + self._segments["steps"][segment]
         return np.where(border & (after >= 0), self._segments["start"][after], np.minimum(following, len(self) - 1))
 
-    def _observe(self, step: Rows, later: int, out: Mapping[str, torch.Tensor]) -> None:
-        """What was observed before these steps, or after them (`later` 1)."""
-        segment = self._steps["segment"][step]
-        rows = step + segment + later  # a segment has one observation more than steps
+    def _observe(self, first: Rows, last: Rows, out: Mapping[str, torch.Tensor]) -> None:
+        """What was observed before the first steps, (B,), and where windows bootstrap, after the last ones, (2B,)."""
+        segment = self._steps["segment"][first]
+        rows = first + segment  # a segment has one observation more than steps
+        if self.window.bootstraps:
+            later = self._steps["segment"][last]
+            segment, rows = np.concatenate([segment, later]), np.concatenate([rows, last + later + 1])
         for key, tensor in out.items():
             if key in self.images:
                 self.images[key].gather(rows, tensor)

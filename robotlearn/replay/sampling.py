@@ -165,7 +165,8 @@ class Sampling:
 
 def _shares(shares: Sequence[float], count: int) -> list[int]:
     """`count` in these proportions, in whole numbers: the largest remainders are rounded up."""
-    exact = np.array(shares) / sum(shares) * count
-    whole = np.floor(exact).astype(int)
-    whole[np.argsort(whole - exact, kind="stable")[: count - int(whole.sum())]] += 1
-    return [int(n) for n in whole]
+    exact = [share / sum(shares) * count for share in shares]
+    whole = [int(n) for n in exact]
+    for i in sorted(range(len(whole)), key=lambda i: whole[i] - exact[i])[: count - sum(whole)]:
+        whole[i] += 1
+    return whole
