@@ -78,6 +78,8 @@ class ObservationEncoder(nn.Module):
 
     def statistics(self) -> dict[str, Statistics]:
         """What is in use, by feature."""
+        if not self.numbers:
+            return {}
         whole, ends = self.normalizer.statistics(), np.cumsum([shape[0] for shape in self.numbers.values()])[:-1]
         means, stds = np.split(whole.mean, ends, -1), np.split(whole.std, ends, -1)
         return {key: Statistics(m, s) for key, m, s in zip(self.numbers, means, stds, strict=True)}

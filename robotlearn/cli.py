@@ -128,6 +128,7 @@ def learner(
     from robotlearn.config.load import differences, dump, load_config
     from robotlearn.display import Display, busy
     from robotlearn.durable import write_atomic
+    from robotlearn.errors import RunFolderError
     from robotlearn.learner import live
     from robotlearn.processes import freeze_heap, stop_on_signals
     from robotlearn.run_folder import RunFolder
@@ -152,7 +153,8 @@ def learner(
     with folder:
         try:
             with busy("starting"):
-                # Only now: it imports torch, and a folder in use is refused at once.
+                # Only now: they import torch, and a folder in use is refused at once.
+                from robotlearn.algorithms.errors import StateError
                 from robotlearn.learner.learner import Learner
 
                 shown = live.LiveView(rerun) if rerun is not None else None
@@ -161,10 +163,17 @@ def learner(
             if not resume:
                 folder.discard()
             raise
+        before = folder.config.read_bytes()
+        changed = differences(load_config(folder.config), loaded)
         write_atomic(folder.config, dump(loaded).encode())
         freeze_heap()
-        with Display(learning.view) as display:
-            learning.run(stop, display)
+        try:
+            with Display(learning.view) as display:
+                learning.run(stop, display)
+        except StateError as error:
+            write_atomic(folder.config, before)
+            wrong = f"what was learnt doesn't fit {', '.join(changed)}, overridden here: " if changed else ""
+            raise RunFolderError(f"{folder.path} can't go on: {wrong}{error}") from error
 
 
 @app.command()

@@ -21,3 +21,9 @@ class DivergedError(AlgorithmError):
 
 class StateError(AlgorithmError):
     """Raised when a saved state does not fit the algorithm it is loaded into; names the key."""
+
+
+def first_of(error: Exception) -> str:
+    """The first of what torch has to say of a state that doesn't fit, which is a line for each parameter."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f"{lines[1]} (and {len(lines) - 2} more)" if len(lines) > 2 else " ".join(lines)

@@ -18,7 +18,7 @@ from policies.base import Policy
 from policies.value import ValueNet
 from robotlearn.algorithms.base import OnPolicy
 from robotlearn.algorithms.chunks import ChunkBatch, Episode, chunk_batch
-from robotlearn.algorithms.errors import StateError
+from robotlearn.algorithms.errors import StateError, first_of
 from robotlearn.algorithms.gae import gae
 from robotlearn.algorithms.objective import interpolate, objective
 from robotlearn.algorithms.optimizer import Optimizer
@@ -147,7 +147,7 @@ class PPO(OnPolicy):
             self.generator.set_state(parts["own"]["generator"].cpu())
             self.updates = int(parts["own"]["updates"])
         except (KeyError, RuntimeError) as error:
-            raise StateError(f"the saved state is not one of this algorithm and these sizes: {error}") from error
+            raise StateError(f"the saved state is not of this algorithm and these sizes: {first_of(error)}") from error
         self.actor_optimizer.load_state_dict(parts["actor_optimizer"])
         self.critic_optimizer.load_state_dict(parts["critic_optimizer"])
 

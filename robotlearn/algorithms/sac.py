@@ -26,7 +26,7 @@ from policies.base import Observations, Policy
 from policies.critics import Critics
 from policies.squashed_gaussian import SquashedGaussianPolicy
 from robotlearn.algorithms.base import Batches, OffPolicy
-from robotlearn.algorithms.errors import AlgorithmError, StateError
+from robotlearn.algorithms.errors import AlgorithmError, StateError, first_of
 from robotlearn.algorithms.optimizer import Optimizer
 from robotlearn.algorithms.tensors import joined, parted
 from robotlearn.algorithms.transitions import Transitions, Window
@@ -183,7 +183,7 @@ class SAC(OffPolicy):
             for name, part in self._parts.items():
                 part.load_state_dict(parts.pop(name, {}))
         except (KeyError, RuntimeError) as error:
-            raise StateError(f"the saved state is not one of this algorithm and these sizes: {error}") from error
+            raise StateError(f"the saved state is not of this algorithm and these sizes: {first_of(error)}") from error
         if parts:
             raise StateError(f"the saved state has parts that nothing here uses: {sorted(parts)}.")
 

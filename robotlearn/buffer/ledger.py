@@ -147,7 +147,10 @@ class Ledger:
         self._apply(entry)
 
     def mark_sent(self, ranges: Mapping[int, Sequence[Range]]) -> None:
-        """Write down, durable when this returns, that these records of each session may have been sent."""
+        """Write down, durable when this returns, that these records of each session may have been sent.
+
+        On a disk that takes nothing more it is known until this process ends only: what isn't sent is never freed.
+        """
         for session, sent in ranges.items():
             entry = Sent(session, list(sent))
             self._apply(entry)

@@ -58,6 +58,7 @@ class RecordLog(LogFiles):
         self._dirty = False
         self._finished: dict[int, int] = {}  # sizes of files that a batch has filled, while it may still fail
         self._broken_tail = False
+        self._lost: str | None = None
         self._lock_file = -1
         self._descriptor = -1
         try:
@@ -136,12 +137,14 @@ class RecordLog(LogFiles):
     def sync(self) -> None:
         """Make everything appended before this call durable, as `sync` at opening says. Blocks; appends go on.
 
-        Raises LogError when the disk fails: then what was appended since the last sync must be taken for lost.
+        Raises LogError when the disk fails, and ever after: what was appended since the last sync may be lost.
         """
         if not self.power:
             self._close_finished()
             return
         with self._sync_lock:
+            if self._lost is not None:  # the kernel forgets what it couldn't write: no later sync makes up for it
+                raise LogError(self._lost)
             with self._append_lock:
                 if self._descriptor < 0:
                     raise LogError(f"log {self.path} is closed")
@@ -157,7 +160,8 @@ class RecordLog(LogFiles):
                 if directory:
                     self._files.sync_directory(self.path)
             except OSError as error:
-                raise LogError(f"log {self.path} could not be made durable: {error.strerror or error}") from error
+                self._lost = f"log {self.path} could not be made durable: {error.strerror or error}"
+                raise LogError(self._lost) from error
             finally:
                 for descriptor in finished:
                     os.close(descriptor)
@@ -229,10 +233,11 @@ class RecordLog(LogFiles):
             return {number: self._name(number).stat().st_mtime for number in self._sizes}
 
     def close(self) -> None:
-        """Sync, release the lock. Idempotent."""
+        """Sync, release the lock. Idempotent. Of a failed sync nothing is said a second time."""
         if self._descriptor >= 0:
             try:
-                self.sync()
+                if self._lost is None:
+                    self.sync()
             finally:
                 with self._sync_lock:  # a sync of another thread uses the descriptor
                     self._release()

@@ -46,6 +46,7 @@ class Damage:
 class Survey:
     """What is wrong with a store. `missing`: files that are gone. `lost`: segments that are not there (any more) and
     whose names are known; `nameless`: so many more that were stored and are neither there nor were evicted.
+    `without_notes`: what was stored, evicted and lost was not noted any more.
     """
 
     damaged: list[Damage] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Survey:
     segments: int = 0
     lost: list[Key] = field(default_factory=list)
     nameless: int = 0
+    without_notes: bool = False
 
     def ranges(self) -> list[tuple[str, int, list[tuple[int, int]]]]:
         """The lost ones by edge and session, their sequences as intervals [start, end)."""
@@ -74,6 +76,7 @@ class Survey:
             "missing_files": self.missing,
             "lost": [{"edge": e, "session": f"{s:016x}", "sequences": ranges} for e, s, ranges in self.ranges()],
             "lost_nameless": self.nameless,
+            "without_notes": self.without_notes,
         }
 
 
@@ -83,9 +86,8 @@ def survey(folder: Path, progress: Callable[[int, int], None] = lambda done, of:
     Raises LogError when there is no store or it can't be read.
     """
     log = LogReader(folder / "records")
-    sizes, found = log.file_sizes(), Survey()
-    there_are_notes = (folder / snapshots.FOLDER).is_dir()
-    noted = (snapshots.last(folder) if there_are_notes else Snapshot(0, (0, 0), [])).settled(sizes)
+    sizes, found = log.file_sizes(), Survey(without_notes=not (folder / snapshots.FOLDER).is_dir())
+    noted = (Snapshot(0, (0, 0), []) if found.without_notes else snapshots.last(folder)).settled(sizes)
     starts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     there: set[Key] = set()
     for file in sizes:

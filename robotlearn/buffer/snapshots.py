@@ -94,6 +94,11 @@ def last(folder: Path) -> Snapshot:
     """What the store in `folder` noted last; for a process that doesn't have it open. Raises LogError when it can't be
     read.
     """
+    if not (folder / FOLDER).is_dir():
+        raise LogError(
+            f"{folder} lacks {FOLDER}, its notes of what was stored: `robotlearn data repair` makes them anew from "
+            "what is there; what was evicted or lost is known no more then"
+        )
     log = LogReader(folder / FOLDER)
     while True:
         found = None

@@ -510,9 +510,14 @@ class Spool:
                 with self._state:
                     inside = [(key, entry) for key, entry in self._pending.items() if entry.position.file == file]
                 evicted = [key for key, entry in inside if self._evictable(key, entry)]
-                for key, entry in inside:
-                    if not self._evictable(key, entry):
-                        self._move(key, entry)
+                kept = [(key, entry) for key, entry in inside if not self._evictable(key, entry)]
+                for key, entry in kept:
+                    self._move(key, entry)
+                if kept:  # durable at their new place before the old one goes
+                    try:
+                        self._log.sync()
+                    except LogError as error:
+                        raise SpoolFull(str(error)) from error
                 if evicted:
                     logger.warning("spool %s is full: the %d oldest records are evicted", self.path, len(evicted))
                 self._settle(evicted, "evicted")

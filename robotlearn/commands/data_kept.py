@@ -75,7 +75,7 @@ def prune(
         whose = "the run's newest checkpoint goes on from their files, which are left whole"
         reason = whose if needs != Needs() else "their files are damaged"
         typer.echo(f"{said['needed']} episodes stay because {reason}")
-    if max_gb is not None and said["stored_bytes"] > max_gb * 1e9 and not dry_run:
+    if max_gb is not None and not dry_run and said["stored_bytes"] > max_gb * 1e9:
         typer.echo(f"{in_mb(said['stored_bytes'])} MB are left: nothing else may go", err=True)
 
 

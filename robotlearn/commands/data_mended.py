@@ -79,7 +79,10 @@ def repair(where: WhereArgument, dry_run: DryRunOption = False, as_json: JsonOpt
         typer.echo(printable(f"lost: edge {edge}, session {session:016x}, segments {numbers}"))
     if found.nameless:
         typer.echo(f"lost: {found.nameless} segments whose names aren't known")
-    if not (found.damaged or found.missing or found.lost or found.nameless):
+    if found.without_notes:
+        done = "would be" if dry_run else "are"
+        typer.echo(f"the notes of what was stored are gone, and {done} made anew: what was evicted is known no more")
+    elif not (found.damaged or found.missing or found.lost or found.nameless):
         typer.echo(f"{folder}: {found.segments} segments, nothing to repair")
         return
     done = "would be moved" if dry_run else "moved"

@@ -82,6 +82,7 @@ def export(
         typer.echo(f"{done.failures} of them failed: what imitates all of it learns that, too (--only successes)")
     if done.gone:
         typer.echo(f"{done.gone} episodes could not be read any more, and are not in it", err=True)
+        raise typer.Exit(1)
 
 
 def import_(

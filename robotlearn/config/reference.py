@@ -74,7 +74,8 @@ def _of(schema: dict[str, Any], defs: dict[str, Any], prefix: str, section: str)
         path = prefix + name
         variants = list(_sections(field, defs))
         if variants:
-            inner = path + (".*" if "items" in field else "")
+            listed = any("items" in one for one in (field, *field.get("anyOf", ())))
+            inner = path + (".*" if listed else "")
             for variant in {str(variant): variant for variant in variants}.values():
                 tag = next((k for k in ("kind", "name") if "const" in variant["properties"].get(k, {})), None)
                 label = f"{inner}, {tag} {variant['properties'][tag]['const']}" if tag else inner
@@ -84,7 +85,8 @@ def _of(schema: dict[str, Any], defs: dict[str, Any], prefix: str, section: str)
             if name in schema.get("required", ()):
                 yield Key(path, section, "a list of sections" if "items" in field else "a section", "", _meaning(field))
             elif {"type": "null"} in field.get("anyOf", ()):
-                yield Key(path, section, "a section or null", "null", _meaning(field))
+                takes = "a list of sections or null" if listed else "a section or null"
+                yield Key(path, section, takes, "null", _meaning(field))
         else:
             default = "" if name in schema.get("required", ()) else shown(field.get("default"))
             yield Key(path, section, _takes(field, defs), default, _meaning(field))
@@ -97,7 +99,7 @@ def _sections(field: dict[str, Any], defs: dict[str, Any]) -> Iterator[dict[str,
     for part in (field, field.get("items", {}), *field.get("oneOf", ()), *field.get("anyOf", ())):
         if "$ref" in part:
             yield defs[part["$ref"].rpartition("/")[2]]
-        elif part is not field and ("oneOf" in part or "anyOf" in part):
+        elif part is not field and ("oneOf" in part or "anyOf" in part or "$ref" in part.get("items", ())):
             yield from _sections(part, defs)
 
 

@@ -25,7 +25,7 @@ class PartConfig(Section):
         description="uniform over steps; prioritized, by the critic's last error (arXiv:1511.05952); newest, the later "
         "the more often.",
     )
-    balance: tuple[()] | Annotated[tuple[Literal["robot", "task", "success"], ...], ListAsTuple] = Field(
+    balance: Annotated[tuple[Literal["robot", "task", "success"], ...], ListAsTuple] = Field(
         (),
         description="Equally often from each: robot, models of robot; task, instructions; success, steps of episodes "
         "that succeeded and of the others.",

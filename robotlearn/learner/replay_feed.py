@@ -47,9 +47,12 @@ _BEGINNING = Position(0, 0, 0)
 
 def check_replay(config: Config, cells: Sequence[Cell]) -> None:
     """Raises ConfigError for a former run that isn't there, and for a part of batches that nothing can be of."""
+    known: dict[Path, str] = {}
     for path, records_of in zip(config.replay.runs, _former(config), strict=True):
         if not records_of.is_dir():
             raise ConfigError(f"replay.runs: {path} holds no stored segments, expected the folder of a run")
+        if (same := known.setdefault(records_of.resolve(), path)) is not path:
+            raise ConfigError(f"replay.runs: {path} and {same} are the same, and would be drawn from twice as often")
     robots = {cell.spec.embodiment for cell in cells}
     words = {text for cell in cells for text in cell.task.instructions}
     for number, part in enumerate(config.replay.sampling or ()):
@@ -136,6 +139,8 @@ class ReplayFeed(Feed):
         self._read_to = _BEGINNING
         self._damaged: list[Position] = []
         """Records of the run that couldn't be taken in."""
+        if store.records.path.resolve() in {path.resolve() for path in _former(config)}:
+            raise ConfigError("replay.runs: it names this run itself, whose steps are drawn from in any case")
         self._logs: list[LogFiles] = [store.records, *(LogReader(path) for path, _ in self._sources())]
         self._last: deque[Finished] = deque(maxlen=_SHOWN)
         self._staleness = self._staleness_before = _Staleness()
@@ -161,12 +166,18 @@ class ReplayFeed(Feed):
                 if position not in self._damaged:
                     self._add(self._store.records, position, record, ONLINE, load=False)
             self._read_to = end
-            if unreadable := [(self._logs[number], Position(*place)) for number, *place in facts["unreadable"]]:
+            named = {self._name(source): source for source in self._logs}
+            places = [(named.get(name), Position(*place)) for name, *place in facts["unreadable"]]
+            if unreadable := [(source, place) for source, place in places if source is not None]:
                 self._sampling.keep(self._memory.drop_at(unreadable))
             if len(self._sampling) == facts["drawable"]:
                 self._sampling.load({name: tensor.numpy() for name, tensor in state.items()})
-            elif state:
-                log.warning("some of what was stored is gone since: what is prioritized begins with equal priorities")
+            else:
+                log.warning(
+                    "of %d steps that were drawn from %d are left: the others were evicted since, or are lost, which "
+                    "`robotlearn data verify` tells%s", facts["drawable"], len(self._sampling),
+                    "; what is prioritized begins with equal priorities" if state else "",
+                )  # fmt: skip
         stored = self._store.scan_headers(self._read_to)
         waiting = [(position, header.last) for position, header in stored if position < self._until]
         self._gate.accepted(sum(last for _, last in waiting))  # besides those that came since the server began
@@ -215,7 +226,7 @@ class ReplayFeed(Feed):
 
     def facts(self) -> dict[str, Any]:
         counted = {"env_steps": self.env_steps, "blocks": self._limiter.updates, "drawable": len(self._sampling)}
-        unreadable = [[self._logs.index(source), *position] for source, position in self._memory.dropped]
+        unreadable = [[self._name(source), *position] for source, position in self._memory.dropped]
         damaged = [list(position) for position in self._damaged]
         staleness = [list(self._staleness), list(self._staleness_before)]
         return {
@@ -252,6 +263,10 @@ class ReplayFeed(Feed):
         self._maker.close()
 
     # ---- inside
+
+    def _name(self, source: LogFiles) -> str:
+        """Of a log, in a checkpoint: the run's own may be moved, others may come and go."""
+        return "" if source is self._store.records else str(source.path.resolve())
 
     def _sources(self) -> list[tuple[Path, int]]:
         """Logs beside the run's own, and where their steps come from."""
@@ -302,7 +317,7 @@ class ReplayFeed(Feed):
         try:
             found, finished = self._memory.add(source, position, record, origin, load=load)
         except (LogError, WireError) as error:
-            log.error("a segment is lost: %s", error)
+            log.error("a segment is lost, its record is damaged (`robotlearn data repair` puts it aside): %s", error)
             self._lost += 1
             return 0
         if origin == DEMONSTRATION:  # only what succeeded is one; of that, all can be drawn at once

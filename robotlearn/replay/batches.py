@@ -55,12 +55,23 @@ class BatchMaker:
         self._sampling.keep(self._memory.drop(lost))
         return len(self._sampling) > 0
 
+    def give_back(self, count: int) -> None:
+        """The last `count` batches that were begun are not wanted: their memory is used next, not that of others."""
+        self._buffers.rotate(count)
+
     def close(self) -> None:
         """Idempotent."""
         self._thread.shutdown()
 
     def _gather(self, draw: Draw, buffer: dict[str, dict[str, Tensor]]) -> Transitions:
-        self._memory.gather(draw.rows, buffer)
+        try:
+            self._memory.gather(draw.rows, buffer)
+        except LogError as error:
+            if self._memory.unreadable(draw.rows):
+                raise
+            # Such as too many open files, for a moment.
+            logger.warning("images couldn't be read, and can be now: %s", error)
+            self._memory.gather(draw.rows, buffer)
         rows, weight = torch.from_numpy(draw.rows), torch.from_numpy(draw.weight)
         return Transitions(buffer["now"], buffer["next"], **buffer["flat"], rows=rows, weight=weight)
 
@@ -115,6 +126,7 @@ class UpdateBatches:
         self._coming.clear()
         self._drawn = deque(((batch, None) for batch, _ in self._drawn), maxlen=2)
         if self._maker.lose(draw, error):
+            self._maker.give_back(again)
             self._left += again
             for _ in range(again):
                 self._begin()

@@ -25,7 +25,7 @@ class Growing:
 
     def extend(self, **rows: NDArray[Any]) -> None:
         """Add rows of every array."""
-        count = len(next(iter(rows.values())))
+        count = len(next(iter(rows.values()), ()))
         needed = self._length + count
         for name, array in self._rows.items():
             if needed > len(array):

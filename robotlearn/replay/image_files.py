@@ -61,11 +61,8 @@ class ImageFiles:
     def __len__(self) -> int:
         return int(self._first[self.segments])
 
-    def add(self, source: LogFiles, position: Position, record: memoryview) -> ImagePlace:
-        """Note where the images of the next segment lie; reads no pixel.
-
-        Raises LogError when the record has no images of this camera and shape.
-        """
+    def place(self, source: LogFiles, position: Position, record: memoryview) -> ImagePlace:
+        """Where in a record its images are. Raises LogError when it has none of this camera and shape."""
         try:
             place = image_places(record).get(self.key)
         except WireError as error:
@@ -75,6 +72,11 @@ class ImageFiles:
             raise LogError(
                 f"log {source.path}: {position} should have images {self.key!r} of {self.shape}, has {found}"
             )
+        return place
+
+    def add(self, source: LogFiles, position: Position, record: memoryview) -> ImagePlace:
+        """Note where the images of the next segment lie; reads no pixel. Raises as `place`; nothing is noted then."""
+        place = self.place(source, position, record)
         segment = self.segments
         if segment + 1 == len(self._first):
             self._first = np.concatenate((self._first, np.zeros_like(self._first)))

@@ -60,6 +60,14 @@ class ImageRows:
         """Bytes of pixels in memory."""
         return int(np.count_nonzero(self._holds >= 0)) * self._row_bytes + self._decoded_bytes
 
+    def check(self, source: LogFiles, position: Position, record: memoryview, count: int) -> None:
+        """Raises LogError when `append` would, or when the record has other than `count` images."""
+        place = self._files.place(source, position, record)
+        if place.shape[0] != count:
+            raise LogError(
+                f"log {source.path}: {position} has {place.shape[0]} images {self._files.key!r}, expected {count}"
+            )
+
     def append(self, source: LogFiles, position: Position, record: memoryview, *, load: bool) -> int:
         """The T+1 rows of a segment follow those before; returns the first of them.
 

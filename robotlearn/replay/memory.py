@@ -244,9 +244,20 @@ class ReplayMemory:
         self, segment: Segment, record: memoryview, log: LogFiles, position: Position, origin: int, load: bool
     ) -> int:
         number, count, name = len(self._segments), segment.steps, segment.embodiment
+        # All that can be wrong with it first: of one that is given up nothing may stay, or all rows behind it shift.
+        try:
+            seen = {key: self.inputs.laid_out(name, key, segment.observations[key]) for key in self.numbers}
+            action = self.inputs.padded(name, _actions(segment, origin))
+            embodiment = self.inputs.embodiments.index(name)
+            if any(value.shape != (count + 1, *self.inputs.features[key]) for key, value in seen.items()):
+                raise ValueError("observations have other shapes")
+        except (KeyError, ValueError, IndexError) as error:
+            raise WireError(f"log {log.path}: {position} isn't of this run: {error}") from error
+        for rows in self.images.values():
+            rows.check(log, position, record, count + 1)
         for rows in self.images.values():
             rows.append(log, position, record, load=load)
-        self._seen.extend(**{key: self.inputs.laid_out(name, key, segment.observations[key]) for key in self.numbers})
+        self._seen.extend(**seen)
         version = np.full(count, -1, np.int64)
         for start, executed, made in zip(
             segment.chunk_start.tolist(), segment.chunk_executed.tolist(), segment.chunk_version.tolist(), strict=True
@@ -257,12 +268,12 @@ class ReplayMemory:
             start=np.array([len(self._steps)]),
             steps=np.array([count]),
             after=np.array([-1]),
-            embodiment=np.array([self.inputs.embodiments.index(name)]),
+            embodiment=np.array([embodiment]),
             task=np.array([self._task(segment.task)]),
             dropped=np.array([False]),
         )
         self._steps.extend(
-            action=self.inputs.padded(name, _actions(segment, origin)),
+            action=action,
             reward=segment.reward,
             terminated=segment.terminated,
             truncated=segment.truncated,

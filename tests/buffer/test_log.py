@@ -219,3 +219,26 @@ def test_what_may_still_be_taken_back_is_not_shown_to_readers(tmp_path: Path) ->
         log.append_many([entry(number) for number in range(1, 9)])
         assert len(shown) == 2 and all(sizes[0] == before[0] for sizes in shown)
         assert sum(log.file_sizes().values()) == 9 * len(entry(0))
+
+
+def test_after_a_failed_sync_nothing_counts_as_durable_any_more(tmp_path: Path) -> None:
+    """The kernel may have thrown away what it could not write, and says so once."""
+
+    class Failing(FullFiles):
+        broken = True
+
+        def sync(self, descriptor: int) -> None:
+            if self.broken:
+                raise OSError(5, os.strerror(5))
+            super().sync(descriptor)
+
+    files = Failing()
+    log = RecordLog(tmp_path, sync="power", files=files)
+    log.append(entry(0))
+    for files.broken in (True, False, False):
+        with pytest.raises(LogError, match="could not be made durable: Input/output error"):
+            log.sync()
+    log.close()
+    with RecordLog(tmp_path, sync="power") as again:
+        assert numbers(again) == [0]
+        again.sync()

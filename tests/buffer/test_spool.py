@@ -4,12 +4,14 @@ import errno
 import itertools
 import math
 import os
+from collections.abc import Buffer, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from robotlearn.buffer.files import Files
 from robotlearn.buffer.spool import Counts, Spool, SpoolFull
 from robotlearn.errors import LogError
 from robotlearn.wire import record
@@ -503,3 +505,42 @@ def test_a_strange_or_damaged_record_in_quarantine_stays_there(tmp_path: Path) -
 def test_counts_are_plain_numbers(tmp_path: Path) -> None:
     with open_spool(tmp_path) as spool:
         assert astuple(spool.counts()) == (0, 0, 0, 0, 0, 0)
+
+
+def test_what_is_moved_to_make_room_is_durable_before_its_old_place_goes(tmp_path: Path) -> None:
+    class Watched(Files):
+        """Which bytes of which file no sync has made durable, and those when a file of records goes."""
+
+        def __init__(self) -> None:
+            self.names: dict[int, Path] = {}
+            self.dirty: dict[Path, int] = {}
+            self.at_removals: list[int] = []
+
+        def create(self, path: Path) -> int:
+            descriptor = super().create(path)
+            self.names[descriptor] = path
+            return descriptor
+
+        def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+            written = super().write(descriptor, buffers)
+            path = self.names[descriptor]
+            self.dirty[path] = self.dirty.get(path, 0) + written
+            return written
+
+        def sync(self, descriptor: int) -> None:
+            super().sync(descriptor)
+            self.dirty.pop(self.names[descriptor], None)
+
+        def remove(self, path: Path) -> None:
+            if path.parent.name == "records":
+                self.at_removals.append(sum(n for one, n in self.dirty.items() if one.parent.name == "records"))
+            super().remove(path)
+
+    files = Watched()
+    with Spool(tmp_path, edge="a", sync="power", max_bytes=1 << 20, files=files) as spool:
+        spool.record(make_segment(starred=True))
+        spool.sync()
+        while not files.at_removals:
+            spool.record(make_segment())
+            spool.sync()
+    assert files.at_removals[0] == 0

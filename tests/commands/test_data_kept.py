@@ -98,6 +98,7 @@ def test_it_says_what_went_and_what_stays_and_why(run: Path) -> None:
     assert "not there any more: 4 segments evicted, 0 lost to damage" in said("stats", run).stdout
     told = json.loads(said("stats", run, "--json").stdout)
     assert (told["total"]["segments"], told["evicted"], told["lost"]) == (6, 4, 0)
+    assert said("prune", run, "--max-gb", "0", "--dry-run").exit_code == 0
     assert "are left: nothing else may go" in said("prune", run, "--max-gb", "0").stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,19 @@ def test_a_repair_says_what_was_lost_and_the_run_can_be_resumed(tmp_path: Path) 
     told = json.loads(said("repair", tmp_path, "--json").stdout)
     assert (told["damaged"], told["missing_files"], told["lost"], told["lost_nameless"]) == ([], [], [], 0)
     assert said("repair", tmp_path).stdout == f"{tmp_path / 'segments'}: 7 segments, nothing to repair\n"
+
+
+def test_notes_that_are_gone_are_said_and_made_anew(tmp_path: Path) -> None:
+    store_all(tmp_path, [made(n) for n in range(9)])
+    shutil.rmtree(tmp_path / "segments" / "seen")
+    for command in ("stats", "verify"):
+        refused = said(command, tmp_path)
+        assert "lacks seen, its notes of what was stored: `robotlearn data repair`" in str(refused.exception)
+    assert "and would be made anew: what was evicted is known no more" in said("repair", tmp_path, "--dry-run").stdout
+    assert not (tmp_path / "segments" / "seen").exists()
+    assert "and are made anew: what was evicted is known no more" in said("repair", tmp_path).stdout
+    assert "9 segments, 54 steps, 0.0 MB: all well" in said("verify", tmp_path).stdout
+    assert "nothing to repair" in said("repair", tmp_path).stdout
 
 
 def test_no_repair_while_a_learner_has_it(runs: tuple[Path, Path]) -> None:

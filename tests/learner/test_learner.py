@@ -429,3 +429,20 @@ def test_weights_of_a_resumed_run_are_those_that_were_saved(tmp_path: Path) -> N
     for name, array in to_arrays(learning._policy).items():
         assert (array == saved.policy[name].numpy()).all(), name
     learning._close()
+
+
+def test_a_resume_that_is_refused_leaves_the_runs_config_as_it_was(tmp_path: Path) -> None:
+    config = tiny("learner.updates=1")
+    folder = RunFolder.create(tmp_path / "run", dump(config), "id")
+    with folder:
+        running = Running(config, folder)
+        served(running, config, folder)
+        running.end()
+    before = folder.config.read_bytes()
+    resume = ["learner", str(folder.config), "--run", str(folder.path), "--resume", "learner.updates=2"]
+    refused = CliRunner().invoke(cli.app, [*resume, "algorithm.value_hidden=[16]"])
+    assert isinstance(refused.exception, RunFolderError)
+    said = str(refused.exception)
+    assert "can't go on: what was learnt doesn't fit" in said and "algorithm.value_hidden" in said, said
+    assert "network." in said and "\n" not in said and len(said) < 600
+    assert folder.config.read_bytes() == before

@@ -481,6 +481,70 @@ def test_a_former_run_that_is_not_there_and_a_part_of_nothing_are_said_at_the_st
     check_replay(tiny("replay.sampling=[{robot: panda}]"), cells)
 
 
+def test_steps_that_would_be_drawn_twice_as_often_are_refused(fed: Callable[..., Fed], tmp_path: Path) -> None:
+    former = fed(tiny(), path="former/segments")
+    former.give(pieces_of(wholes(tiny(), 4)))
+    path = tmp_path / "former"
+    for again in (path, path / "segments", tmp_path / "former" / ".." / "former"):
+        with pytest.raises(ConfigError, match="are the same, and would be drawn from twice"):
+            check_replay(tiny(f"replay.runs=[{path}, {again}]"), parts_of(())[1])
+    former.close()
+    with pytest.raises(ConfigError, match="names this run itself"):
+        fed(tiny(f"replay.runs=[{path}]"), path="former/segments")
+
+
+def test_what_cannot_be_read_of_a_former_run_is_known_by_its_name(fed: Callable[..., Fed], tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        former = fed(tiny(*CAMERA), path=f"{name}/segments")
+        former.give(pieces_of(wholes(tiny(*CAMERA), 6, seed=seed)))
+    one, two = tmp_path / "one", tmp_path / "two"
+    run = fed(tiny(*CAMERA, f"replay.runs=[{one}, {two}]"))
+    run.give(pieces_of(wholes(tiny(*CAMERA), 10)))
+    source, position = run.feed._memory._places[0]  # type: ignore[misc]
+    run.feed._sampling.keep(run.feed._memory.drop_at([(source, position)]))
+    saved, left = run.saved(), len(run.feed._sampling)
+    run.close()
+    for order in ([one, two], [two, one]):
+        again = fed(tiny(*CAMERA, f"replay.runs=[{', '.join(map(str, order))}]"), saved)
+        assert len(again.feed._sampling) == left
+        assert [log.path for log, _ in again.feed._memory.dropped] == [one / "segments" / "records"]
+        again.close()
+    fed(tiny(*CAMERA), saved)  # without them: nothing of theirs is missed
+
+
+@pytest.mark.parametrize("key", (b"observation.images.wrist", b"observation.state", b"observation.images.front"))
+def test_of_a_segment_that_is_given_up_nothing_stays(
+    fed: Callable[..., Fed], monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
+    config = tiny("observations.cameras=[front, wrist]", *CAMERA[1:])
+    cells = cells_of(config)
+    monkeypatch.setitem(globals(), "parts_of", lambda cameras: (Inputs(config, cells), cells))
+    one = fed(config)
+    stored = one.put(pieces_of(wholes(config, 20)))
+    one.feed.take(stored)
+    saved, count = one.saved(), len(one.feed._memory)
+    start, steps = (int(one.feed._memory._segments[name][1]) for name in ("start", "steps"))
+    kept = np.r_[0:start, start + steps : count]
+    right = seen(one, np.arange(count))
+    one.close()
+    position = stored[1].position
+    path = one.store.path / "records" / f"{position.file:016d}.log"
+    data = bytearray(path.read_bytes())
+    data[bytes(data).find(key, position.offset) + len(key) - 2] ^= 1  # another name in its header
+    path.write_bytes(data)
+    again = fed(config, saved)
+    assert len(again.feed._memory) == len(kept) and again.feed.counts()["episodes_lost"] == 1
+    for name, found in seen(again, np.arange(len(kept))).items():
+        assert np.array_equal(found, right[name][kept]), name
+
+
+def seen(one: Fed, rows: Any) -> dict[str, Any]:
+    """What was seen before and after these steps."""
+    out = one.feed._memory.buffers(len(rows))
+    one.feed._memory.gather(rows, out)
+    return {f"{when} {key}": value.numpy().copy() for when in ("now", "next") for key, value in out[when].items()}
+
+
 def test_more_memory_than_there_is_is_a_mistake_of_the_config(fed: Callable[..., Fed]) -> None:
     with pytest.raises(ConfigError, match=r"replay\.cache_bytes: this machine has not so much"):
         fed(tiny(*CAMERA, "replay.cache_bytes=1000000000000000000"))

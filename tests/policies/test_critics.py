@@ -118,3 +118,11 @@ def test_statistics_are_its_own() -> None:
 def test_sizes_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(PolicyConfigError):
         make(**options)
+
+
+def test_images_alone_have_no_statistics() -> None:
+    critics = Critics({"observation.images.front": (32, 32, 3)}, horizon=1, action_dim=2)
+    assert critics.observation.statistics() == {}
+    critics.set_statistics({})
+    seen = critics.encode({"observation.images.front": torch.zeros(3, 32, 32, 3, dtype=torch.uint8)})
+    assert critics(seen, torch.zeros(3, 1, 2)).shape == (2, 3)

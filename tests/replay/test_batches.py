@@ -340,19 +340,46 @@ def test_with_nothing_left_batches_end(filled: Callable[..., Filled]) -> None:
     assert one.learn(5) == [] and not len(one.sampling)
 
 
-def test_an_error_that_no_segment_explains_is_raised(
-    filled: Callable[..., Filled], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", (1, 2))
+def test_an_error_that_no_segment_explains_is_forgiven_once(
+    filled: Callable[..., Filled], monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    one = filled("uniform")
+    one, undisturbed = filled("uniform"), filled("uniform", "undisturbed").learn(10)
     gather, calls = ReplayMemory.gather, []
 
     def failing(self: ReplayMemory, *arguments: object) -> None:
         calls.append(None)
-        if len(calls) == 3:
+        if 3 <= len(calls) < 3 + times:
             raise LogError("the disk hiccups")
         gather(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ReplayMemory, "gather", failing)
+    if times == 1:
+        for found, right in zip(one.learn(10), undisturbed, strict=True):
+            assert torch.equal(found.rows, right.rows) and torch.equal(found.reward, right.reward)
+        return
     with pytest.raises(LogError, match="hiccups"):
         one.learn(10)
     assert len(one.learn(10)) == 10
+
+
+def test_what_was_handed_out_stays_whole_when_batches_are_drawn_anew(
+    filled: Callable[..., Filled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, gather, calls = filled("uniform"), ReplayMemory.gather, []
+
+    def failing(self: ReplayMemory, *arguments: object) -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise LogError("the first segment can't be read")
+        gather(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ReplayMemory, "gather", failing)
+    monkeypatch.setattr(ReplayMemory, "unreadable", lambda self, rows: [0])
+    before: tuple[Transitions, torch.Tensor] | None = None
+    batches = one.maker.batches(8, np.random.default_rng(0))
+    for batch in batches:
+        batches._settle()  # what is under way has been written
+        if before is not None:
+            assert torch.equal(before[0].reward, before[1])
+        before = batch, batch.reward.clone()
