@@ -139,8 +139,8 @@ def learner(
     path = _run_path(config, run, resume)
     if resume:
         folder = RunFolder.open(path)
-        loaded = load_config(folder.config, overrides or [])
-        other = differences(load_config(config), load_config(folder.config))
+        own, loaded = load_config(folder.config), load_config(folder.config, overrides or [])
+        other = differences(load_config(config), own)
         if other:
             typer.echo(
                 f"the run goes on with its own config and what is overridden here; {config} differs from it in "
@@ -148,7 +148,7 @@ def learner(
                 err=True,
             )
     else:
-        loaded = load_config(config, overrides or [])
+        own = loaded = load_config(config, overrides or [])
         folder = RunFolder.create(path, dump(loaded), secrets.token_hex(8))
     with folder:
         try:
@@ -164,7 +164,6 @@ def learner(
                 folder.discard()
             raise
         before = folder.config.read_bytes()
-        changed = differences(load_config(folder.config), loaded)
         write_atomic(folder.config, dump(loaded).encode())
         freeze_heap()
         try:
@@ -172,7 +171,8 @@ def learner(
                 learning.run(stop, display)
         except StateError as error:
             write_atomic(folder.config, before)
-            wrong = f"what was learnt doesn't fit {', '.join(changed)}, overridden here: " if changed else ""
+            changed = ", ".join(differences(own, loaded))
+            wrong = f"what was learnt doesn't fit {changed}, overridden here: " if changed else ""
             raise RunFolderError(f"{folder.path} can't go on: {wrong}{error}") from error
 
 

@@ -82,8 +82,8 @@ def repair(where: WhereArgument, dry_run: DryRunOption = False, as_json: JsonOpt
     if found.without_notes:
         done = "would be" if dry_run else "are"
         typer.echo(f"the notes of what was stored are gone, and {done} made anew: what was evicted is known no more")
-    elif not (found.damaged or found.missing or found.lost or found.nameless):
-        typer.echo(f"{folder}: {found.segments} segments, nothing to repair")
+    if not (found.damaged or found.missing or found.lost or found.nameless):
+        typer.echo(f"{folder}: {found.segments} segments, nothing {'else ' if found.without_notes else ''}to repair")
         return
     done = "would be moved" if dry_run else "moved"
     aside = folder / mending.QUARANTINE

@@ -51,8 +51,9 @@ def check_replay(config: Config, cells: Sequence[Cell]) -> None:
     for path, records_of in zip(config.replay.runs, _former(config), strict=True):
         if not records_of.is_dir():
             raise ConfigError(f"replay.runs: {path} holds no stored segments, expected the folder of a run")
-        if (same := known.setdefault(records_of.resolve(), path)) is not path:
+        if (same := known.get(records_of.resolve())) is not None:
             raise ConfigError(f"replay.runs: {path} and {same} are the same, and would be drawn from twice as often")
+        known[records_of.resolve()] = path
     robots = {cell.spec.embodiment for cell in cells}
     words = {text for cell in cells for text in cell.task.instructions}
     for number, part in enumerate(config.replay.sampling or ()):
@@ -174,8 +175,9 @@ class ReplayFeed(Feed):
                 self._sampling.load({name: tensor.numpy() for name, tensor in state.items()})
             else:
                 log.warning(
-                    "of %d steps that were drawn from %d are left: the others were evicted since, or are lost, which "
-                    "`robotlearn data verify` tells%s", facts["drawable"], len(self._sampling),
+                    "%d steps could be drawn when this was saved, now %d: former runs were added or left out, or steps "
+                    "were evicted since or are lost, which `robotlearn data verify` tells%s",
+                    facts["drawable"], len(self._sampling),
                     "; what is prioritized begins with equal priorities" if state else "",
                 )  # fmt: skip
         stored = self._store.scan_headers(self._read_to)

@@ -488,6 +488,10 @@ def test_steps_that_would_be_drawn_twice_as_often_are_refused(fed: Callable[...,
     for again in (path, path / "segments", tmp_path / "former" / ".." / "former"):
         with pytest.raises(ConfigError, match="are the same, and would be drawn from twice"):
             check_replay(tiny(f"replay.runs=[{path}, {again}]"), parts_of(())[1])
+    config, name = tiny(), str(path)
+    again_by_name = config.model_copy(update={"replay": config.replay.model_copy(update={"runs": (name, name)})})
+    with pytest.raises(ConfigError, match="are the same"):
+        check_replay(again_by_name, parts_of(())[1])
     former.close()
     with pytest.raises(ConfigError, match="names this run itself"):
         fed(tiny(f"replay.runs=[{path}]"), path="former/segments")
