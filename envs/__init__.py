@@ -4,6 +4,7 @@ from envs.arm_env import ArmEnv
 from envs.batch import BatchArmEnv
 from envs.errors import EnvError, TaskError
 from envs.expert import Expert
+from envs.language import LanguageTask, Split
 from envs.options import EnvOptions
 from envs.randomization import Randomization
 from envs.task import SceneState, Task, ToolGoal
@@ -15,8 +16,10 @@ __all__ = [
     "EnvError",
     "EnvOptions",
     "Expert",
+    "LanguageTask",
     "Randomization",
     "SceneState",
+    "Split",
     "Task",
     "TaskError",
     "ToolGoal",

@@ -1,6 +1,9 @@
 """`ArmEnv`: one robot of the HAL, simulated or real, and one task, as a Gymnasium environment."""
 
+import copy
 import time
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import gymnasium
@@ -11,12 +14,13 @@ from envs.errors import EnvError
 from envs.expert import solve_start
 from envs.latency import Latency
 from envs.options import EnvOptions
-from envs.resize import fit
+from envs.resize import fit, shrunk
 from envs.spaces import ENVIRONMENT_STATE, IMAGES, STATE, TRACKING_ERROR, action_space, observation_space
 from envs.task import Referee, SceneState, Task
 from envs.tasks import make_task
 from envs.variation import Variation
 from hal.errors import LeaseError, Stopped
+from hal.kinematics import Chain
 from hal.robot import Clocked, Command, Reading, Renderable, Robot, Scene, Steppable, Tunable
 
 _ONE = np.zeros(1, np.int64)
@@ -45,11 +49,13 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         """Connects the robot.
 
         Raises TaskError as the task, EnvError when the robot can't tell where objects are, has no such camera or brings
-        no images of it, or has physics that can't be randomised.
+        no images of it, or has physics that can't be randomised, and for a task that moves objects in mid-episode.
         """
         self.robot = robot
         spec = robot.spec
         self.task = make_task(task, spec) if isinstance(task, str) else task
+        if self.task.moves_at is not None:
+            raise EnvError(f"task {self.task.name}: objects that are moved in mid-episode need a BatchArmEnv")
         scene = robot.capability(Scene)
         if scene is None:
             raise EnvError(f"robot {spec.name}: task {self.task.name} needs to know where its objects are (hal Scene)")
@@ -72,6 +78,7 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._variation: Variation | None = None
         self._latency = Latency(1, spec.dim, vary.latency) if vary.latency else None
         self._images: Observations = {}
+        self._cameras = {camera.name: camera for camera in spec.cameras}
         self.instruction = self.task.instructions[0]
         self.missed_ticks = 0
         self._next_tick: float | None = None
@@ -180,6 +187,30 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         """(D,) the action that leaves the set-points where they are."""
         return self._control.rest_action(_ONE)[0]
 
+    def foresee(self, observations: Observations, actions: np.ndarray) -> Observations:
+        """What changes of the newest `observations` by the time when `actions` (k, D) are carried out: the arm's own
+        state (VLASH, arXiv:2512.01031). Nothing moves, and images and objects are as they are.
+
+        The arm is taken to follow its set-points as closely then as it does now.
+        """
+        if self._latency is not None:
+            queue = copy.deepcopy(self._latency)
+            actions = np.array([queue.pass_on(_ONE, action[None])[0] for action in actions])
+        moved = self._control.foresee(0, actions) - self.set_point
+        foreseen = {STATE: (observations[STATE] + moved).astype(np.float32)}
+        if self.options.environment_state:
+            joints, now = len(self.robot.spec.joints), self.reading.position
+            before, after = (self._chain.forward(q[None, :joints]) for q in (now, now + moved))
+            state = self._state_at(now + moved)
+            tcp = state.tcp + after[0] - before[0]
+            turned = after[1] @ np.swapaxes(before[1], -1, -2) @ state.rotation
+            foreseen[ENVIRONMENT_STATE] = self.task.observe(replace(state, tcp=tcp, rotation=turned))[0]
+        return foreseen
+
+    @cached_property
+    def _chain(self) -> Chain:
+        return Chain(self.robot.spec)
+
     def scene_state(self) -> SceneState:
         """The true state at this moment, for tasks and experts; one row."""
         return self._state_at(self.robot.read().position)
@@ -196,7 +227,8 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
     def _state_at(self, position: np.ndarray) -> SceneState:
         tcp, rotation = self._scene.tcp()
         objects = {name: self._scene.object_pose(name)[None] for name in self.task.objects}
-        return SceneState(position[None], tcp[None], rotation[None], objects)
+        goal = np.array([self.task.goal_of(self.instruction)])
+        return SceneState(position[None], tcp[None], rotation[None], objects, goal)
 
     def _vary(self, seed: int | None) -> Variation:
         """What differs in the episode that begins; `super().reset` has seeded the starts."""
@@ -219,12 +251,18 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
             observations[ENVIRONMENT_STATE] = self.task.observe(state)[0]
         if self._referee.steps[0] % self.options.image_every == 0:
             self._images = {IMAGES + name: self._image(name) for name in self.options.cameras}
+            if variation is not None and self.options.randomization.image_noise:
+                self._images = {key: variation.noisy(image) for key, image in self._images.items()}
         return observations | {key: image.copy() for key, image in self._images.items()}
 
     def _image(self, name: str) -> np.ndarray:
-        height, width = self.options.image_size
+        camera = self._cameras[name]
+        height, width = self.options.size_of(camera)
         if name in self.reading.images:
-            return fit(self.reading.images[name], (height, width))
+            image = self.reading.images[name]
+            if not self.options.whole_images:
+                return fit(image, (height, width))
+            return shrunk(fit(image, (camera.height, camera.width)), (height, width))
         if self._renderable is None:
             raise EnvError(f"robot {self.robot.spec.name}: its driver brought no image of camera {name!r}")
         return self._renderable.capture(name, width, height)

@@ -96,8 +96,9 @@ class BatchArmEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)
         self._observations: Observations = {}
-        cameras, size = self.options.cameras, self.options.image_size
-        self._cameras = Cameras(self.model, num_envs, cameras, size, threads) if cameras else None
+        known = {camera.name: camera for camera in spec.cameras}
+        sizes = {name: self.options.size_of(known[name]) for name in self.options.cameras}
+        self._cameras = Cameras(self.model, num_envs, sizes, threads) if sizes else None
         self.instructions = [self.task.instructions[0]] * num_envs
         vary = self.options.randomization
         self._variation = Variation(vary, self.task.objects, len(spec.joints), seed)
@@ -111,14 +112,26 @@ class BatchArmEnv(VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
-        """Start new episodes: of all arms, or of those in `options["reset_mask"]` (n,) bool."""
+        """Start new episodes: of all arms, or of those in `options["reset_mask"]` (n,) bool.
+
+        `options["alike"]`: so many of them in a row (a divisor of their number) start in one scene: whatever a start
+        draws, wording, physics, latency and the first observation's noise too, is the same for them.
+        """
         super().reset(seed=seed)
         if seed is not None:
             self._variation.reseed(seed)
         everyone = np.ones(self.num_envs, bool)
         ids = np.flatnonzero(everyone if options is None else options.get("reset_mask", everyone))
-        self._restart(ids)
-        self._observations = self._observe(self.scene_state(), ids)
+        alike = 1 if options is None else int(options.get("alike", 1))
+        if alike < 1 or len(ids) % alike:
+            raise EnvError(f"{len(ids)} arms can't start by {alike} alike: expected a divisor of their number")
+        streams = [one.bit_generator for one in (self.np_random, *self._variation.streams)]
+        before = [stream.state for stream in streams]
+        for member in range(alike):
+            for stream, state in zip(streams, before, strict=True):
+                stream.state = state
+            self._restart(ids[member::alike])
+            self._observations = self._observe(self.scene_state(), ids[member::alike])
         return self._observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -137,6 +150,8 @@ class BatchArmEnv(VectorEnv):
             applied.held,
             applied.clipped,
         )
+        if self.task.moves_at is not None:
+            self._move(ids[self.referee.steps[ids] == self.task.moves_at])
         for set_point in applied.on_the_way(self.robot.ticks):
             self._write(self._binding.write_ctrl, set_point, self._ctrl, ids)
             self._batch.step(ids, nstep=self._substeps, stage=_POSITION)
@@ -165,6 +180,7 @@ class BatchArmEnv(VectorEnv):
             tcp=self._site[:, site].copy(),
             rotation=self._site_mat[:, site].reshape(-1, 3, 3).copy(),
             objects={name: self._pose(name) for name in self.task.objects},
+            goal=np.array([self.task.goal_of(words) for words in self.instructions]),
         )
 
     def render(self) -> tuple[np.ndarray, ...]:
@@ -220,15 +236,28 @@ class BatchArmEnv(VectorEnv):
         position = np.clip(position, self.robot.lower, self.robot.upper)
         self._write(self._binding.write_qpos, position, self._qpos, ids)
         self._write(self._binding.write_ctrl, position, self._ctrl, ids)
-        for name, pose in self.task.place(rng, len(ids)).items():
-            self._set_pose(name, pose, ids)
-        self._batch.forward(ids, stage=_POSITION)
+        self._place(rng, ids)
         self.control.reset(ids, position)
         if self._latency is not None:
             self._latency.restart(ids, self._variation.latencies(len(ids)), self.control.rest_action(ids))
         self.referee.start(ids, self.scene_state())
         self._bad_before[ids] = self._warnings()[ids]
         self.running[ids] = True
+
+    def _place(self, rng: np.random.Generator, ids: np.ndarray) -> None:
+        for name, pose in self.task.place(rng, len(ids)).items():
+            self._set_pose(name, pose, ids)
+        self._batch.forward(ids, stage=_POSITION)
+
+    def _move(self, ids: np.ndarray) -> None:
+        """In mid-episode the objects of the arms `ids` (indices) are taken away and lie still elsewhere."""
+        if not len(ids):
+            return
+        for slot in (self._objects[name] for name in self.task.objects):
+            if slot.mocap < 0:
+                first = int(self.model.body_dofadr[slot.body])
+                self._qvel[ids, first : first + 6] = 0
+        self._place(self._variation.moves, ids)
 
     def _vary(self, ids: np.ndarray) -> None:
         for arm, words in zip(ids, self._variation.wordings(self.task.instructions, len(ids)), strict=True):
@@ -258,6 +287,9 @@ class BatchArmEnv(VectorEnv):
             due = due[np.isfinite(self._qpos[due]).all(-1)]
             places = {"qpos": self._qpos, "mocap_pos": self._mocap, "mocap_quat": self._mocap_quat}
             self._cameras.draw(due, places)
+            if self.options.randomization.image_noise and len(due):
+                for images in self._cameras.images.values():
+                    images[due] = self._variation.noisy(images[due])
             observations |= {IMAGES + name: images.copy() for name, images in self._cameras.images.items()}
         return observations
 

@@ -28,21 +28,21 @@ class Cameras:
     Processes, since OpenGL drivers are not to be trusted with two threads: Mesa 22's software renderer crashed now and
     then. Pixels don't depend on their number. A child ends with its parent, however that ends.
 
-    model: the scene. n: arms. names: the scene's cameras. size: height and width in pixels.
+    model: the scene. n: arms. sizes: for names of the scene's cameras height and width of their images, in pixels.
     `images` are the last ones drawn, camera's name to uint8 (n, H, W, 3), valid until `close`.
 
     Raises:
         EnvError: the children can't draw, or the scene lacks a camera.
     """
 
-    def __init__(self, model: Any, n: int, names: Sequence[str], size: tuple[int, int], processes: int) -> None:
+    def __init__(self, model: Any, n: int, sizes: Mapping[str, tuple[int, int]], processes: int) -> None:
         known = [model.cam(camera).name for camera in range(model.ncam)]
-        if missing := [name for name in names if name not in known]:
+        if missing := [name for name in sizes if name not in known]:
             raise EnvError(f"the scene has no camera {missing[0]!r}, which the spec names; it has {', '.join(known)}")
         binary = np.empty(mujoco.mj_sizeModel(model), np.uint8)
         mujoco.mj_saveModel(model, None, binary)
         shapes = {name: getattr(mujoco.MjData(model), name).shape for name in PLACES}
-        layout = Layout(n, shapes, len(names), size)
+        layout = Layout(n, shapes, list(sizes.values()))
         # Not in /dev/shm: containers bound it to 64 MB, and a page too many kills the process that writes it.
         with os.fdopen(os.memfd_create("images"), "r+b") if sys.platform == "linux" else TemporaryFile() as file:
             file.truncate(layout.bytes)
@@ -50,14 +50,14 @@ class Cameras:
             order = {
                 "n": n,
                 "shapes": shapes,
-                "cameras": [known.index(name) for name in names],
-                "size": size,
+                "cameras": [known.index(name) for name in sizes],
+                "sizes": list(sizes.values()),
                 "model": len(binary),
             }
             self._children = [_start(order, binary.tobytes(), file.fileno()) for _ in range(min(processes, n))]
         self._close = weakref.finalize(self, _end, self._children)
         self._places, images = layout.arrays(memory)
-        self.images = dict(zip(names, images, strict=True))
+        self.images = dict(zip(sizes, images, strict=True))
         try:
             self._wait(self._children)
         except EnvError:
@@ -97,9 +97,9 @@ class Cameras:
 class Layout:
     """Where the arrays are in the memory that parent and children share."""
 
-    def __init__(self, n: int, shapes: Mapping[str, Sequence[int]], cameras: int, size: Sequence[int]) -> None:
+    def __init__(self, n: int, shapes: Mapping[str, Sequence[int]], sizes: Sequence[Sequence[int]]) -> None:
         self._fields: list[tuple[tuple[int, ...], type]] = [((n, *shape), np.float64) for shape in shapes.values()]
-        self._fields += [((n, *size, 3), np.uint8)] * cameras
+        self._fields += [((n, *size, 3), np.uint8) for size in sizes]
         self._names = tuple(shapes)
         self.bytes = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self._fields)
 

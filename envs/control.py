@@ -73,6 +73,15 @@ class JointDeltaControl:
         clipped = limited.clipped | (bounded != actions).any(-1)
         return Applied(before, limited.set_point, executed, limited.held, clipped)
 
+    def foresee(self, arm: int, actions: np.ndarray) -> np.ndarray:
+        """(dim,) where the set-points of an arm would be after `actions` (k, D), one a control step; changes none."""
+        ids, limiter, before = np.array([arm]), self._limiter.save(), self._set_point.copy()
+        for action in actions:
+            self.apply(ids, action[None])
+        self._limiter.restore(limiter)
+        after, self._set_point = self._set_point[arm], before
+        return after
+
     def set_point(self, ids: np.ndarray) -> np.ndarray:
         """(k, dim) the set-points in force."""
         return self._set_point[ids]

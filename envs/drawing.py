@@ -20,11 +20,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     order = json.loads(sys.stdin.buffer.readline())
     model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": sys.stdin.buffer.read(order["model"])})
-    layout = Layout(order["n"], order["shapes"], len(order["cameras"]), order["size"])
+    layout = Layout(order["n"], order["shapes"], order["sizes"])
     places, images = layout.arrays(mmap.mmap(int(sys.argv[1]), layout.bytes))
     data = mujoco.MjData(model)
     try:
-        camera = SceneCamera(model, *order["size"])
+        sizes = [tuple(size) for size in order["sizes"]]
+        cameras = {size: SceneCamera(model, *size) for size in dict.fromkeys(sizes)}
     except HalError as error:
         print(error, flush=True)
         return
@@ -36,10 +37,11 @@ def main() -> None:
             mujoco.mj_kinematics(model, data)
             mujoco.mj_comPos(model, data)
             mujoco.mj_camlight(model, data)
-            for index, rows in zip(order["cameras"], images, strict=True):
-                camera.draw(data, index, rows[arm])
+            for index, size, rows in zip(order["cameras"], sizes, images, strict=True):
+                cameras[size].draw(data, index, rows[arm])
         print("done", flush=True)
-    camera.close()
+    for camera in cameras.values():
+        camera.close()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Literal
 
 from envs.errors import EnvError
 from envs.randomization import Randomization
+from envs.resize import within
+from hal.spec import CameraSpec
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class EnvOptions:
         environment_state: observe the task's own numbers about its objects, which only a simulation knows.
         cameras: names of the spec's cameras that are observed as `observation.images.NAME`.
         image_size: height and width of those images, pixels.
+        whole_images: images are the whole pictures that the spec's cameras deliver, scaled down where they are larger
+            than `image_size`, as a pretrained model does it; else they are cut to the shape of `image_size`.
         image_every: a camera delivers a new image every so many control steps, counted from the episode's start; in
             between its last one is observed again, as a camera slower than the arm has it.
         reward: "sparse": 1 at success, else 0; "shaped": besides, what the step added to the task's progress.
@@ -31,6 +35,7 @@ class EnvOptions:
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] = (64, 64)
+    whole_images: bool = False
     image_every: int = 1
     reward: Literal["sparse", "shaped"] = "sparse"
     randomization: Randomization = field(default_factory=Randomization)
@@ -46,3 +51,9 @@ class EnvOptions:
             raise EnvError(f"image_every is {self.image_every}: a camera delivers an image every 1 or more steps")
         if not self.environment_state and not self.cameras:
             raise EnvError("neither environment_state nor a camera is observed: the objects could not be found")
+
+    def size_of(self, camera: CameraSpec) -> tuple[int, int]:
+        """Height and width of that camera's images as they are observed, pixels."""
+        if not self.whole_images:
+            return self.image_size
+        return within((camera.height, camera.width), self.image_size)

@@ -21,6 +21,8 @@ class Randomization:
         gain: stiffness and damping of the servos of the arm's joints, one factor each.
         sensor_noise: standard deviation of the noise on observed joints, rad (m for the gripper), at each step. What
             the task judges by stays true.
+        image_noise: standard deviation of the noise on each value of each pixel of new images, 1 being from black to
+            full brightness.
         latency: largest delay of actions, in control steps; each episode draws a whole number from 0 to it. Until the
             first action arrives the arm rests.
     """
@@ -30,6 +32,7 @@ class Randomization:
     damping: float = 0.0
     gain: float = 0.0
     sensor_noise: float = 0.0
+    image_noise: float = 0.0
     latency: int = 0
 
     def __post_init__(self) -> None:

@@ -14,7 +14,8 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     """Compile the arm's MJCF with a table (top at z = 0 of the base frame), lights, and what the task adds.
 
     The MJCF's timestep is the longest allowed: it is shortened so that a period of the driver is a whole number of
-    them. Its own floor, lights and sky are left out: every robot's scene is lit alike, and nothing lies on two floors.
+    them. Its own floor, lights and sky are left out: every robot's scene is lit alike, as the task's look says, and
+    nothing lies on two floors.
 
     Raises TaskError when the spec names no MJCF or the scene does not compile, SpecError when the MJCF can't be read.
     """
@@ -29,15 +30,7 @@ def build_scene(spec: RobotSpec, task: Task) -> mujoco.MjModel:
     scene.option.timestep = spec.dt_driver / math.ceil(spec.dt_driver / scene.option.timestep - 1e-9)
     scene.visual.quality.shadowsize = 1024  # MuJoCo's 4096 triples the time of a picture that is drawn without a GPU
     add_sky(scene)
-    world.add_light(pos=[0.6, -0.6, 1.8], dir=[-0.1, 0.4, -1.0], diffuse=[0.7, 0.7, 0.7], castshadow=True)
-    world.add_light(pos=[0.2, 0.8, 1.5], dir=[0.2, -0.5, -1.0], diffuse=[0.3, 0.3, 0.3], castshadow=False)
-    world.add_geom(
-        name="table",
-        type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=[0.5, 0.6, 0.02],
-        pos=[0.4, 0, 0],
-        rgba=[0.72, 0.62, 0.5, 1],
-    )
+    task.look.add_to(scene)
     if not any(camera.name == "front" for camera in scene.cameras):  # what films are taken with
         (x, y), scale = task.tabletop.centre, task.tabletop.scale
         pos = [x + 0.85 * scale, y, 0.6 * scale]

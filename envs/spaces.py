@@ -39,11 +39,11 @@ def observation_space(spec: RobotSpec, task: Task, options: EnvOptions | None = 
         placed = task.place(np.random.default_rng(0), 1)
         probe = SceneState(spec.home[None], np.zeros((1, 3)), np.eye(3)[None], placed)
         entries[ENVIRONMENT_STATE] = spaces.Box(-np.inf, np.inf, task.observe(probe).shape[1:], np.float32)
-    known = [camera.name for camera in spec.cameras]
+    known = {camera.name: camera for camera in spec.cameras}
     for name in options.cameras:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise EnvError(f"robot {spec.name} has no camera {name!r}; {hint}")
-        entries[IMAGES + name] = spaces.Box(0, 255, (*options.image_size, 3), np.uint8)
+        entries[IMAGES + name] = spaces.Box(0, 255, (*options.size_of(known[name]), 3), np.uint8)
     return spaces.Dict(entries)

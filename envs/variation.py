@@ -1,4 +1,4 @@
-"""What differs from episode to episode besides the start: wording, physics, noise, latency; each drawn from its own."""
+"""What differs from episode to episode besides the start: words, physics, noise, latency; each drawn from its own."""
 
 import math
 
@@ -12,7 +12,7 @@ class Variation:
     """Random streams of one environment, apart from that of the starts: none of them disturbs another.
 
     So the same seed gives the same starts and wordings whatever is randomised, and one span does not change what is
-    drawn for the others.
+    drawn for the others. `moves` is the generator of where objects go in mid-episode, for tasks that move them.
     """
 
     def __init__(self, randomization: Randomization, objects: tuple[str, ...], joints: int, seed: int) -> None:
@@ -21,9 +21,8 @@ class Variation:
 
     def reseed(self, seed: int) -> None:
         """Start all streams anew; `seed` is not negative."""
-        self._wordings, self._physics, self._latency, self._noise = (
-            np.random.default_rng([seed, stream]) for stream in range(1, 5)
-        )
+        self.streams = tuple(np.random.default_rng([seed, stream]) for stream in range(1, 7))
+        self._wordings, self._physics, self._latency, self._noise, self._image_noise, self.moves = self.streams
 
     def wordings(self, instructions: tuple[str, ...], k: int) -> list[str]:
         """One of `instructions` for each of k episodes."""
@@ -49,3 +48,8 @@ class Variation:
     def noise(self, k: int, dim: int) -> np.ndarray:
         """(k, dim) errors of one measurement, rad and m."""
         return self._noise.normal(0, self._spans.sensor_noise, (k, dim))
+
+    def noisy(self, images: np.ndarray) -> np.ndarray:
+        """Images (..., H, W, 3) uint8 with noise on each value of each pixel."""
+        noise = self._image_noise.normal(0, 255 * self._spans.image_noise, images.shape)
+        return np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 from robotlearn import gl
 
 ARMS = ("panda", "ur5e", "so101")
-STEPS = {"reach": 3, "lift": 16, "push": 7, "pick_place": 17, "stack": 18, "peg": 18}
+STEPS = {"reach": 3, "lift": 16, "push": 7, "pick_place": 17, "stack": 18, "peg": 18, "touch": 3, "put": 17}
 SEED = 11
 REACH_SEEDS = {"panda": 20, "ur5e": 26, "so101": 11}  # with the ball in front of the arm
 
@@ -23,7 +23,7 @@ def draw(path: Path) -> None:
     from hal import load_spec
     from hal.drivers.mujoco import MujocoRobot
 
-    figure, axes = pyplot.subplots(len(ARMS), len(STEPS), figsize=(12, 6.2), dpi=100)
+    figure, axes = pyplot.subplots(len(ARMS), len(STEPS), figsize=(14.4, 5.6), dpi=100)
     for row, arm in zip(axes, ARMS, strict=True):
         spec = load_spec(arm)
         for cell, (name, steps) in zip(row, STEPS.items(), strict=True):

@@ -9,8 +9,10 @@ from envs.tasks.lift import Lift
 from envs.tasks.peg import Peg
 from envs.tasks.pick_place import PickPlace
 from envs.tasks.push import Push
+from envs.tasks.put import Put
 from envs.tasks.reach import Reach
 from envs.tasks.stack import Stack
+from envs.tasks.touch import Touch
 from hal.spec import RobotSpec
 
 GROUP = "robotlearn.tasks"
@@ -27,7 +29,7 @@ def register_task(task: type[Task]) -> None:
     if _classes.get(task.name, task) is not task:
         raise TaskError(f"the task name {task.name!r} is taken by {_classes[task.name]!r}: use another one")
     for other in _classes.values():
-        shared = {_plain(words) for words in task.instructions} & {_plain(words) for words in other.instructions}
+        shared = _words(task) & _words(other)
         if shared and other is not task:
             raise TaskError(f"task {task.name!r} has the instruction {min(shared)!r} in common with {other.name!r}")
     _classes[task.name] = task
@@ -56,12 +58,16 @@ def make_task(name: str, spec: RobotSpec) -> Task:
 
 
 def task_of(instruction: str) -> str | None:
-    """The name of the task with this instruction among its wordings (case and a full stop aside), None without one."""
+    """The name of the task that has these words (case and a full stop aside), held out or not, None without one."""
     plain = _plain(instruction)
     for name in task_names():
-        if plain in map(_plain, task_class(name).instructions):
+        if plain in _words(task_class(name)):
             return name
     return None
+
+
+def _words(task: type[Task]) -> set[str]:
+    return {_plain(words) for words in (*task.instructions, *task.held_out)}
 
 
 def _plain(instruction: str) -> str:
@@ -81,5 +87,5 @@ def _load(name: str, point: EntryPoint) -> None:
     register_task(task)
 
 
-for _task in (Reach, Lift, Push, PickPlace, Stack, Peg):
+for _task in (Reach, Lift, Push, PickPlace, Stack, Peg, Touch, Put):
     register_task(_task)

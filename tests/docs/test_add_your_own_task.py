@@ -16,9 +16,12 @@ from tests.pages import Page
 PAGE = Page("docs/add-your-own-task.md")
 
 
-def test_the_expert_of_the_pages_task_succeeds(tmp_path: Path) -> None:
-    task, watch = PAGE.blocks("python")
-    (tmp_path / "press.py").write_text(task)
+@pytest.mark.parametrize("name", ["Press", "Ring"])
+def test_the_expert_of_the_pages_task_succeeds(tmp_path: Path, name: str) -> None:
+    task, watch, words = PAGE.blocks("python")
+    if name == "Ring":
+        task, watch = words, watch.replace("from press", "from ring").replace("Press", "Ring")
+    (tmp_path / f"{name.lower()}.py").write_text(task)
     (tmp_path / "watch.py").write_text(watch)
     done = subprocess.run([sys.executable, "watch.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert
+from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert, Randomization
 from envs.control import JointDeltaControl
 from envs.scene import build_scene
 from envs.tasks import make_task
@@ -122,3 +122,31 @@ def test_an_arm_that_was_stopped_is_not_behind_what_it_never_got(monkeypatch: py
     for key in ("observation.state", "observation.tracking_error"):
         np.testing.assert_allclose(last[key], observations[key], atol=1e-3)
     env.close()
+
+
+@pytest.mark.parametrize("latency", [0, 2])
+def test_what_is_foreseen_is_what_comes_and_changes_nothing(latency: int) -> None:
+    """An arm on its way, at its limits: the set-points exactly, what is measured to a fraction of the way."""
+    options = EnvOptions(tracking_error=True, randomization=Randomization(latency=latency))
+    env, twin = (ArmEnv(simulated("reach"), "reach", options) for _ in range(2))
+    rng = np.random.default_rng(0)
+    observations, _ = env.reset(seed=0)
+    twin.reset(seed=0)
+    for _ in range(4):
+        actions = env.rest_action() + np.float32(0.1) * rng.standard_normal((5, 8), np.float32)
+        actions[:, :7] += np.float32(0.15)
+        before = env.set_point
+        foreseen = env.foresee(observations, actions)
+        np.testing.assert_array_equal(env.set_point, before)
+        now = observations
+        for action in actions:
+            observations, *_, info = env.step(action)
+            *_, other = twin.step(action)
+            np.testing.assert_array_equal(info["executed"], other["executed"])
+        state = foreseen["observation.state"] - now["observation.state"]
+        np.testing.assert_allclose(state, env.set_point - before, atol=1e-6)
+        for key in foreseen:
+            off, way = np.abs(foreseen[key] - observations[key]).max(), np.abs(now[key] - observations[key]).max()
+            assert off < 0.35 * way, f"{key}: foreseen {off:.3f} off, as it was seen {way:.3f}"
+    env.close()
+    twin.close()

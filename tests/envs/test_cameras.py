@@ -17,7 +17,7 @@ from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions
 from envs.scene import build_scene
 from envs.spaces import observation_space
 from envs.tasks import make_task
-from hal import Reading, Renderable, load_spec
+from hal import Reading, Renderable, RobotSpec, load_spec
 from hal.drivers.mujoco import MujocoRobot
 from tests.envs.alike import alike
 
@@ -258,6 +258,41 @@ def test_images_that_a_driver_brings_are_used_at_the_size_asked_for() -> None:
     # 160 of 320 columns are left; white ends at 20 of these 160, which is 8 of 64.
     assert (image[:, :7] == 255).all() and (image[:, 9:] == 0).all()
     env.close()
+
+
+def pictures(*sizes: tuple[int, int]) -> RobotSpec:
+    """The robot with cameras front and wrist that deliver pictures of these heights and widths."""
+    cameras = zip(SPEC.cameras, sizes, strict=True)
+    return SPEC.model_copy(
+        update={"cameras": tuple(one.model_copy(update={"height": h, "width": w}) for one, (h, w) in cameras)}
+    )
+
+
+def test_whole_pictures_keep_their_shape_and_are_never_enlarged() -> None:
+    spec = pictures((120, 320), (30, 40))
+    robot = Filmed(spec, build_scene(spec, make_task("lift", spec)))
+    robot.brings = ("front",)
+    env = ArmEnv(robot, "lift", options(cameras=("front",), image_size=(64, 64), whole_images=True))
+    image = env.reset(seed=0)[0][KEYS[0]]
+    assert image.shape == env.observation_space[KEYS[0]].shape == (24, 64, 3)
+    assert (image[:, :20] == 255).all() and (image[:, 20:] == 0).all()  # 100 of 320 columns, which is 20 of 64
+    env.close()
+    space = observation_space(spec, make_task("lift", spec), options(image_size=(64, 64), whole_images=True))
+    assert space[KEYS[1]].shape == (30, 40, 3)
+
+
+@renders
+def test_cameras_of_unlike_sizes_show_what_each_shows_alone() -> None:
+    spec = pictures((96, 160), (30, 40))
+    many = BatchArmEnv(spec, "reach", 2, seed=0, options=options(image_size=(64, 80), whole_images=True))
+    seen = many.reset()[0]
+    for key, size in zip(KEYS, ((48, 80), (30, 40)), strict=True):
+        one = options(cameras=(key.rpartition(".")[2],), image_size=size)
+        alone = BatchArmEnv(spec, "reach", 2, seed=0, options=one)
+        np.testing.assert_array_equal(alone.reset()[0][key], seen[key])
+        assert seen[key].shape == (2, *size, 3)
+        alone.close()
+    many.close()
 
 
 def test_a_camera_without_images_is_refused() -> None:

@@ -17,7 +17,7 @@ from hal.drivers.mujoco import MujocoRobot
 SPEC = load_spec("panda")
 J = len(SPEC.joints)
 STATE = "observation.state"
-EVERYTHING = Randomization(mass=1, friction=0.5, damping=2, gain=0.3, sensor_noise=0.01, latency=3)
+EVERYTHING = Randomization(mass=1, friction=0.5, damping=2, gain=0.3, sensor_noise=0.01, image_noise=0.1, latency=3)
 
 
 def options(**changes: Any) -> EnvOptions:
@@ -183,6 +183,31 @@ def test_an_arm_that_rests_shows_the_same_noise() -> None:
     env.running[1] = False
     rows = [env.step(env.control.rest_action(np.arange(2)))[0][STATE] for _ in range(2)]
     assert np.array_equal(rows[0][1], rows[1][1]) and not np.array_equal(rows[0][0], rows[1][0])
+
+
+@pytest.mark.renders
+def test_image_noise_is_on_new_images_only_and_of_the_size_that_is_asked_for() -> None:
+    images = {"cameras": ("front",), "image_size": (48, 48), "image_every": 2}
+    rest, errors = np.zeros((3, SPEC.dim), np.float32), []
+    envs = []
+    for vary in (Randomization(image_noise=0.05), Randomization()):
+        envs.append(BatchArmEnv(SPEC, "reach", 3, seed=0, options=EnvOptions(randomization=vary, **images)))
+    for step in range(4):
+        seen = [(env.step(rest) if step else env.reset())[0]["observation.images.front"] for env in envs]
+        errors.append(seen[0].astype(float) - seen[1])
+    again = envs[0].reset(options={"reset_mask": np.array([True, False, False])})[0]["observation.images.front"]
+    assert not np.array_equal(again[0], seen[0][0]) and np.array_equal(again[1:], seen[0][1:])
+    for env in envs:
+        env.close()
+    inner = (seen[1] > 40) & (seen[1] < 215)  # elsewhere brightness has an end
+    assert np.std(errors[3][inner]) == pytest.approx(0.05 * 255, rel=0.05)
+    assert np.array_equal(errors[0], errors[1]) and np.array_equal(errors[2], errors[3]), "no new image, no new noise"
+    assert abs(np.corrcoef(errors[0][inner], errors[2][inner])[0, 1]) < 0.1
+    single = ArmEnv(MujocoRobot(SPEC, build_scene(SPEC, make_task("reach", SPEC))), "reach", envs[0].options)
+    noisy = single.reset(seed=0)[0]["observation.images.front"]
+    plain = single.observe()["observation.images.front"]
+    assert 0.02 * 255 < np.std(noisy.astype(float) - plain) < 0.06 * 255, "observe shows no noise of an episode"
+    single.close()
 
 
 def test_factors_are_log_uniform_within_their_spans() -> None:

@@ -9,7 +9,7 @@ import hal
 from envs import BatchArmEnv, Expert, SceneState, TaskError, make_task
 from envs.geometry import pointing_down, poses, rotation_from_quaternion
 
-TASKS = ("reach", "lift", "push", "pick_place", "stack", "peg")
+TASKS = ("reach", "lift", "push", "pick_place", "stack", "peg", "touch", "put")
 PAGES = sorted(path.stem for path in hal.data_path("hardware_specs").glob("*.yaml"))
 SPECS = {name: spec for name in PAGES if (spec := hal.load_spec(name)).mujoco is not None and spec.tabletop is not None}
 EVERY = [pytest.param(task, arm, id=f"{task}-{arm}") for task in TASKS for arm in SPECS]
@@ -93,17 +93,19 @@ def test_observations_share_one_layout(task: str, arm: str) -> None:
     env = batch(task, arm, 5, 0)
     seen = env.reset()[0]["observation.environment_state"]
     state = env.scene_state()
-    entries = {"reach": 6, "lift": 15, "push": 21, "pick_place": 21, "stack": 21, "peg": 24}[task]
+    known = {"reach": 6, "lift": 15, "push": 21, "pick_place": 21, "stack": 21, "peg": 24, "touch": 9, "put": 33}
+    entries = known[task]
     assert seen.shape == (5, entries) and seen.dtype == np.float32
     pose = state.objects[env.task.objects[0]]
     np.testing.assert_allclose(seen[:, :3], state.tcp, atol=1e-6)
-    np.testing.assert_allclose(seen[:, 3:6], pose[:, :3] - state.tcp, atol=1e-6)
-    if entries > 6:
+    aim = pose[:, :3] + ([0, 0, env.task.half_size] if task == "touch" else 0)
+    np.testing.assert_allclose(seen[:, 3:6], aim - state.tcp, atol=1e-6)
+    if entries > 9:
         into = np.swapaxes(state.rotation, 1, 2)
         axes = rotation_from_quaternion(pose[:, 3:])
         for start, vector in ((6, pose[:, :3] - state.tcp), (9, axes[:, :, 0]), (12, axes[:, :, 2])):
             np.testing.assert_allclose(seen[:, start : start + 3], np.einsum("nij,nj->ni", into, vector), atol=1e-6)
-    if entries > 15:
+    if entries > 15 and task != "put":
         np.testing.assert_allclose(seen[:, 18:21], np.einsum("nij,nj->ni", into, seen[:, 15:18]), atol=1e-6)
 
 
@@ -115,7 +117,7 @@ def test_a_robot_that_can_not_do_it_is_named_with_the_reason(task: str) -> None:
     tiny = hal.Rectangle(lower=(0.4, 0.0), upper=(0.45, 0.05))
     with pytest.raises(TaskError, match=f"task {task}: the tabletop of robot panda is as large as a square of 5.0 cm"):
         make_task(task, spec.model_copy(update={"tabletop": tiny}))
-    if task in ("lift", "pick_place", "stack", "peg"):
+    if task in ("lift", "pick_place", "stack", "peg", "put"):
         assert spec.gripper is not None
         for gripper in (None, spec.gripper.model_copy(update={"upper": 0.03, "home": 0.03})):
             narrow = hal.RobotSpec.model_construct(**{**dict(spec), "gripper": gripper})
