@@ -3,7 +3,7 @@
 Imports nothing of the other packages here.
 """
 
-from policies.base import Chunk, Policy
+from policies.base import Chunk, Plan, Policy
 from policies.check import check_policy
 from policies.chunk_policy import ChunkPolicy
 from policies.critics import Critics
@@ -23,6 +23,7 @@ __all__ = [
     "FlowMLP",
     "FlowTransformer",
     "GaussianPolicy",
+    "Plan",
     "Policy",
     "PolicyError",
     "SquashedGaussianPolicy",

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.base import Chunk, Policy
+from policies.base import Chunk, Plan, Policy
 from policies.encoder import EMBODIMENT, IMAGES
-from policies.errors import PolicyCheckError
+from policies.errors import ImitationOnlyError, PolicyCheckError
 from policies.normalizer import Statistics
 
 TOLERANCE = 1e-4  # of a log-probability per unit, in float32
@@ -133,9 +133,16 @@ def check_exploration(case: _Case) -> None:
     other[:, 1:] = case.policy.noise(BATCH, case.rng)[:, 1:]
     if not torch.equal(case.policy.act(case.observations, other, False).actions, plain.actions):
         _fail(rule, "the noise of the steps changed a chunk with explore=False", "evaluations would not be repeatable")
-    if not explored.stochastic.any(-1).all():
+    if not case.policy.has_log_prob:
+        if explored.stochastic.any():
+            _fail(
+                "without log-probabilities no step is stochastic",
+                "one is with explore=True",
+                "reinforcement would ask for the probability of what has none",
+            )
+    elif not explored.stochastic.any(-1).all():
         _fail(rule, "a chunk has no stochastic step with explore=True", "it has no log-probability to learn from")
-    if torch.equal(explored.actions, plain.actions):
+    elif torch.equal(explored.actions, plain.actions):
         _fail(rule, "explore=True gave the actions of explore=False", "nothing would be explored")
     if not torch.equal(case.act(True).actions, explored.actions):
         _fail(
@@ -158,8 +165,21 @@ def check_rows(case: _Case) -> None:
 
 
 def check_log_prob(case: _Case) -> None:
-    """log_prob of a stored path is the log-probability recorded when it was drawn, in any batch size, with gradient."""
+    """log_prob of a stored path is the log-probability recorded when it was drawn, in any batch size, with gradient.
+
+    A policy that has none says so.
+    """
     chunk = case.act(True)
+    if not case.policy.has_log_prob:
+        try:
+            case.policy.log_prob(case.observations, chunk.path, chunk.stochastic)
+        except ImitationOnlyError:
+            return
+        _fail(
+            "a policy whose has_log_prob is False raises ImitationOnlyError",
+            "log_prob gave a number",
+            "reinforcement would learn from it",
+        )
     rule = f"log_prob of a stored path equals the recorded one to {TOLERANCE} per unit"
     whole = case.policy.log_prob(case.observations, chunk.path, chunk.stochastic)
     single = torch.cat(
@@ -180,6 +200,36 @@ def check_log_prob(case: _Case) -> None:
     gradients = [g for g in torch.autograd.grad(whole.sum(), trained, allow_unused=True) if g is not None]
     if not any(g.any() for g in gradients) or not all(g.isfinite().all() for g in gradients):
         _fail("log_prob carries a gradient", "it is zero or not finite", "the policy would not change, or break")
+
+
+def check_plans(case: _Case) -> None:
+    """A policy that can be guided keeps to a plan, row by row; without one it acts as ever."""
+    policy = case.policy
+    if type(policy).act_guided is Policy.act_guided:
+        return
+    plain = case.act(False).actions
+    shift = float(np.mean(case.statistics["action"].std))
+    left = torch.full((BATCH,), policy.horizon)
+    left[0] = 0
+
+    def guided(rows: slice) -> Chunk:
+        obs = {key: value[rows] for key, value in case.observations.items()}
+        plan = Plan((plain + 0.5 * shift)[rows], left[rows], left[rows])
+        return policy.act_guided(obs, case.noise[rows], plan, 5.0)
+
+    chunk = guided(slice(None))
+    rule = "act_guided draws each row to its own plan, and a row without one is that of act"
+    if chunk.actions.requires_grad or any(one.grad is not None for one in policy.parameters()):
+        _fail(rule, "it left gradients behind", "every chunk would keep its graph in memory, or training would take it")
+    if chunk.stochastic.any():
+        _fail(rule, "a step is stochastic", "its recorded probability would be that of another chunk")
+    if not torch.allclose(chunk.actions[0], plain[0], rtol=1e-4, atol=1e-4):
+        _fail(rule, "a row without a plan is another than that of act", "an arm's first chunk would be another")
+    alone = torch.cat([guided(slice(i, i + 1)).actions for i in range(BATCH)])
+    if not torch.allclose(chunk.actions, alone, rtol=1e-4, atol=1e-4):
+        _fail(rule, "a row alone is another", "on a policy server robots would influence each other")
+    if not (chunk.actions[1:] - plain[1:]).any():
+        _fail(rule, "a plan changed nothing", "an arm would jump from chunk to chunk")
 
 
 def check_loss(case: _Case) -> None:
@@ -251,6 +301,7 @@ CHECKS: tuple[Callable[[_Case], None], ...] = (
     check_log_prob,
     check_loss,
     check_state,
+    check_plans,
     check_contract,
 )
 

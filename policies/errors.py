@@ -30,6 +30,10 @@ class StatisticsError(PolicyError):
     """Raised when normalisation statistics lack a key, have another shape, or are not finite."""
 
 
+class ImitationOnlyError(PolicyError):
+    """Raised when the probability of a chunk is asked of a policy that has none."""
+
+
 class PolicyCheckError(PolicyError):
     """Raised by `check_policy` when a policy breaks the contract: the rule, the fault seen and what it would cause."""
 

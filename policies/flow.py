@@ -29,7 +29,10 @@ from torch import Tensor
 from policies.errors import PolicyConfigError
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""velocity(z, t): points z (B, K, H, D) at flow times t (K,) or (B, K) -> v (B, K, H, D)."""
+"""velocity(z, t): points z (B, K, H, D) at flow times t (K,) or (B, K) -> v (B, K, H, D).
+
+A network that takes a time for each action is also asked at t (B, K, H).
+"""
 
 Spread = Callable[[Tensor, Tensor], Tensor]
 """spread(z, t): the standard deviations of Flow-Noise, as `Velocity` gives velocities."""

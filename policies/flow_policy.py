@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from policies.base import Chunk, Contract, Observations
+from policies.base import Chunk, Contract, Observations, Plan
 from policies.chunk_policy import ChunkPolicy
 from policies.errors import PolicyConfigError
 from policies.flow import Denoising, Spread, Velocity
 from policies.mlp import mlp
 from policies.normalizer import Features
+from policies.real_time import guided, soft_mask
 
 TIME_DIM = 16
 LONGEST_PERIOD, SHORTEST_PERIOD = 4.0, 0.1  # of the time embedding, in flow time
@@ -77,9 +78,21 @@ class FlowPolicy(ChunkPolicy):
     @torch.no_grad()
     def act(self, obs: Observations, noise: Tensor, explore: bool) -> Chunk:
         encoded, real = self.observation(obs), self.real_of(obs)
-        sample = self.denoising.sample(
-            self._masked(self.field(encoded), real), noise, explore, real, self._spread(encoded, real)
-        )
+        velocity = self._masked(self.field(encoded), real)
+        return self._walked(obs, velocity, noise, explore, self._spread(encoded, real) if explore else None)
+
+    @torch.no_grad()
+    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> Chunk:
+        weight, real = soft_mask(plan.left, plan.delay, self.horizon)[..., None], self.real_of(obs)
+        target = self.action(plan.actions, self.observation.embodiment(obs))
+        if real is not None:
+            weight = weight * real[:, None]
+        return self._walked(obs, guided(self.velocity(obs), target, weight, largest), noise)
+
+    def _walked(
+        self, obs: Observations, velocity: Velocity, noise: Tensor, explore: bool = False, spread: Spread | None = None
+    ) -> Chunk:
+        sample = self.denoising.sample(velocity, noise, explore, self.real_of(obs), spread)
         return Chunk(self.actions_of(obs, sample.path[:, -1]), sample.path, sample.stochastic, sample.log_prob)
 
     def log_prob(self, obs: Observations, path: Tensor, stochastic: Tensor) -> Tensor:
@@ -97,12 +110,17 @@ class FlowPolicy(ChunkPolicy):
     def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
         """E |v(x_t, t, s) - (eps - a)|^2 with t ~ Beta(1.5, 1), mostly noise (pi0, arXiv:2410.24164)."""
         a = self.action(actions, self.observation.embodiment(obs))
-        eps = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
-        u = torch.rand(len(a), 1, generator=generator, device=a.device, dtype=a.dtype)
-        t = u ** (1 / 1.5)  # inverse of the distribution function t^1.5
+        eps, t = self.drawn(a, generator)
         x = torch.lerp(a, eps, t[..., None])  # x_t = (1 - t) a + t eps
         v = self.velocity(obs)(x[:, None], t)[:, 0]
         return self.mean_error(obs, (v - (eps - a)).square(), valid)
+
+    @staticmethod
+    def drawn(a: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Noise like the actions a (B, H, D), and flow times (B, 1), for `loss`."""
+        eps = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
+        u = torch.rand(len(a), 1, generator=generator, device=a.device, dtype=a.dtype)
+        return eps, u ** (1 / 1.5)  # inverse of the distribution function t^1.5
 
     def contract(self) -> Contract:
         return super().contract() | {

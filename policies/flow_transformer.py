@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from policies.base import Contract
+from policies.base import Chunk, Contract, Observations, Plan
 from policies.errors import PolicyConfigError
 from policies.flow import Velocity
 from policies.flow_policy import TIME_DIM, FlowPolicy
 from policies.normalizer import Features
+from policies.real_time import prefixed
 
 
 class FlowTransformer(FlowPolicy):
@@ -21,6 +22,9 @@ class FlowTransformer(FlowPolicy):
 
     Args: those of `FlowPolicy`, and
         width: of a token, a multiple of `heads`. depth: layers.
+        max_delay: imitation shows it the first d actions of each chunk as they are, at flow time 0, and it learns the
+            others from them, d from 0 to `max_delay` at random (training-time delay, arXiv:2512.05964). Then it can go
+            on from actions that are executed while it computes, `act_prefixed`.
 
     Raises:
         PolicyConfigError: besides, where width, depth and heads make no sense.
@@ -36,9 +40,15 @@ class FlowTransformer(FlowPolicy):
         width: int = 128,
         depth: int = 3,
         heads: int = 4,
+        max_delay: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(features, horizon, action_dim, **options)
+        if not 0 <= max_delay < horizon:
+            raise PolicyConfigError(
+                f"max_delay is {max_delay}: expected 0 to {horizon - 1}, or nothing of a chunk would be left to learn."
+            )
+        self.max_delay = max_delay
         if min(width, depth, heads) < 1 or width % heads:
             raise PolicyConfigError(
                 f"width {width}, depth {depth}, heads {heads}: expected 1 or more each, and a width that the heads "
@@ -64,7 +74,8 @@ class FlowTransformer(FlowPolicy):
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             b, k = z.shape[:2]
             tokens = (self.actions(z) + self.places).flatten(0, 1)  # (B K, H, W)
-            clock = self.clock(self.time(t).expand(b, k, -1)).flatten(0, 1)[:, None]  # (B K, 1, W)
+            each = self.time(t if t.ndim == 3 else t.expand(b, k)[..., None])
+            clock = self.clock(each).flatten(0, 1)  # (B K, 1 or H, W)
             context = seen[:, None].expand(b, k, -1, -1).flatten(0, 1)
             for layer in self.layers:
                 tokens = layer(tokens, context, clock)
@@ -74,8 +85,35 @@ class FlowTransformer(FlowPolicy):
 
         return velocity
 
+    @torch.no_grad()
+    def act_prefixed(self, obs: Observations, noise: Tensor, plan: Plan) -> Chunk:
+        """As in `Policy`. Raises PolicyConfigError where it was not trained so."""
+        if not self.max_delay:
+            raise PolicyConfigError("a flow_transformer with max_delay 0 was never shown the beginning of a chunk.")
+        kept = self._first(torch.minimum(plan.delay, plan.left)[:, None])
+        target = self.action(plan.actions, self.observation.embodiment(obs))
+        return self._walked(obs, prefixed(self.velocity(obs), target, kept), noise)
+
+    def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
+        """As in `FlowPolicy`; with `max_delay`, over the actions after those that are shown."""
+        if not self.max_delay:
+            return super().loss(obs, actions, valid, generator)
+        a = self.action(actions, self.observation.embodiment(obs))
+        eps, t = self.drawn(a, generator)
+        delay = torch.randint(self.max_delay + 1, (len(a), 1), generator=generator, device=a.device)
+        shown = self._first(delay)
+        times = torch.where(shown, 0.0, t)  # (B, H)
+        x = torch.lerp(a, eps, times[..., None])
+        v = self.velocity(obs)(x[:, None], times[:, None])[:, 0]
+        return self.mean_error(obs, (v - (eps - a)).square(), valid & ~shown)
+
+    def _first(self, count: Tensor) -> Tensor:
+        """(B, H) bool: the first `count` (B, 1) actions of each chunk."""
+        return torch.arange(self.horizon, device=count.device) < count
+
     def contract(self) -> Contract:
-        return super().contract() | {"width": self.width, "depth": self.depth, "heads": self.heads}
+        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads}
+        return super().contract() | sizes | {"max_delay": self.max_delay}
 
 
 class _Modulated(nn.Module):

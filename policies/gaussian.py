@@ -67,7 +67,7 @@ class GaussianPolicy(ChunkPolicy):
         return Chunk(
             self.actions_of(obs, chunk),
             torch.stack([noise[:, 0], chunk], 1),
-            torch.full((len(chunk), 1), explore),
+            torch.full((len(chunk), 1), explore, device=chunk.device),
             density if explore else torch.zeros_like(density),
         )
 

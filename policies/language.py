@@ -1,4 +1,4 @@
-"""Instructions as vectors, without a model: hashed words and pieces of words."""
+"""Instructions as vectors: hashed words and pieces of words, or, for a model that reads, their bytes."""
 
 import re
 import zlib
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 INSTRUCTION_DIM = 64
+TEXT_DIM = 256
+"""Longest instruction that is passed on as bytes."""
 _WORD = re.compile(r"\w+")
 
 
@@ -35,3 +37,17 @@ def embed(instruction: str) -> NDArray[np.float32]:
     result = (vector * (np.sqrt(INSTRUCTION_DIM) / norm) if norm else vector).astype(np.float32)
     result.flags.writeable = False
     return result
+
+
+@lru_cache(maxsize=4096)
+def as_bytes(instruction: str) -> NDArray[np.float32]:
+    """(256,) float32, the bytes of the text in UTF-8, then zeros; what is longer is cut off. Read-only."""
+    data = instruction.encode()[:TEXT_DIM]
+    result = np.frombuffer(data.ljust(TEXT_DIM, b"\0"), np.uint8).astype(np.float32)
+    result.flags.writeable = False
+    return result
+
+
+def as_text(rows: NDArray[np.float32]) -> list[str]:
+    """What `as_bytes` made rows (n, 256) of; a character that was cut in two is left out."""
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows.astype(np.uint8)]

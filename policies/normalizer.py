@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from policies.errors import StatisticsError
 
 Features = Mapping[str, tuple[int, ...]]
+Scale = Literal["mean_std", "min_max", "quantiles", "quantile10", "identity"]
+"""What is brought to one size: mean and deviation, or the span from -1 to 1, as LeRobot's modes of normalisation."""
+SCALES: tuple[Scale, ...] = get_args(Scale)
+_SPANS = {"min_max": (0.0, 1.0), "quantiles": (0.01, 0.99), "quantile10": (0.1, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,22 @@ class Statistics:
     std: NDArray[np.float64]
 
     @classmethod
-    def of(cls, data: ArrayLike) -> "Statistics":
-        """Statistics over the first axis of data (n, ...)."""
+    def of(cls, data: ArrayLike, scale: Scale = "mean_std") -> "Statistics":
+        """Statistics over the first axis of data (n, ...); for a span its middle and half its length: the same map."""
         rows = np.asarray(data, np.float64)
         if rows.ndim < 1 or len(rows) == 0:
             raise StatisticsError("statistics of no data: the mean would be undefined; give at least one row.")
-        return cls(rows.mean(0), rows.std(0))
+        if scale == "mean_std":
+            return cls(rows.mean(0), rows.std(0))
+        if scale == "identity":
+            return cls(np.zeros(rows.shape[1:]), np.ones(rows.shape[1:]))
+        low, high = np.quantile(rows, _SPANS[scale], axis=0)
+        return cls.spanning(low, high)
+
+    @classmethod
+    def spanning(cls, low: NDArray[np.floating], high: NDArray[np.floating]) -> "Statistics":
+        """Those that bring `low` to -1 and `high` to 1."""
+        return cls((low + high) / 2, (high - low) / 2)
 
 
 def statistics(observations: Mapping[str, ArrayLike], actions: ArrayLike) -> dict[str, Statistics]:

@@ -1,6 +1,7 @@
 """Policies by kind. A third party adds one through the entry-point group `robotlearn.policies`."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -15,8 +16,24 @@ GROUP = "robotlearn.policies"
 
 Factory = Callable[..., Policy]
 
+VLAS = ("smolvla", "pi0", "pi05")
+IMITATORS = ("act", "diffusion")
+
+
+def _of_lerobot(kind: str, **options: Any) -> Policy:
+    try:
+        import lerobot.policies.factory  # noqa: F401  # a quarter of a minute
+
+        from policies.imitators.make import make_imitator
+        from policies.vla.load import make_vla
+    except ImportError as error:
+        raise PolicyConfigError(f"{kind} needs the extra vla: pip install 'robotlearn[vla]' ({error}).") from error
+    return make_vla(kind, **options) if kind in VLAS else make_imitator(kind, **options)
+
+
 _factories: dict[str, Factory] = {
-    policy.kind: policy for policy in (FlowMLP, FlowTransformer, GaussianPolicy, SquashedGaussianPolicy)
+    **{policy.kind: policy for policy in (FlowMLP, FlowTransformer, GaussianPolicy, SquashedGaussianPolicy)},
+    **{kind: partial(_of_lerobot, kind) for kind in (*VLAS, *IMITATORS)},
 }
 
 

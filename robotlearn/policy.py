@@ -1,5 +1,6 @@
 """A run's policy: built from its config, asked for chunks, and as the named arrays that go over the wire."""
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,19 @@ from numpy.typing import NDArray
 from policies.base import Chunk, Policy
 from policies.registry import make_policy
 from robotlearn.config.config import Config
-from robotlearn.config.policy import OtherPolicyConfig
+from robotlearn.config.policy import IMITATORS, VLAS, OtherPolicyConfig
 from robotlearn.errors import ConfigError, WireError
 from robotlearn.inputs import Inputs
 from robotlearn.wire.chunks import BF16, from_bf16
 
 
-def build_policy(config: Config, inputs: Inputs) -> Policy:
-    """A policy of the config's kind for what it is shown, with random weights that follow from `config.seed`.
+def build_policy(
+    config: Config, inputs: Inputs, device: torch.device | str = "cpu", *, weights: bool = True
+) -> Policy:
+    """A policy of the config's kind for what it is shown, with random weights that follow from `config.seed`, or those
+    of the checkpoint that the config names.
+
+    weights: False where others are to be loaded: then what a checkpoint of LeRobot has is not read, nor fetched.
 
     Raises PolicyError as `make_policy`, and ConfigError where the policy's sizes are not those of the config.
     """
@@ -25,6 +31,8 @@ def build_policy(config: Config, inputs: Inputs) -> Policy:
     kind = options.pop("kind")
     if isinstance(config.policy, OtherPolicyConfig):
         options |= options.pop("options")
+    if kind in (*VLAS, *IMITATORS):
+        options["weights"] = weights
     if len(inputs.embodiments) > 1:
         options["used_dims"] = [inputs.used_dims[name].tolist() for name in inputs.embodiments]
     with torch.random.fork_rng(devices=[]):
@@ -34,7 +42,7 @@ def build_policy(config: Config, inputs: Inputs) -> Policy:
     for key, wanted in (("horizon", config.policy.horizon), ("denoising_steps", config.policy.path_steps)):
         if (found := getattr(policy, key)) != wanted:
             raise ConfigError(f"policy.{key} is {wanted}, but a policy of kind {kind!r} has {found}")
-    return policy
+    return policy.to(device)
 
 
 def ask(
@@ -46,12 +54,15 @@ def ask(
     noise: torch.Tensor,
     explore: bool,
 ) -> tuple[np.ndarray, Chunk]:
-    """The chunks for n arms of one embodiment: actions (n, H, dim) as the arms take them, and the policy's own."""
+    """The chunks for n arms of one embodiment: actions (n, H, dim) as the arms take them, and the policy's own, both on
+    the CPU.
+    """
+    device = policy.device
     shown = {
-        key: torch.from_numpy(np.ascontiguousarray(value))
+        key: torch.from_numpy(np.ascontiguousarray(value)).to(device)
         for key, value in inputs.observations(embodiment, seen, instructions).items()
     }
-    chunk = policy.act(shown, noise, explore)
+    chunk = policy.act(shown, noise.to(device), explore).to("cpu")
     return inputs.actions(embodiment, chunk.actions.numpy()), chunk
 
 
@@ -88,9 +99,9 @@ def load_arrays(
     `loaded` are those that it holds since the last call: what is the same memory is not copied again. Raises WireError
     naming the first one that does not fit.
     """
-    state = to_arrays(policy)
+    state = {name: tensor.detach() for name, tensor in policy.state_dict().items()}
     for name in sorted(state.keys() | arrays.keys()):
-        here = _kind(state[name]) if name in state else "missing"
+        here = _kind_of(state[name]) if name in state else "missing"
         there = _kind(arrays[name]) if name in arrays else "missing"
         if here not in (there, there.replace("bfloat16", "float32")):
             raise WireError(f"weights do not fit this policy: {name} is {there} there and {here} here")
@@ -98,10 +109,24 @@ def load_arrays(
         source = arrays[name]
         if loaded is not None and loaded[name].ctypes.data == source.ctypes.data:
             continue
-        if source.dtype == target.dtype:
-            np.copyto(target, source)
+        if target.device.type == "cpu":
+            _copy(source, _view(target))
         else:
-            from_bf16(source, target)
+            target.copy_(_tensor(source))
+
+
+def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:
+    if source.dtype == target.dtype:
+        np.copyto(target, source)
+    else:
+        from_bf16(source, target)
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # nobody writes to it
+        if array.dtype == BF16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
 
 
 def _view(tensor: torch.Tensor) -> NDArray[Any]:
@@ -112,3 +137,7 @@ def _view(tensor: torch.Tensor) -> NDArray[Any]:
 
 def _kind(array: NDArray[Any]) -> str:
     return f"{'bfloat16' if array.dtype == BF16 else array.dtype.name} {array.shape}"
+
+
+def _kind_of(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

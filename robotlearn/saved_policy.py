@@ -14,7 +14,7 @@ from hal.spec import RobotSpec, load_spec
 from robotlearn import checkpoint
 from robotlearn.cells import Cell, cells_of
 from robotlearn.config.config import Config
-from robotlearn.config.edge import PacedEdgeConfig
+from robotlearn.config.edge import LATE, WAYS, ExecutionConfig, PacedEdgeConfig
 from robotlearn.config.load import load_config
 from robotlearn.contract import contract
 from robotlearn.errors import CheckpointError, ConfigError
@@ -43,10 +43,13 @@ class SavedPolicy:
 
     def load(self) -> Policy:
         """The policy with its weights. Raises CheckpointError when they are damaged."""
-        from robotlearn.inputs import Inputs  # torch comes with it
+        from robotlearn.device import device  # torch comes with them
+        from robotlearn.inputs import Inputs
         from robotlearn.policy import build_policy
 
-        policy = build_policy(self.config, Inputs(self.config))
+        # On the CPU, too, what was learnt on a GPU that isn't here.
+        where = device("cpu" if self.config.learner.device == "cpu" else "auto", "learner.device")
+        policy = build_policy(self.config, Inputs(self.config), where, weights=False)
         policy.load_state_dict(checkpoint.load(self.checkpoint, contract(self.config)).policy)
         return policy
 
@@ -73,14 +76,16 @@ def find_policy_for(
     robot: str | None,
     task: str | None,
     ahead: int | None = None,
+    way: str | None = None,
     driver: str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> SavedPolicy:
     """`find_policy`, its config with a single, paced edge: one arm of the model `robot`, which does `task`.
 
     robot: a spec's name or file; None: the run's only one. Another spec of the same embodiment takes the place of the
-    run's. task: one of the run's; None: its only one. ahead: as an edge's `ahead`; None: that of the run's paced edge,
-    or 0 where it has none, since a policy that was trained in lockstep never met an older observation. driver: by
+    run's. task: one of the run's; None: its only one. ahead, way: as an edge's `execution` has them; None: those of the
+    run's paced edge, or hold and 0 where it has none, since a policy that was trained in lockstep never met an older
+    observation; where only the way is another one, half of the chunk if it computes while the arm moves. driver: by
     default that of the run's paced edge, with its options; options: the driver's own, laid over those.
 
     Raises besides ConfigError: the policy is not for this robot or task, naming what differs.
@@ -92,6 +97,8 @@ def find_policy_for(
             f"--ahead {ahead}: expected less than the policy's horizon ({config.policy.horizon}), or a chunk would be "
             "asked for before the one in front of it has begun"
         )
+    if way is not None and way not in WAYS:
+        raise ConfigError(f"--way {way}: expected one of {', '.join(WAYS)}")
     if task is None and len(config.task) > 1:
         raise ConfigError(f"{path}: the run has several tasks; choose with --task one of {', '.join(config.task)}")
     if task is not None and task not in config.task:
@@ -113,7 +120,7 @@ def find_policy_for(
         raise ConfigError(f"{path}: the run has several robots; choose with --robot one of {', '.join(robots)}")
     else:
         robot = robots[0]
-    edge = _paced(config, ahead) | {"robot": [robot], "task": [task or config.task[0]]}
+    edge = _paced(config, ahead, way) | {"robot": [robot], "task": [task or config.task[0]]}
     if driver is not None and driver != edge["driver"]:
         edge |= {"driver": driver, "options": {}}
     edge["options"] |= options or {}
@@ -134,12 +141,20 @@ def _find(path: Path) -> tuple[RunFolder, Path]:
     return folder, path if single else checkpoint.newest(folder.checkpoints)
 
 
-def _paced(config: Config, ahead: int | None) -> dict[str, Any]:
-    """The run's own paced edge, for its settings, or the default one; `ahead` as asked for."""
+def _paced(config: Config, ahead: int | None, way: str | None) -> dict[str, Any]:
+    """The run's own paced edge, for its settings, or the default one; `execution` as asked for."""
     horizon = config.policy.horizon
-    default = PacedEdgeConfig(name="arm", kind="paced", ahead=0, segment_steps=max(32, horizon))
+    default = PacedEdgeConfig(
+        name="arm", kind="paced", execution=ExecutionConfig(ahead=0), segment_steps=max(32, horizon)
+    )
     edge = next((edge for edge in config.edges if isinstance(edge, PacedEdgeConfig)), default)
-    return edge.model_dump() | ({} if ahead is None else {"ahead": ahead})
+    execution = edge.execution.model_dump(exclude_unset=True)
+    if way is not None and way != edge.execution.way:
+        execution = {"way": way} | ({} if way == "wait" else {"ahead": horizon // 2 if way in LATE else 0})
+    if ahead is not None:
+        execution["ahead"] = ahead
+    # A policy that is run and not taught does what it does best.
+    return edge.model_dump() | {"execution": execution, "explore": False}
 
 
 def _place(robots: Sequence[str], spec: RobotSpec) -> tuple[int, str]:

@@ -59,6 +59,6 @@ fi
 [ -x $venv/bin/uv ] || run "installing uv with pip" $venv/bin/python -m pip install --quiet --constraint requirements.lock uv
 # Compiled here and once: by itself every Python does it at its start, where it may not write what it compiled.
 run "installing the packages" $venv/bin/uv pip install --compile-bytecode --python $venv/bin/python \
-    --constraints requirements.lock --build-constraints requirements.lock --editable '.[dev,ray,viz,bench,lerobot,dds,datasets,bags]'
+    --constraints requirements.lock --build-constraints requirements.lock --editable '.[dev,ray,viz,bench,lerobot,dds,datasets,bags,vla]'
 touch $venv/.ready
 echo "setup: $venv is ready"

@@ -119,14 +119,32 @@ def test_of_several_tasks_one_is_chosen(tmp_path: Path) -> None:
 
 def test_the_next_chunk_is_asked_for_as_early_as_in_training_or_as_told(tmp_path: Path) -> None:
     lockstep = make_run(tmp_path / "lockstep", overrides=['edges=[{"name": "arms", "kind": "batch"}]'])
-    arm = '[{"name": "arm", "kind": "paced", "ahead": 1}]'
+    arm = '[{"name": "arm", "kind": "paced", "execution": {"ahead": 1}}]'
     paced = make_run(tmp_path / "paced", overrides=[f"edges={arm}"])
 
     def ahead(folder: RunFolder, *asked: int) -> int:
         (edge,) = find_policy_for(folder.path, None, None, *asked).config.edges
         assert isinstance(edge, PacedEdgeConfig)
-        return edge.ahead
+        return edge.execution.ahead
 
     assert (ahead(lockstep), ahead(lockstep, 2), ahead(paced), ahead(paced, 0)) == (0, 2, 1, 0)
     with pytest.raises(ConfigError, match=r"^--ahead 4: expected less than the policy's horizon \(4\)"):
         ahead(lockstep, 4)
+
+
+def test_what_the_arm_does_meanwhile_is_that_of_training_or_as_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "lockstep", overrides=['edges=[{"name": "arms", "kind": "batch"}]'])
+
+    def execution(way: str | None, ahead: int | None = None) -> tuple[str, int]:
+        (edge,) = find_policy_for(folder.path, None, None, ahead, way).config.edges
+        assert isinstance(edge, PacedEdgeConfig) and not edge.explore
+        return edge.execution.way, edge.execution.ahead
+
+    assert execution(None) == ("hold", 0)
+    assert execution("rtc") == ("rtc", 2), "half of a chunk of four"
+    assert execution("vlash", 3) == ("vlash", 3)
+    assert execution("wait")[0] == "wait"
+    with pytest.raises(ConfigError, match=r"execution\.way: 'prefix' is not valid with this policy"):
+        execution("prefix")
+    with pytest.raises(ConfigError, match="--way jump: expected one of wait, hold, overlap"):
+        execution("jump")

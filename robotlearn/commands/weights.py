@@ -71,6 +71,33 @@ def rollback(run: RunArgument, version: VersionArgument) -> None:
     _order(run, "rollback", version)
 
 
+@weights.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; must not be there, or be empty.")],
+    version: Annotated[
+        int | None, typer.Option(min=0, help="A version of the run; by default its newest.", show_default=False)
+    ] = None,
+) -> None:
+    """The policy as a checkpoint of LeRobot, for smolvla, pi0, pi05, act and diffusion; LoRA is merged into it.
+
+    LeRobot's `from_pretrained` loads it, and so does a config's policy.pretrained. Its joints and actions are those of
+    robotlearn: rad and m, actions relative to the last set-point.
+    """
+    from robotlearn import lerobot_checkpoint
+    from robotlearn.checkpoint import place
+    from robotlearn.run_folder import RunFolder
+    from robotlearn.saved_policy import find_policy
+
+    if version is not None:
+        kept = RunFolder.open(run).checkpoints
+        _check_kept(run, kept, version)
+        run = place(kept, version)
+    saved = find_policy(run)
+    lerobot_checkpoint.write(saved, out)
+    typer.echo(f"{out}: version {saved.version} as a checkpoint of LeRobot, {saved.config.policy.kind}")
+
+
 def _rows(folder: RunFolder, orders: Orders) -> list[dict[str, Any]]:
     from robotlearn.checkpoint import best, list_versions
     from robotlearn.metrics import read_metrics
@@ -115,18 +142,25 @@ def _shown(key: str, row: dict[str, Any]) -> str:
     return "-" if value is None else str(value) if key == "version" else f"{value:.1%}"
 
 
-def _order(run: Path, what: Literal["pin", "unpin", "rollback"], version: int) -> None:
+def _check_kept(run: Path, checkpoints: Path, version: int) -> None:
     from robotlearn.checkpoint import list_versions
+    from robotlearn.errors import CheckpointError
+
+    kept = [int(path.name) for path in list_versions(checkpoints)]
+    if version not in kept:
+        found = ", ".join(map(str, kept)) or "none"
+        raise CheckpointError(f"{run} has no checkpoint of version {version}; it has {found}")
+
+
+def _order(run: Path, what: Literal["pin", "unpin", "rollback"], version: int) -> None:
     from robotlearn.display import busy
     from robotlearn.errors import CheckpointError
     from robotlearn.learner.orders import Orders
     from robotlearn.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    kept = [int(path.name) for path in list_versions(folder.checkpoints)]
-    if what != "unpin" and version not in kept:
-        found = ", ".join(map(str, kept)) or "none"
-        raise CheckpointError(f"{run} has no checkpoint of version {version}; it has {found}")
+    if what != "unpin":
+        _check_kept(run, folder.checkpoints, version)
     orders = Orders(folder)
     number = orders.give(what, version)
     if not folder.address.exists():

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()]
-EXTRAS = ("bags", "datasets", "dds", "lerobot", "ray", "viz")  # of what users run; the others are for development
+EXTRAS = ("bags", "datasets", "dds", "lerobot", "ray", "viz", "vla")  # of users; the others are for development
 BROUGHT = ("cv2", "datasets", "draccus")  # by lerobot, and imported beside it only
 ROS = ("rclpy", "action_msgs", "builtin_interfaces", "control_msgs", "sensor_msgs", "std_msgs", "trajectory_msgs")
 PACKAGES = ("hal", "envs", "policies", "robotlearn")

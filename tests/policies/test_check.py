@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from policies import Chunk, FlowMLP, check_policy
-from policies.errors import PolicyCheckError
+from policies import Chunk, FlowMLP, Plan, check_policy
+from policies.errors import ImitationOnlyError, PolicyCheckError
 
 
 class Good(FlowMLP):
@@ -64,6 +64,20 @@ class AlwaysExplores(Good):
         return super().act(obs, noise, True)
 
 
+class SaysItHasNoLogProb(Good):
+    has_log_prob = False
+
+
+class ImitatesYetExplores(SaysItHasNoLogProb):
+    def log_prob(self, obs, path, stochastic):  # type: ignore[no-untyped-def]
+        raise ImitationOnlyError("none")
+
+
+class GuessesItsLogProb(SaysItHasNoLogProb):
+    def act(self, obs, noise, explore):  # type: ignore[no-untyped-def]
+        return super().act(obs, noise, False)
+
+
 class MixesRobots(WithChunk):
     def change(self, chunk, obs, noise, explore):  # type: ignore[no-untyped-def]
         return Chunk(chunk.actions + chunk.actions.mean(0), chunk.path, chunk.stochastic, chunk.log_prob)
@@ -110,6 +124,28 @@ class ContractOfWeights(Good):
         return super().contract() | {"sum": sum(p.sum().item() for p in self.parameters())}
 
 
+class IgnoresPlans(Good):
+    def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
+        return self.act(obs, noise, False)
+
+
+class SharesPlans(Good):
+    def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
+        shared = Plan(plan.actions.mean(0, keepdim=True).expand_as(plan.actions), plan.left, plan.delay)
+        return super().act_guided(obs, noise, shared, largest)
+
+
+class GuidesAll(Good):
+    def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
+        whole = torch.full_like(plan.left, self.horizon)
+        return super().act_guided(obs, noise, Plan(plan.actions, whole, whole), largest)
+
+
+class ExploresAlong(Good):
+    def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
+        return self.act(obs, noise, True)
+
+
 def test_a_good_policy_passes_and_is_left_as_it_was() -> None:
     policy = Good()
     before = {key: value.clone() for key, value in policy.state_dict().items()}
@@ -127,6 +163,8 @@ def test_a_good_policy_passes_and_is_left_as_it_was() -> None:
         (NotFinite, "act returns", "not finite"),
         (PathElsewhere, "path starts at", "not noise"),
         (NeverExplores, "explore=True", "no stochastic step"),
+        (ImitatesYetExplores, "without log-probabilities no step", "one is with explore=True"),
+        (GuessesItsLogProb, "raises ImitationOnlyError", "gave a number"),
         (AlwaysExplores, "explore=False", "stochastic with explore=False"),
         (MixesRobots, "own observation", "differs by"),
         (OtherLogProb, "equals the recorded", "0.001"),
@@ -136,6 +174,10 @@ def test_a_good_policy_passes_and_is_left_as_it_was() -> None:
         (ForgetsStatistics, "state_dict holds", "acts differently"),
         (UnwritableContract, "contract", "JSON"),
         (ContractOfWeights, "contract", "other weights changed it"),
+        (IgnoresPlans, "act_guided", "changed nothing"),
+        (SharesPlans, "act_guided", "a row alone"),
+        (GuidesAll, "act_guided", "without a plan"),
+        (ExploresAlong, "act_guided", "stochastic"),
     ],
 )
 def test_each_fault_is_found_and_named(policy: type[Good], rule: str, fault: str) -> None:

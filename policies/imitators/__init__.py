@@ -1,0 +1,1 @@
+"""LeRobot's policies that are learnt by imitation alone."""

@@ -1,0 +1,1 @@
+"""LeRobot's vision-language-action models as policies."""
