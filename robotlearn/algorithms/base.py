@@ -31,7 +31,14 @@ class Algorithm(ABC):
 
 
 class OnPolicy(Algorithm):
-    """Learns from whole episodes, each once, made by weights that are at most `learner.max_staleness` versions old."""
+    """Learns from whole episodes, each once, made by weights that are at most `learner.max_staleness` versions old.
+
+    Attributes:
+        group: so many episodes are given together or not at all, those of one `Group`, as the edges begin them by the
+            config; 1: each by itself.
+    """
+
+    group: int = 1
 
     @abstractmethod
     def update(self, episodes: Sequence[Episode], version: int, before_change: Callable[[], None]) -> dict[str, float]:

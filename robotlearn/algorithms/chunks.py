@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.tensors import moved
-from robotlearn.wire.segment import Segment
+from robotlearn.wire.segment import Group, Segment
 
 Array = NDArray[Any]
 
@@ -32,7 +32,7 @@ class Episode:
     version, start, first, executed, lag: (C,), as `chunk_*` of a segment: `start` is the step of the first action
     of the chunk that was executed, `first` its index in the chunk; the chunk was observed at step `start - lag`.
     path (C, N+1, H, D), stochastic (C, N), log_prob (C, N, H).
-    embodiment, task: the robot's model, and the task in words.
+    embodiment, task: the robot's model, and the task in words. group: which of several that began alike it is.
     """
 
     observations: Mapping[str, Array]
@@ -53,6 +53,7 @@ class Episode:
     log_prob: Array
     embodiment: str = ""
     task: str = ""
+    group: Group | None = None
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -71,6 +72,8 @@ def join(segments: Sequence[Segment]) -> Episode:
         one, two = ((s.edge, s.robot, s.episode) for s in (before, after))
         if one != two:
             raise EpisodeError(f"segments of two episodes, {one} and {two} (edge, robot, episode), can't be joined.")
+        if before.group != after.group:
+            raise EpisodeError(f"episode {one} is in two groups, {before.group} and {after.group}.")
         end = before.first_step + len(before.reward)
         if after.first_step != end:
             what = "missing" if after.first_step > end else "there twice"
@@ -83,7 +86,7 @@ def join(segments: Sequence[Segment]) -> Episode:
 def _join_one(s: Segment) -> Episode:
     steps = {name: getattr(s, name) for name in _STEP_FIELDS}
     chunks = {name: getattr(s, f"chunk_{name}") for name in _CHUNK_FIELDS}
-    return Episode(s.observations, **steps, **chunks, embodiment=s.embodiment, task=s.task)
+    return Episode(s.observations, **steps, **chunks, embodiment=s.embodiment, task=s.task, group=s.group)
 
 
 def _concatenate(parts: Sequence[Segment]) -> Episode:
@@ -92,11 +95,12 @@ def _concatenate(parts: Sequence[Segment]) -> Episode:
         key: np.concatenate([*(s.observations[key][:-1] for s in parts[:-1]), parts[-1].observations[key]])
         for key in parts[0].observations
     }
+    s = parts[0]
     steps = {name: np.concatenate([getattr(s, name) for s in parts]) for name in _STEP_FIELDS}
     chunks = {name: np.concatenate([getattr(s, f"chunk_{name}") for s in parts]) for name in _CHUNK_FIELDS}
     offset = np.array([s.first_step - parts[0].first_step for s in parts])
     chunks["start"] = chunks["start"] + offset.repeat([len(s.chunk_start) for s in parts]).astype(np.int32)
-    return Episode(observations, **steps, **chunks, embodiment=parts[0].embodiment, task=parts[0].task)
+    return Episode(observations, **steps, **chunks, embodiment=s.embodiment, task=s.task, group=s.group)
 
 
 def _merge_split_chunks(episode: Episode) -> Episode:

@@ -34,7 +34,7 @@ class HGDagger(OffPolicy):
     def __init__(self, policy: Policy, config: HGDaggerConfig, seed: int) -> None:
         """Learns `policy` in place, on the device where it is; its statistics are set before."""
         self.policy, self.config = policy, config
-        self.device = next(policy.parameters()).device
+        self.device = policy.device
         self.window = Window(policy.horizon, policy.horizon, gamma=1.0, bootstraps=False)
         self.optimizer = Optimizer("policy", policy, config.lr, config.grad_clip, config.weight_decay)
         self.generator = torch.Generator(self.device).manual_seed(seed)

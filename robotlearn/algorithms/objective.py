@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robotlearn.config.algorithms import PPOConfig
+from robotlearn.config.algorithms import PathConfig
 
 # exp beyond this would overflow, and 0 * inf in the backward pass of the clip is NaN; r is clipped long before.
 LARGEST_LOG_RATIO = 20.0
@@ -25,7 +25,7 @@ class Objective:
 
 
 def objective(
-    log_prob: Tensor, proximal: Tensor, behaviour: Tensor, advantage: Tensor, units: Tensor, config: PPOConfig
+    log_prob: Tensor, proximal: Tensor, behaviour: Tensor, advantage: Tensor, units: Tensor, config: PathConfig
 ) -> Objective:
     """-E_units[ w min(r A, clip(r, 1 - c, 1 + c) A) ], r = pi/pi_prox, w = pi_prox/pi_b.
 

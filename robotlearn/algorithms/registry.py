@@ -8,6 +8,7 @@ from typing import Any
 from policies.base import Policy
 from robotlearn.algorithms.base import Algorithm
 from robotlearn.algorithms.errors import AlgorithmError, UnknownAlgorithmError
+from robotlearn.algorithms.grpo import GRPO
 from robotlearn.algorithms.hg_dagger import HGDagger
 from robotlearn.algorithms.ppo import PPO
 from robotlearn.algorithms.sac import SAC
@@ -17,7 +18,7 @@ GROUP = "robotlearn.algorithms"
 Factory = Callable[[Policy, Any, int], Algorithm]
 """(policy, config, seed) -> Algorithm; `config` is the run's `algorithm` section, whose `name` chose the factory."""
 
-_factories: dict[str, Factory] = {"ppo": PPO, "sac": SAC, "rlpd": SAC, "hgdagger": HGDagger}
+_factories: dict[str, Factory] = {"ppo": PPO, "grpo": GRPO, "sac": SAC, "rlpd": SAC, "hgdagger": HGDagger}
 
 
 def register_algorithm(name: str, factory: Factory) -> None:

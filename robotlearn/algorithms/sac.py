@@ -64,7 +64,7 @@ class SAC(OffPolicy):
         self.policy, self.config = policy, config
         self.window = Window(policy.horizon, policy.horizon, config.gamma, timeout=config.timeout)
         self.sampling = _RLPD if isinstance(config, RLPDConfig) else _SAC
-        self.device = next(policy.parameters()).device
+        self.device = policy.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.critics = Critics(

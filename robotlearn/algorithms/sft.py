@@ -36,7 +36,9 @@ class Windows:
 
     @classmethod
     def joined(cls, parts: Sequence["Windows"]) -> "Windows":
-        """All of several, with equal keys and shapes."""
+        """All of several, with equal keys and shapes; one alone is itself."""
+        if len(parts) == 1:
+            return parts[0]
         observations = {key: torch.cat([part.observations[key] for part in parts]) for key in parts[0].observations}
         return cls(observations, torch.cat([p.actions for p in parts]), torch.cat([p.valid for p in parts]))
 
@@ -55,7 +57,8 @@ def windows(
     """The chunk of the next `horizon` actions from every step of every episode.
 
     Args:
-        observations: {key: (T, ...)}, each the one from which the action of the same row was chosen.
+        observations: {key: (T, ...)}, each the one from which the action of the same row was chosen; not copied where
+            they may be written to, since images fill the memory.
         actions: (T, D), of all episodes, one after the other.
         episode_ends: (E,), the row after the last of each episode, ascending; the last is T.
 
@@ -71,7 +74,7 @@ def windows(
     end = ends[np.searchsorted(ends, np.arange(steps), side="right")]  # of the episode that each step is in
     at = np.arange(steps)[:, None] + np.arange(horizon)
     chunks = np.asarray(actions, np.float32)[np.minimum(at, end[:, None] - 1)]
-    obs = {key: torch.from_numpy(np.array(rows)) for key, rows in observations.items()}
+    obs = {key: torch.from_numpy(np.require(rows, requirements=["C", "W"])) for key, rows in observations.items()}
     return Windows(obs, torch.from_numpy(chunks), torch.from_numpy(at < end[:, None]))
 
 
@@ -83,7 +86,7 @@ class SFT:
 
     def __init__(self, policy: Policy, config: SFTConfig, seed: int) -> None:
         self.policy, self.config = policy, config
-        self.device = next(policy.parameters()).device
+        self.device = policy.device
         self.optimizer = Optimizer("policy", policy, config.lr, config.grad_clip, config.weight_decay)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.steps = 0
@@ -102,13 +105,15 @@ class SFT:
     ) -> dict[str, float]:
         """The config's steps that are left, or those up to step `until`, on batches drawn with replacement.
 
-        Metrics are of the last 100.
+        Only a batch at a time is moved to the policy's device. Metrics are of the last 100.
         """
-        data, losses = demonstrations.to(self.device), []
+        losses = []
         end = self.config.steps if until is None else min(until, self.config.steps)
         while self.steps < end:
-            rows = torch.randint(len(data), (self.config.batch_size,), generator=self.generator, device=self.device)
-            losses.append(self.step(data[rows])["loss/sft"])
+            size = (self.config.batch_size,)
+            rows = torch.randint(len(demonstrations), size, generator=self.generator, device=self.device)
+            # A batch at a time: images of many demonstrations may be more than the memory of a GPU.
+            losses.append(self.step(demonstrations[rows.cpu()].to(self.device))["loss/sft"])
             if progress is not None:
                 progress(self.steps, losses[-1])
         return {"loss/sft": float(np.mean(losses[-100:])) if losses else float("nan"), "steps": float(self.steps)}

@@ -21,6 +21,7 @@ from robotlearn.policy import ask
 from robotlearn.wire.segment import Segment
 
 Step = Literal["approved", "trial", "rejected", "roll back"]
+_AT_ONCE = 32  # chunks: a VLA may be large
 _TOLERANCE = 1e-4  # rad, m
 
 
@@ -169,8 +170,17 @@ class Approval:
             if not rows:
                 continue
             seen = {key: np.stack([row[key] for row, _ in rows]) for key in rows[0][0]}
-            noise = policy.noise(len(rows), self._rng)
-            actions, _ = ask(policy, self._inputs, embodiment, seen, [words for _, words in rows], noise, False)
+            noise, words = policy.noise(len(rows), self._rng), [words for _, words in rows]
+            parts = [slice(first, first + _AT_ONCE) for first in range(0, len(rows), _AT_ONCE)]
+            actions = np.concatenate(
+                [
+                    ask(
+                        policy, self._inputs, embodiment, {key: value[part] for key, value in seen.items()},
+                        words[part], noise[part], False,
+                    )[0]
+                    for part in parts
+                ]
+            )  # fmt: skip
             if not np.isfinite(actions).all():
                 return f"its chunks for {embodiment} hold numbers that are not finite", False
             low, high = self._limits[embodiment]

@@ -14,6 +14,7 @@ from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.buffer.compact import Evicted
 from robotlearn.buffer.log_files import Position
 from robotlearn.buffer.store import SegmentStore
+from robotlearn.config.config import Config
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.errors import LogError
 from robotlearn.inputs import Inputs
@@ -29,11 +30,18 @@ UNBOUNDED_UPDATES = 4
 """With max_staleness = inf so many updates' worth of episodes may wait or run; more could only get staler."""
 
 
-def episode_gate(settings: LearnerConfig) -> StalenessGate:
+QUIET_S = 5.0
+"""An edge that runs nothing and sent nothing for so long has lost what its groups lack."""
+AWAY_S = 60.0
+"""As long may an edge be away until what it has begun is given up."""
+
+
+def episode_gate(config: Config) -> StalenessGate:
     """The gate of a run that learns from whole episodes."""
+    settings = config.learner
     batch, unbounded = settings.episodes_per_update, settings.max_staleness == math.inf
     most = UNBOUNDED_UPDATES * batch if unbounded else None
-    return StalenessGate(batch, settings.max_staleness, max_pending=most)
+    return StalenessGate(batch, settings.max_staleness, max_pending=most, group=config.group)
 
 
 class EpisodeFeed(Feed):
@@ -52,7 +60,7 @@ class EpisodeFeed(Feed):
         """`store` holds what came before `until`, which nobody will `take`."""
         self._algorithm, self._inputs, self._store, self._gate, self._heard = algorithm, inputs, store, gate, heard
         self._batch = settings.episodes_per_update
-        self._pool = EpisodePool(settings.max_staleness)
+        self._pool = EpisodePool(settings.max_staleness, group=algorithm.group)
         self._read_to = until
         """What is stored from here on is not in the pool yet."""
         self._used: tuple[int, int] = (0, 0)
@@ -80,7 +88,7 @@ class EpisodeFeed(Feed):
             self._pool.add([(segment, position)])
         # Every episode whose end is stored waits, as the gate counts them, also one whose middle is still to come.
         self._gate.restore(ended)
-        return f"{len(self._pool)} episodes wait in the log"
+        return f"{len(self._pool) + self._pool.apart} episodes wait in the log"
 
     def take(self, stored: Sequence[StoredSegment]) -> None:
         for one in stored:
@@ -95,7 +103,16 @@ class EpisodeFeed(Feed):
                 continue
             completed = self._pool.add([(segment, one.position)])
             self._heard(segment, [waiting.finished() for waiting in completed])
-        self._gate.skipped(self._pool.drop_stale(self.version) + self._pool.drop_unfinished())
+        pool = self._pool
+        self._gate.skipped(
+            pool.drop_stale(self.version) + pool.drop_unfinished() + pool.drop_incomplete(self._patience)
+        )
+
+    def _patience(self, edge: str) -> float:
+        """For how long what an edge's groups lack may still come [s]."""
+        if self._gate.running_at(edge):
+            return math.inf
+        return QUIET_S if self._gate.knows(edge) else AWAY_S
 
     @property
     def due(self) -> bool:
@@ -103,7 +120,8 @@ class EpisodeFeed(Feed):
 
     @property
     def waits_for(self) -> str:
-        return f"episodes: {len(self._pool)} of {self._batch}"
+        apart = f", {self._pool.apart} in groups that are not complete" if self._pool.apart else ""
+        return f"episodes: {len(self._pool)} of {self._batch}{apart}"
 
     def update(self, before_change: Callable[[], None]) -> tuple[dict[str, float], Sequence[Finished]] | None:
         taken, skipped = self._pool.take(self._batch)
@@ -135,7 +153,11 @@ class EpisodeFeed(Feed):
             "episodes_unusable": self._unusable,
             "episodes_skipped_stale": self._pool.skipped_stale,
             "episodes_dropped_unfinished": self._pool.dropped_unfinished,
-        }
+        } | (
+            {"groups_incomplete": self._pool.groups_incomplete, "episodes_incomplete": self._pool.dropped_incomplete}
+            if self._algorithm.group > 1
+            else {}
+        )
 
     def close(self) -> None:
         pass

@@ -21,6 +21,7 @@ from robotlearn.checkpoint import Checkpoint
 from robotlearn.config.config import Config
 from robotlearn.contract import Fit, contract
 from robotlearn.demonstrations_check import check_demonstrations
+from robotlearn.device import device
 from robotlearn.display import Display, View
 from robotlearn.durable import write_atomic
 from robotlearn.errors import CheckpointError, RunFolderError
@@ -83,12 +84,13 @@ class Learner:
         self._cells = cells_of(config)
         self._inputs = Inputs(config, self._cells)
         self._contract = contract(config, self._cells)
-        # All now: what is wrong with them must not be found after the imitation.
-        self._policy = build_policy(config, self._inputs)
-        algorithm_factory(config.algorithm.name)
-        check_replay(config, self._cells)
         # A run that was stopped before its first update may have no checkpoint: it begins again.
         begun = folder.highest_version > 0 or bool(checkpoint.list_versions(folder.checkpoints))
+        # All now: what is wrong with them must not be found after the imitation.
+        where = device(config.learner.device, "learner.device")
+        self._policy = build_policy(config, self._inputs, where, weights=not (resume and begun))
+        algorithm_factory(config.algorithm.name)
+        check_replay(config, self._cells)
         self._checkpoint = checkpoint.load_newest(folder.checkpoints, self._contract) if resume and begun else None
         if self._checkpoint is None:
             check_demonstrations(config)
@@ -99,7 +101,7 @@ class Learner:
             raise RunFolderError(
                 f"{folder.path} is complete: {done} updates are done and measured; with --resume and {more} it goes on"
             )
-        self._gate = episode_gate(settings)
+        self._gate = episode_gate(config)
         self._store = SegmentStore(folder.segments, misfit=Fit(config, self._cells))
         self._stored_before = self._store.end
         """What is stored from here on comes from the server."""
@@ -248,6 +250,11 @@ class Learner:
                 demonstrated=there / "records" if shown.episodes else None,
             )
         elif isinstance(self._algorithm, OnPolicy):
+            if self._algorithm.group != self.config.group:
+                raise AlgorithmError(
+                    f"algorithm {self.config.algorithm.name!r} learns from groups of {self._algorithm.group} episodes, "
+                    f"and this run's edges begin groups of {self.config.group}: only grpo has groups so far"
+                )
             self._feed = EpisodeFeed(self._algorithm, self.config.learner, *parts, heard=self._hear)
         else:
             raise AlgorithmError(
@@ -408,6 +415,7 @@ class Learner:
             "eval_high": measured.high,
             "eval_episodes": measured.episodes,
             **{f"eval_success/{name}": part.success for name, part in measured.cells.items()},
+            **{f"eval_instruction/{words}": rate.success for words, rate in measured.instructions.items()},
         }
 
     # ---- end

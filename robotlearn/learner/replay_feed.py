@@ -123,7 +123,7 @@ class ReplayFeed(Feed):
             exponent=settings.priority_exponent,
             correction=settings.priority_correction,
         )
-        device = next(algorithm.policy.parameters()).device
+        device = algorithm.policy.device
         self._maker = BatchMaker(self._memory, self._sampling, settings.batch_size, pinned=device.type == "cuda")
         staleness = config.learner.max_staleness
         self._limiter = RateLimiter(

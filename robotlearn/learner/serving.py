@@ -64,7 +64,7 @@ class Serving:
         self._bfloat16 = config.learner.weights_dtype == "bfloat16"
         self._held = approving(config)
         self._all_held = set(self._held) >= {edge.name for edge in config.edges}
-        device = next(policy.parameters()).device
+        device = policy.device
         self._copies = HostCopies(device) if device.type == "cuda" else None
         self._max_staleness = config.learner.max_staleness
         self._orders = Orders(folder)

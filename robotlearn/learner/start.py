@@ -52,7 +52,11 @@ def teach(
     may raise to break off, `note` after each measurement. Raises StartError when the band is not met.
     """
     given = _collect(config, cells, report)
-    policy.set_statistics(demonstrated(inputs, given) if given else wandered(config, cells, inputs))
+    if getattr(config.policy, "statistics", "data") == "data":  # else the policy has its checkpoint's
+        scales = policy.scales
+        policy.set_statistics(
+            demonstrated(inputs, given, scales) if given else wandered(config, cells, inputs, scales)
+        )
     if not given:
         return Taught(policy, 0, 0, None)
     data = Windows.joined([_windows(inputs, cell, shown, policy.horizon) for cell, shown in given])

@@ -45,6 +45,9 @@ class StalenessGate:
 
     With max_staleness = inf the bound is `max_pending`, so that nothing grows without limit.
 
+    Where episodes belong together in a group (see `Group`), so many of them are granted together or none: parts of a
+    group in the hands of several edges, which nobody can begin, would keep the gate shut for ever.
+
     Nobody starves: what is skipped as stale leaves `pending`, what a dead edge was running is `freed`, and grants go
     round-robin, one at a time. Any thread may call anything; `changed` (if given) is called, without the lock, when a
     `poll` may grant what the last one could not.
@@ -56,6 +59,7 @@ class StalenessGate:
         max_staleness: float,
         *,
         max_pending: int | None = None,
+        group: int = 1,
         changed: Callable[[], None] | None = None,
     ) -> None:
         """Raises ConfigError for bounds that would never let an update happen."""
@@ -68,6 +72,11 @@ class StalenessGate:
             bound = min(bound, max_pending)
         if bound == math.inf:
             raise ConfigError("with max_staleness = inf the gate needs a max_pending, else the buffer has no bound")
+        if group < 1 or bound % group:
+            raise ConfigError(
+                f"the gate lets {bound} episodes run, which is not a number of whole groups of {group}: the rest could "
+                "never begin"
+            )
         if bound < episodes_per_update:
             raise ConfigError(
                 f"max_pending is {max_pending}, fewer than the {episodes_per_update} episodes of an update: "
@@ -75,7 +84,7 @@ class StalenessGate:
             )
         self.episodes_per_update = episodes_per_update
         self.max_staleness = max_staleness
-        self.bound = int(bound)
+        self.bound, self.group = int(bound), group
         self.changed = changed
         self._lock = threading.Lock()
         self._edges: dict[str, _Edge] = {}
@@ -118,19 +127,21 @@ class StalenessGate:
         granted: dict[str, int] = {}
         with self._lock:
             free = self.bound - self._owed - max(0, self._pending) - sum(edge.running for edge in self._edges.values())
-            wanting = [name for name, edge in self._edges.items() if edge.wanted]
+            free //= self.group
+            wanting = [name for name, edge in self._edges.items() if edge.wanted >= self.group]
             while free > 0 and wanting:
-                # Whole rounds at once where they fit, else one by one.
-                share = max(1, min(free // len(wanting), min(self._edges[name].wanted for name in wanting)))
+                # Whole rounds at once where they fit, else group by group.
+                least = min(self._edges[name].wanted for name in wanting) // self.group
+                share = max(1, min(free // len(wanting), least))
                 for name in wanting[:free]:
                     edge = self._edges[name]
-                    edge.wanted -= share
-                    edge.running += share
+                    edge.wanted -= share * self.group
+                    edge.running += share * self.group
                     free -= share
-                    granted[name] = granted.get(name, 0) + share
+                    granted[name] = granted.get(name, 0) + share * self.group
                     # Who was served last comes last in the next poll.
                     self._edges[name] = self._edges.pop(name)
-                wanting = [name for name in wanting if self._edges[name].wanted]
+                wanting = [name for name in wanting if self._edges[name].wanted >= self.group]
             return [Grants(name, self._edges[name].session, count, version) for name, count in granted.items()]
 
     # ---- what the learner does with them (called by its training loop and intake)
@@ -180,6 +191,10 @@ class StalenessGate:
         """Episodes that run at that edge, or are granted to it."""
         known = self._edges.get(edge)
         return known.running if known is not None else 0
+
+    def knows(self, edge: str) -> bool:
+        """Whether the edge has said what it runs, and is not gone."""
+        return edge in self._edges
 
     def wanted_by(self, edge: str) -> int:
         """Episodes that the edge waits for."""

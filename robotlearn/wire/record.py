@@ -13,8 +13,8 @@
                   body: the raw tensors one after the other, then the encoded parts (see `Layout`), each with its length
                   (8 bytes) before it; each padded with zeros to a multiple of 64
 
-Schema 1 had raw tensors only; its records are read too. All numbers are little-endian. A record's length is a multiple
-of 64, so that records lie aligned in a log.
+Schema 1 had raw tensors only, schema 2 no groups; their records are read too. All numbers are little-endian. A record's
+length is a multiple of 64, so that records lie aligned in a log.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from robotlearn.wire.encodings import CODECS, RAW, ZSTD, Encodings, ImageEncodin
 from robotlearn.wire.layout import ALIGNMENT, Layout, Tensor, TensorEntry, padded
 from robotlearn.wire.packing import pack as pack_block
 from robotlearn.wire.packing import unpack
-from robotlearn.wire.segment import ARRAYS, CHUNK_INDICES, Segment, check_chunks
+from robotlearn.wire.segment import ARRAYS, CHUNK_INDICES, Group, Segment, check_chunks
 
 MAGIC = b"\x89RLREC\r\n"
-SCHEMA = 2
-READS = (1, 2)
+SCHEMA = 3
+READS = (1, 2, 3)
 SEGMENT, ENTRY, HOLE = 1, 2, 3
 PREFIX = 32
 MAX_HEADER = 1 << 20
@@ -61,7 +61,7 @@ _MAX_TEXT, _MAX_TASK = 256, 4096
 Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
 
 
-class RecordHeader(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class RecordHeader(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What a segment's record says of itself before its tensors."""
 
     edge: Text
@@ -77,6 +77,7 @@ class RecordHeader(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     success: bool  # at any of its steps
     starred: bool  # a person intervened at any of its steps
     version: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # the lowest of its chunks' weights, -1 without chunks
+    group: Group | None = None  # of the episode, where several began alike
     tensors: msgspec.Raw
 
 
@@ -223,6 +224,7 @@ def encode(segment: Segment, *, session: int | None = None, sequence: int | None
             success=b"\x01" in segment.success.tobytes(),
             starred=segment.starred,
             version=min(segment.chunk_version.tolist(), default=-1),
+            group=segment.group,
             tensors=layout.table,
         )
     )
@@ -390,6 +392,8 @@ def _check_header(
         or header.version != min(versions, default=-1)
     ):
         raise WireError("record's header contradicts its arrays (steps, last, success, starred or version)")
+    if header.group is not None and header.group.member >= header.group.size:
+        raise WireError(f"record's header names member {header.group.member} of a group of {header.group.size}")
 
 
 def _check_marks(checked: memoryview, layout: Layout, marks: bytes) -> tuple[bool, bool, bool]:
@@ -443,6 +447,7 @@ def decode(buffer: Buffer, verify: bool = True, images: bool = True) -> Segment:
         episode=header.episode,
         first_step=header.first_step,
         observations=observations,
+        group=header.group,
         **arrays,
     )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from robotlearn.errors import WireError
@@ -38,6 +39,14 @@ ARRAYS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 CHUNK_INDICES = ("chunk_start", "chunk_first", "chunk_executed", "chunk_lag")
+
+
+class Group(NamedTuple):
+    """Which of the `size` episodes of a group an episode is: they began in the same scene, under the same version."""
+
+    id: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # unique within the edge
+    member: Annotated[int, Meta(ge=0, lt=2**31)]  # 0 ... size - 1
+    size: Annotated[int, Meta(ge=2, lt=2**31)]
 
 
 class Dimensions(NamedTuple):
@@ -85,6 +94,7 @@ class Segment:
     chunk_path: NDArray[np.float32]  # (C, N+1, H, P) denoising path in normalised space, padded dims included
     chunk_stochastic: NDArray[np.bool_]  # (C, N) which denoising steps were sampled
     chunk_log_prob: NDArray[np.float32]  # (C, N, H), 0 where not stochastic
+    group: Group | None = None  # of the episode, where several began alike
     encodings: Encodings | None = None  # what its record is to be encoded with; None: all as it is
 
     @property
@@ -125,6 +135,8 @@ class Segment:
         for name in ("session", "sequence", "episode", "first_step"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise WireError(f"segment: {name} is {getattr(self, name)}, expected 0 to 2**63 - 1")
+        if self.group is not None and not (0 <= self.group.id < 2**63 and 0 <= self.group.member < self.group.size):
+            raise WireError(f"segment: group is {self.group}, expected a member from 0 to its size - 1")
         for name in ("edge", "robot", "embodiment", "task"):
             if not isinstance(getattr(self, name), str):
                 raise WireError(f"segment: {name} is {getattr(self, name)!r}, expected a string")

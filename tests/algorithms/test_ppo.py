@@ -15,7 +15,8 @@ from policies import FlowMLP
 from robotlearn.algorithms.chunks import ChunkBatch, chunk_batch, join
 from robotlearn.algorithms.errors import DivergedError, StateError
 from robotlearn.algorithms.gae import gae
-from robotlearn.algorithms.ppo import PPO, _split
+from robotlearn.algorithms.minibatches import minibatches, split
+from robotlearn.algorithms.ppo import PPO
 from robotlearn.config.algorithms import PPOConfig
 from tests.algorithms.weights import same, watch, weights
 
@@ -55,7 +56,7 @@ def test_learning_rate_0_leaves_the_policy_and_every_ratio_1(policy, batch, prox
 def test_the_policy_changes_only_after_it_was_said(policy, batch) -> None:
     """What was said last time covers one step: in between, its weights may have been published."""
     ppo = PPO(policy, config(), seed=0)
-    seen, say = watch(policy, ppo.actor_optimizer)
+    seen, say = watch(policy, ppo.actor.optimizer)
     ppo.learn(batch, 9, say)
     assert len(seen) > 5 and same(weights(policy), seen[-1])
 
@@ -107,10 +108,10 @@ def test_what_was_not_executed_has_no_influence(policy, batch) -> None:
 
 
 def test_minibatches_have_one_shape_and_hold_each_chunk_once(policy) -> None:
-    assert _split(torch.arange(120), 16).shape == (8, 15)
-    assert _split(torch.arange(119), 50).flatten().tolist() == [*range(119), 0]
+    assert split(torch.arange(120), 16).shape == (8, 15)
+    assert split(torch.arange(119), 50).flatten().tolist() == [*range(119), 0]
     ppo, seen = PPO(policy, config(minibatch=50), seed=0), []
-    for rows, real in ppo._minibatches(119):
+    for rows, real in minibatches(119, 50, ppo.generator, ppo.device):
         assert rows.shape == real.shape == (40,)
         seen += rows[real].tolist()
     assert sorted(seen) == list(range(119))
@@ -124,7 +125,7 @@ def test_a_chunk_that_fills_up_the_last_minibatch_does_not_count_twice(policy, r
     ppo, twin = PPO(policy, given, seed=0), PPO(policy, given, seed=0)
     metrics = ppo.learn(batch, 0)  # the critic is 0, so that returns are its errors
     value_losses, policy_losses = [], []
-    for rows, real in twin._minibatches(3):
+    for rows, real in minibatches(3, 2, twin.generator, twin.device):
         chosen = rows[real].numpy()
         value_losses.append(0.5 * (returns[chosen] ** 2).mean())
         policy_losses.append(-(advantage[chosen] * units[chosen]).sum() / units[chosen].sum())
@@ -376,5 +377,5 @@ def test_the_policys_learning_rate_halves_as_the_config_says(policy, batch) -> N
         algorithm = PPO(copy.deepcopy(policy), config(actor_lr=1e-4, actor_lr_halving=10), seed=0)
         algorithm.updates = updates
         algorithm.learn(batch, version=0)
-        used.append(algorithm.actor_optimizer.lr)
+        used.append(algorithm.actor.optimizer.lr)
     assert used == pytest.approx([1e-4, 5e-5])

@@ -33,6 +33,6 @@ def test_a_name_can_be_registered_once() -> None:
 
     register_algorithm("mine", Mine)
     register_algorithm("mine", Mine)
-    assert algorithms() == ["hgdagger", "mine", "ppo", "rlpd", "sac"]
+    assert algorithms() == ["grpo", "hgdagger", "mine", "ppo", "rlpd", "sac"]
     with pytest.raises(AlgorithmError, match="taken"):
         register_algorithm("mine", PPO)

@@ -34,6 +34,15 @@ def test_windows_of_two_episodes() -> None:
     assert data.observations["observation.state"][:, 0].tolist() == [0, 2, 4, 20, 22]
 
 
+def test_images_are_not_copied() -> None:
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    data = Windows.joined([windows({"image": images}, np.zeros((5, 1)), np.array([5]), 2)])
+    assert np.shares_memory(data.observations["image"].numpy(), images)
+    images.flags.writeable = False
+    data = windows({"image": images, "mirrored": images[:, :, ::-1]}, np.zeros((5, 1)), np.array([5]), 2)
+    assert not np.shares_memory(data.observations["image"].numpy(), images)
+
+
 @pytest.mark.parametrize("ends", [[], [4], [6], [0, 5], [3, 3, 5], [5, 3]], ids=str)
 def test_ends_that_do_not_fit_are_refused(ends: list[int]) -> None:
     with pytest.raises(EpisodeError, match="episode ends"):

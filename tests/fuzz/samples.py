@@ -34,6 +34,7 @@ from robotlearn.wire.messages import (
     Want,
     Welcome,
 )
+from robotlearn.wire.segment import Group
 from tests.arms import fast_spec
 from tests.fuzz import malformed as kinds
 from tests.fuzz.malformed import Kind, damaged, malformed
@@ -96,6 +97,7 @@ FROM_ARM = (
 LOCAL = (
     local.ChunkRequest("arm", 1, "lift", {"observation.state": _arm_target, "observation.none": _empty}),
     local.ChunkRequest("arm", 1, "lift", {"observation.images.front": _elsewhere}, _memory),
+    local.ChunkRequest("arm", 2, "lift", {"observation.state": _arm_target}, plan=_arm_target, delay=1),
     local.ChunkAnswer(1, 3, _arm_target, _arm_target, _arm_target, _arm_target),
     local.Hold("station", 1.0),
     local.Start(1, 7),
@@ -104,9 +106,12 @@ _NONE = {"observation.state": np.zeros((7, 3), np.float32), "observation.none": 
 SEGMENTS = tuple(
     bytes(record.encode(make_segment(seed=seed, **options), session=5, sequence=seed))
     for seed, options in enumerate(
-        ({}, {"last": True}, {"starred": True}, {"steps": 1, "chunks": 0}, {"image": 6}, {"observations": _NONE})
+        (
+            {}, {"last": True}, {"starred": True}, {"steps": 1, "chunks": 0}, {"image": 6}, {"observations": _NONE},
+            {"group": Group(4, 1, 8)},
+        )
     )
-)
+)  # fmt: skip
 
 
 def entry(value: object) -> bytes:

@@ -44,7 +44,7 @@ def test_updates_in_which_no_episode_ends_keep_the_staleness_of_the_last_that_di
     assert [segment.steps for segment in segments] == [8, 8] and segments[1].last
     with SegmentStore(tmp_path / "store") as store:
         algorithm = make_algorithm(config.algorithm.name, policy, config.algorithm, config.seed)
-        gate = episode_gate(config.learner)
+        gate = episode_gate(config)
         feed = ReplayFeed(algorithm, config, cells, inputs, store, store.end, gate, None, None)  # type: ignore[arg-type]
         feed.begin(None, {})
         stored = store.append([record_of(segment, number) for number, segment in enumerate(segments)])

@@ -163,10 +163,21 @@ def test_records_of_schema_1_are_read() -> None:
     np.testing.assert_array_equal(back.observations[WRIST], expected.observations[WRIST])
 
 
+def test_records_of_schema_2_are_read_and_are_of_no_group() -> None:
+    data = (Path(__file__).parent / "schema-2.record").read_bytes()
+    assert record.prefix(data).schema == 2
+    assert record.verify(data).sequence == 9
+    expected = make_segment(40, image=4, last=True, starred=True, seed=5)
+    back = record.decode(data)
+    assert back.group is None
+    np.testing.assert_array_equal(back.chunk_path, expected.chunk_path)
+    np.testing.assert_array_equal(back.observations[WRIST], expected.observations[WRIST])
+
+
 def test_a_later_schema_is_refused() -> None:
     data = record.encode(make_segment())
-    struct.pack_into("<H", data, 16, 3)
-    with pytest.raises(WireError, match="schema 3, this version reads 1 and 2"):
+    struct.pack_into("<H", data, 16, 4)
+    with pytest.raises(WireError, match="schema 4, this version reads 1 and 2 and 3"):
         record.verify(with_good_checksum(data))
 
 

@@ -118,6 +118,44 @@ def test_without_a_bound_on_staleness_the_bound_is_max_pending() -> None:
     assert granted(gate) == {"a": 10}
 
 
+def test_groups_are_granted_whole_and_never_shared_out() -> None:
+    """Without that both would wait for ever, with a part of a group each."""
+    gate = gate_with({"a": 8, "b": 12, "c": 3}, episodes=16, group=4)
+    assert granted(gate) == {"a": 8, "b": 8}
+    gate.ended("a", 1, 3)
+    assert granted(gate) == {}, "room for less than a group"
+    gate.ended("b", 1, 1)
+    assert granted(gate) == {"b": 4}
+    gate.want("a", 1, 8)
+    gate.ended("a", 1, 4)
+    assert granted(gate) == {"a": 4}
+
+
+def test_whole_groups_round_robin() -> None:
+    gate = gate_with({"a": 100, "b": 100, "c": 100}, episodes=8, group=4)
+    total = dict.fromkeys("abc", 0)
+    for _ in range(30):
+        for edge, count in granted(gate).items():
+            assert count % 4 == 0
+            total[edge] += count
+            gate.accepted(count)
+            gate.ended(edge, 1, count)
+        gate.consumed(8)
+    assert sum(total.values()) == 240 and max(total.values()) - min(total.values()) <= 4
+
+
+def test_a_bound_that_is_no_number_of_groups_is_refused() -> None:
+    with pytest.raises(ConfigError, match="10 episodes run, which is not a number of whole groups of 4"):
+        StalenessGate(10, 0, group=4)
+
+
+def test_an_edge_is_known_from_its_word_until_it_is_gone() -> None:
+    gate = gate_with({"a": 0})
+    assert gate.knows("a") and not gate.knows("b")
+    gate.freed("a")
+    assert not gate.knows("a")
+
+
 def test_a_change_is_told_so_that_somebody_polls() -> None:
     told: list[str] = []
     gate = StalenessGate(4, 0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from robotlearn.errors import WireError
 from robotlearn.wire import layout, record
-from robotlearn.wire.segment import ARRAYS, Segment
+from robotlearn.wire.segment import ARRAYS, Group, Segment
 from tests.wire.make import make_segment
 
 
@@ -53,6 +53,32 @@ def test_a_segment_comes_back_as_it_was(image: int) -> None:
         again = arrays_of(back)[name]
         assert again.dtype == array.dtype and again.shape == array.shape, name
         np.testing.assert_array_equal(again, array, err_msg=name)
+
+
+def test_the_group_comes_back_and_none_takes_no_room() -> None:
+    group = Group(2**63 - 1, 6, 8)
+    data = record.encode(make_segment(group=group))
+    back = record.decode(data)
+    assert back.group == record.verify(data).group == group and isinstance(back.group, Group)
+    alone = record.encode(make_segment())
+    assert record.decode(alone).group is None
+    fixed = record.prefix(alone)
+    assert b"group" not in alone[record.PREFIX : record.PREFIX + fixed.header_length]
+
+
+@pytest.mark.parametrize(
+    "group",
+    [[1, 8, 8], [1, -1, 8], [-1, 0, 8], [1, 0, 1], [1, 0], [1, 0, 8, 0], "one", [1.5, 0, 8], {"id": 1}],
+    ids=str,
+)
+def test_a_group_that_makes_no_sense_is_refused(group: Any) -> None:
+    data = reheaded(record.encode(make_segment()), group=group)
+    with pytest.raises(WireError, match="header"):
+        record.verify(data)
+    view = memoryview(data)
+    with contextlib.suppress(WireError):
+        (found,) = record.verify_many([(view, record.prefix(view), record.peek(view))])
+        assert isinstance(found, WireError)
 
 
 def test_decoding_copies_nothing_and_gives_read_only_views() -> None:
