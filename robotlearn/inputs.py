@@ -6,9 +6,10 @@ import numpy as np
 
 from envs.spaces import BY_JOINT, STATE
 from policies.encoder import EMBODIMENT, INSTRUCTION
-from policies.language import INSTRUCTION_DIM, embed
+from policies.language import INSTRUCTION_DIM, TEXT_DIM, as_bytes, embed
 from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
 from robotlearn.config.config import Config
+from robotlearn.config.policy import VLAConfig
 from robotlearn.errors import ConfigError
 
 Arrays = Mapping[str, np.ndarray]
@@ -19,7 +20,7 @@ class Inputs:
 
     With one embodiment and no instruction both are what they are. With several, what is by joint is laid out for the
     arm with most of them, the gripper always in the last place; a shorter `observation.environment_state` ends with
-    zeros; and the policy is told which embodiment it is. The instruction comes as its embedding.
+    zeros; and the policy is told which embodiment it is. The instruction comes as its embedding, to a VLA as its bytes.
 
     Attributes:
         features: {key: shape} of what the policy is shown.
@@ -30,6 +31,7 @@ class Inputs:
     def __init__(self, config: Config, cells: Sequence[Cell] | None = None) -> None:
         """`cells`: those of the config, where they are known already."""
         cells, options = cells_of(config) if cells is None else cells, env_options(config)
+        self._reads = isinstance(config.policy, VLAConfig)
         specs = {cell.spec.embodiment: cell.spec for cell in cells}
         self.embodiments = tuple(specs)
         self.action_dim = width = policy_dim(list(specs.values()))
@@ -49,7 +51,7 @@ class Inputs:
         if len(specs) > 1:
             self.features[EMBODIMENT] = (len(specs),)
         if config.observations.instruction:
-            self.features[INSTRUCTION] = (INSTRUCTION_DIM,)
+            self.features[INSTRUCTION] = (TEXT_DIM if self._reads else INSTRUCTION_DIM,)
 
     def observations(self, embodiment: str, seen: Arrays, instructions: str | Sequence[str]) -> dict[str, np.ndarray]:
         """What the policy is shown for n observations {key: (n, ...)} of arms of one embodiment.
@@ -65,12 +67,16 @@ class Inputs:
                 shown[key] = one.repeat(n, 0)
             elif key == INSTRUCTION:
                 if isinstance(instructions, str):
-                    shown[key] = embed(instructions)[None].repeat(n, 0)
+                    shown[key] = self.words(instructions)[None].repeat(n, 0)
                 else:
-                    shown[key] = np.stack([embed(words) for words in instructions])
+                    shown[key] = np.stack([self.words(one) for one in instructions])
             else:
                 shown[key] = self.laid_out(embodiment, key, seen[key])
         return shown
+
+    def words(self, instruction: str) -> np.ndarray:
+        """What the policy is shown of an instruction: its bytes where it reads, else its embedding."""
+        return as_bytes(instruction) if self._reads else embed(instruction)
 
     def laid_out(self, embodiment: str, key: str, values: np.ndarray) -> np.ndarray:
         """Observations (n, ...) of one key, of an arm of that embodiment, with the policy's shape."""

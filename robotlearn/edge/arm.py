@@ -40,6 +40,11 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
     cell = cells_of(config, entry)[0]
     robot = _robot(cell, entry)
     simulated = robot.capability(Steppable) is not None
+    if entry.execution.way == "wait" and not simulated:
+        raise ConfigError(
+            f"edges.{config.edges.index(entry)}.execution.way: wait is for simulated arms, since what a real one works "
+            "on does not wait with it; expected hold (with ahead 0 the arm holds, too, and its watchdog minds)"
+        )
     if dry_run:
         robot = ReadOnly(robot)
     varied = env_options(config)
@@ -63,7 +68,7 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
             server=server,
             station=station,
             horizon=config.policy.horizon,
-            ahead=entry.ahead,
+            execution=entry.execution,
             person=None if dry_run else _person(f"edges.{config.edges.index(entry)}.person", entry, cell, control),
             scene_reset=Reset.parse(entry.scene_reset),
         )

@@ -10,10 +10,12 @@ from threading import Event
 import numpy as np
 import zmq
 
-from envs import ArmEnv
+from envs import ArmEnv, LanguageTask
 from hal.control_loop import ControlLoop
 from hal.errors import LeaseError, RobotFault, Stopped
+from robotlearn.config.edge import ExecutionConfig
 from robotlearn.edge import local
+from robotlearn.edge.delay import Delay
 from robotlearn.edge.executor import ChunkExecutor
 from robotlearn.edge.shared_frames import MAX_SLOTS, FrameRing, FramesWay, NotShared
 from robotlearn.errors import WireError
@@ -42,11 +44,11 @@ class Received:
 class ArmLoop:
     """Rests until its station opens the gate, runs one episode, rests again.
 
-    Within an episode every tick takes what is there: sends never block, a missing chunk is a held step. A chunk is
-    waited for until shortly before the arm's own loop looks again for a goal, up to a period of the driver later, for
-    until then it makes no difference. After the spec's `watchdog_s` without a new action the robot is stopped
-    and the episode ends, truncated; so it does when `control` stopped the robot, or the station's lease is over. Runs
-    on the caller's thread.
+    Within an episode every tick takes what is there: sends never block, a missing chunk is a held step, unless the arm
+    is to wait for it at rest (`execution.way`). A chunk is waited for until shortly before the arm's own loop looks
+    again for a goal, up to a period of the driver later, for until then it makes no difference. After the spec's
+    `watchdog_s` without a new action the robot is stopped and the episode ends, truncated; so it does when `control`
+    stopped the robot, or the station's lease is over. Runs on the caller's thread.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class ArmLoop:
         server: str,
         station: str,
         horizon: int,
-        ahead: int,
+        execution: ExecutionConfig,
         person: Person | None = None,
         scene_reset: Reset | None = None,
     ) -> None:
@@ -71,7 +73,11 @@ class ArmLoop:
         self._person, self._scene_reset = person, scene_reset
         assert control.leases is not None
         self._leases = control.leases
-        self._executor: ChunkExecutor[Received] = ChunkExecutor(horizon, ahead)
+        self._executor: ChunkExecutor[Received] = ChunkExecutor(
+            horizon, execution, len(env.robot.spec.joints)
+        )
+        self._execution, self._delay = execution, Delay()
+        self._rests_since: float | None = None
         self._chunk_shape = (horizon, *(env.action_space.shape or ()))
         self._context = zmq.Context()
         self._server = local.local_socket(self._context, zmq.DEALER)
@@ -189,6 +195,8 @@ class ArmLoop:
         if self._person is not None:
             self._person.restart()
             self._person.take_events()
+            if isinstance(self._env.task, LanguageTask):
+                self._person.tell(self._env.instruction)
         if self._scene_reset is None or self._scene_reset.kind == "pose":
             return observations
         how = "" if self._person is None else self._person.go_on
@@ -233,15 +241,10 @@ class ArmLoop:
         observations = self._set_up()
         self._executor.start()
         self._step = 0
+        self._delay.restart()
         # The arm rests until its first chunk is there; only then does the episode begin.
-        while not self._executor.ready:
-            self._report("waiting for a chunk")
-            self._hear_station(0)
-            self._ask(observations)
-            self._server.poll(20)
-            self._take_answers()
-            if stop.is_set():
-                return
+        if not self._wait_for_chunk(observations, stop):
+            return
         self._send(local.Begin(episode, self._env.instruction, self._fields(observations)))
         self._env.start_clock()
         acted_at = time.monotonic()
@@ -251,6 +254,12 @@ class ArmLoop:
             self._hear_station(0)
             self._take_answers()
             self._ask(observations)
+            if self._waits_in_between():
+                self._env.hold()
+                if not self._wait_for_chunk(observations, stop):
+                    return
+                self._env.start_clock()
+                acted_at = time.monotonic()
             self._await_answer()
             answered_at = time.monotonic()
             taken = self._executor.take()
@@ -258,9 +267,12 @@ class ArmLoop:
             own = None
             if self._person is not None:
                 own = self._person.action(self._env.reading, self._env.set_point, action)
+                if own is not None:
+                    self._executor.interrupt()
             # A person's device may take its time: the longest of late.
             self._to_write_s = max(self._least_s + time.monotonic() - answered_at, 0.9 * self._to_write_s)
             observations, reward, terminated, truncated, info = self._env.step(action if own is None else own)
+            self._executor.executed(info["executed"])
             if (mark := self._marked()) is not None:
                 terminated, info["success"] = True, mark is Said.SUCCESS
                 reward = float(info["success"])
@@ -303,20 +315,63 @@ class ArmLoop:
             )
             self._step += 1
 
+    def _wait_for_chunk(self, observations: Observations, stop: Event) -> bool:
+        """At rest, until an action is there, asking again and again. False: asked to end."""
+        self._rests_since = time.monotonic()
+        while not self._executor.ready:
+            self._report("waiting for a chunk")
+            self._hear_station(0)
+            self._ask(observations)
+            self._server.poll(20)
+            self._take_answers()
+            if stop.is_set():
+                return False
+        self._rests_since = None
+        return True
+
+    def _waits_in_between(self) -> bool:
+        if self._execution.way != "wait" or self._executor.ready:
+            return False
+        # A rest would end a stop, and a person needs no chunk.
+        return self._control.activity != "stopped" and not (self._person is not None and self._person.enabled)
+
+    def _now(self) -> int:
+        """The control step that this is; at rest, that it would be if steps went on."""
+        rested = 0.0 if self._rests_since is None else time.monotonic() - self._rests_since
+        return self._step + math.ceil(rested * self._env.robot.spec.control_hz)
+
     def _ask(self, observations: Observations) -> None:
         now = time.monotonic()
-        if now - self._asked_at > ANSWER_PATIENCE_S:
+        # A policy that takes longer would be asked anew for ever, and each of its answers would be an old one.
+        if now - self._asked_at > max(ANSWER_PATIENCE_S, 2 * self._delay.longest_s):
             self._executor.give_up()
-        request = self._executor.due()
+        delay = self._delay.steps
+        request = self._executor.due(delay)
         if request is None:
             return
         self._asked_step, self._asked_at = self._step, now
         # Whatever keeps the server from the memory: what it gave no answer to comes again in a message.
         fields = self._in_message(observations) if self._unanswered else self._fields(observations)
         memory = self._ring.memory if self._ring is not None and self._way.shared else None
+        plan = None
+        if self._execution.way == "vlash":
+            foreseen = self._env.foresee(observations, self._executor.plan(delay))
+            fields = {**fields, **local.tensors(foreseen)}
+        elif self._execution.way in ("rtc", "prefix") and len(left := self._executor.plan()):
+            plan = left
+            delay = len(left) if delay is None else min(delay, len(left))
+        asked = local.ChunkRequest(
+            self._robot,
+            request,
+            self._env.instruction,
+            fields,
+            memory,
+            None if plan is None else local.Tensor.of(plan),
+            0 if plan is None or delay is None else delay,
+        )
         self._unanswered = True
+        self._delay.asked(request, plan is not None, self._now(), now)
         try:
-            asked = local.ChunkRequest(self._robot, request, self._env.instruction, fields, memory)
             self._server.send(local.encode(asked), zmq.NOBLOCK)
         except zmq.Again:
             self._executor.give_up()
@@ -344,6 +399,7 @@ class ArmLoop:
                 log.warning("%s: %s", self._robot, error)
                 continue
             self._unanswered = False
+            self._delay.answered(answer.request, answer.server, answer.version, self._now(), time.monotonic())
             self._executor.offer(answer.request, actions, Received(answer, self._asked_step))
 
     def _fields(self, observations: Observations) -> dict[str, local.Tensor]:
@@ -398,5 +454,6 @@ class ArmLoop:
                 waits_for=self._waits_for,
                 memory=self._ring.memory if self._ring is not None else None,
                 frames=self.frames,
+                delay=self._delay.steps,
             )
         )

@@ -11,6 +11,7 @@ from robotlearn.cells import cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import BatchEdgeConfig
 from robotlearn.contract import contract
+from robotlearn.device import device
 from robotlearn.edge.gatekeeper import Gatekeeper
 from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.rollout import BatchRollout
@@ -33,7 +34,8 @@ class BatchEdge:
         """
         torch.set_num_threads(edge.threads)
         inputs = Inputs(config)
-        self._policy = build_policy(config, inputs)
+        where = device(edge.device, f"edge {edge.name}: device")
+        self._policy = build_policy(config, inputs, where, weights=False)
         agreed = contract(config)
         self._spool, self._uplink = outgoing(edge, edge.arms, address, state, agreed, config.learner.key)
         self._client = WeightsClient(
@@ -44,12 +46,13 @@ class BatchEdge:
             keys=self._uplink.keys,
             limit_mbit=edge.weights_mbit,
         )
-        self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes)
+        self._group = group = config.group
+        self._gate = Gatekeeper(self._uplink, self._spool, edge.offline_episodes // group * group)
         cells = cells_of(config, edge)
-        share, more = divmod(edge.arms, len(cells))
+        share, more = divmod(edge.arms // group, len(cells))
         # A restarted edge must not live through the same episodes again.
         seed = config.seed * 1_000_003 + self._spool.session
-        arms = [share + (index < more) for index in range(len(cells))]
+        arms = [group * (share + (index < more)) for index in range(len(cells))]
         people: list[ScriptedPerson | None] = [None] * len(cells)
         if (watching := edge.person) is not None:
             effort = Effort.of(watching)
@@ -71,6 +74,7 @@ class BatchEdge:
                 options=env_options(config),
                 encodings=edge.encodings(),
                 person=people[index],
+                group=group,
             )
             for index, cell in enumerate(cells)
         ]
@@ -88,7 +92,7 @@ class BatchEdge:
             self._uplink.check()
             self._client.check()
             weights = self._take_weights()
-            idle = [len(rollout.idle) for rollout in self._rollouts]
+            idle = [len(rollout.idle) // self._group * self._group for rollout in self._rollouts]
             self._start(idle, self._gate.may_start(sum(idle), weights.version if weights is not None else -1))
             running = [rollout for rollout in self._rollouts if rollout.running]
             if running and weights is not None:
@@ -119,13 +123,13 @@ class BatchEdge:
         return self._applied.version if self._applied is not None else -1
 
     def _start(self, idle: list[int], count: int) -> None:
-        """Begin `count` episodes where arms are idle, each in the cell that began fewest: all get their share."""
+        """Begin `count` episodes where arms are idle, each group in the cell that began fewest: all get their share."""
         granted = [0] * len(idle)
-        for _ in range(count):
+        for _ in range(0, count, self._group):
             free = [cell for cell, arms in enumerate(idle) if arms > granted[cell]]
             cell = min(free, key=lambda cell: self._started[cell])
-            granted[cell] += 1
-            self._started[cell] += 1
+            granted[cell] += self._group
+            self._started[cell] += self._group
         for rollout, episodes in zip(self._rollouts, granted, strict=True):
             if episodes:
                 rollout.start(episodes)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from hal.registry import check_driver
 from robotlearn.edge import local
+from robotlearn.edge.latencies import described
 from robotlearn.edge.outcome import Episodes, Previews
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.errors import ProcessError
@@ -40,11 +41,13 @@ class DriveView:
     state: str
     health: str
     version: int
-    latency_ms: float | None
+    inference: str
     starved: int
     missed: int
     broken: int
     success: float | None
+    delay: int | None = None
+    """Control steps from a request to its chunk, the longest of late."""
 
     def line(self) -> str:
         return f"{self.unit} {self.episode} of {self.episodes} | {', '.join(self._facts())}"
@@ -65,8 +68,10 @@ class DriveView:
             facts.append(f"success {self.success:.0%}")
         if self.broken:
             facts.append(f"{self.broken} broken")
-        if self.latency_ms is not None:
-            facts.append(f"inference {self.latency_ms:.1f} ms")
+        if self.inference:
+            facts.append(self.inference)
+        if self.delay is not None:
+            facts.append(f"chunks take {self.delay} steps")
         return [*facts, f"arm {self.state} ({self.health})" if self.health else self.state]
 
 
@@ -166,11 +171,12 @@ class Drive:
             state=_state(self._arm),
             health=arm.health if arm is not None else "",
             version=server.version if server is not None else -1,
-            latency_ms=server.latency_ms if server is not None and server.requests else None,
+            inference=described(server.latencies) if server is not None else "",
             starved=counts["starved"],
             missed=counts["missed"],
             broken=self._account.broken,
             success=self._account.success if isinstance(self._account, Episodes) else None,
+            delay=arm.delay if arm is not None else None,
         )
 
     def hear(self, message: local.Begin | local.Line | local.Preview) -> None:
@@ -209,4 +215,6 @@ def _state(paced: PacedArm) -> str:
     state = "working" if paced.active is not None and paced.arm.state == "resting" else paced.arm.state
     if paced.arm.waits_for:
         return f"{state}: {paced.arm.waits_for}"
-    return state if paced.server is not None else f"{state}, waits for the policy server"
+    if paced.server is None:
+        return f"{state}, waits for the policy server"
+    return f"{state}, the policy server is {paced.server.busy}" if paced.server.busy else state

@@ -90,6 +90,9 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 class ChunkRequest(Message):
     """Arm to policy server: the observation from which chunk number `request` of this arm should start, its task in
     words; the memory that its images lie in, if they do.
+
+    `plan`: float32 (L, D), L at most H, what the running chunk has left at this observation, where the new one should
+    go on from it; `delay`: after how many of these the new one is expected to take over.
     """
 
     robot: str
@@ -97,10 +100,15 @@ class ChunkRequest(Message):
     instruction: str
     observations: dict[str, Tensor]
     memory: Memory | None = None
+    plan: Tensor | None = None
+    delay: int = 0
 
 
 class ChunkAnswer(Message):
-    """Policy server to arm: actions (H, D), and what the recorder keeps of the chunk."""
+    """Policy server to arm: actions (H, D), and what the recorder keeps of the chunk.
+
+    `server`: a random number that each life of a policy server has for itself.
+    """
 
     request: int
     version: int
@@ -108,6 +116,7 @@ class ChunkAnswer(Message):
     path: Tensor
     stochastic: Tensor
     log_prob: Tensor
+    server: int = 0
 
 
 class Hold(Message):
@@ -198,7 +207,8 @@ class ArmState(Message):
     `episode` is the last one that it was told to start, -1 before the first; all counts are since its start. `token` is
     that of the station's lease, None while it has none; `holder` is who has the lease; `waits_for` is what a person is
     to do before the episode begins, "" otherwise. `memory` is where its camera images will lie, None where it has none
-    or can't; `frames` is how they go to the station, "" without cameras.
+    or can't; `frames` is how they go to the station, "" without cameras. `delay` is how many control steps its chunks
+    take, the longest of the last 8; None before it was measured.
     """
 
     state: ArmActivity
@@ -215,16 +225,28 @@ class ArmState(Message):
     waits_for: str = ""
     memory: Memory | None = None
     frames: str = ""
+    delay: int | None = None
+
+
+class Latency(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What batches of one size took: of how many, their median and 99th percentile [ms]."""
+
+    batches: int
+    p50_ms: float
+    p99_ms: float
 
 
 class ServerState(Message):
-    """Policy server to station, a few times a second: the version it serves (-1: none yet) and what it has done."""
+    """Policy server to station, a few times a second: the version it serves (-1: none yet), what it has done, and how
+    long that took, by the size of a batch. `busy` is what it does before it can serve, "" when that is done.
+    """
 
     version: int
     robots: int
     requests: int
     batches: int
-    latency_ms: float
+    latencies: dict[int, Latency]
+    busy: str = ""
 
 
 AnyMessage = ChunkRequest | ChunkAnswer | Hold | Start | Begin | Line | Preview | ArmState | ServerState

@@ -19,6 +19,7 @@ import zmq
 from msgspec import structs
 
 from robotlearn.edge import local
+from robotlearn.edge.server_place import ServerPlace
 from robotlearn.edge.shared_frames import Memory, NotShared, SharedFrames, Slot
 from robotlearn.errors import ProcessError, WireError
 from robotlearn.processes import REFUSED, Child, Keeper, stop_all
@@ -26,6 +27,9 @@ from robotlearn.processes import REFUSED, Child, Keeper, stop_all
 HUNG_S = 60.0
 """A process that says nothing for so long is killed and started again: it holds an episode."""
 
+
+LOST_S = 3.0
+"""A policy server that another station keeps is taken for gone after so long without a word."""
 
 HAS_SAID_WHY = "and has said why"
 """How the error ends whose reason stands elsewhere: what the process printed."""
@@ -63,10 +67,11 @@ class PacedArm:
         *,
         say: Callable[[str], object],
         logs: Path | None = None,
+        place: ServerPlace | None = None,
     ) -> None:
         """Start both. `arguments(part)` is the command line of the child `part` ("arm", "policy-server") up to the
         endpoints. `say` is told in words what goes wrong. `logs`: a folder; what a child prints goes to PART.log in
-        there, not to this process's own streams.
+        there, not to this process's own streams. `place`: of the policy server, closed with this; None: its own.
         """
         self.name = name
         self.arm: local.ArmState | None = None
@@ -83,21 +88,31 @@ class PacedArm:
         self._no_frames = ""
         self._taken = 0
         self._fault = ""
+        self._place = ServerPlace() if place is None else place
         # A short path: the name of a Unix socket has about 100 characters at most.
         self._folder = Path(tempfile.mkdtemp(prefix="robotlearn-"))
-        here = {part: f"ipc://{self._folder}/{part}" for part in ("server", "station")}
+        station = f"ipc://{self._folder}/station"
         self._context = zmq.Context()
         self._socket = local.local_socket(self._context, zmq.ROUTER, queue=65536)
         # An arm process that was started again takes over the name of the one before.
         self._socket.router_handover = True
-        self._socket.bind(here["station"])
-        ends = ["--server", here["server"], "--station", here["station"]]
+        self._socket.bind(station)
+        self._states = local.local_socket(self._context, zmq.SUB)
+        self._states.subscribe(b"")
+        self._states.connect(self._place.states)
+        self._poller = zmq.Poller()
+        for each in (self._socket, self._states):
+            self._poller.register(each, zmq.POLLIN)
+        ends = {"arm": ["--station", station], "policy-server": ["--states", self._place.states]}
 
         def start(part: str) -> Child:
-            return Child(part, [*arguments(part), *ends], logs / f"{part}.log" if logs is not None else None)
+            line = [*arguments(part), "--server", self._place.server, *ends[part]]
+            return Child(part, line, logs / f"{part}.log" if logs is not None else None)
 
-        self._keepers = {part: Keeper(partial(start, part)) for part in ("arm", "policy-server")}
+        self._start = start
         self._heard: dict[str, float] = {}  # when each process last told how it is
+        self._keepers = {"arm": Keeper(partial(start, "arm"))}
+        self._keep_server()
 
     @property
     def version(self) -> int:
@@ -129,9 +144,9 @@ class PacedArm:
 
         Raises ProcessError when a child ends for a fault that its user must mend.
         """
+        self._keep_server()
         for name, keeper in self._keepers.items():
-            silent = time.monotonic() - self._heard.get(name, math.inf)
-            if silent > HUNG_S:
+            if (silent := self._silence(name)) > HUNG_S:
                 self._say(f"{self.name}: the {name} process says nothing for {silent:.0f} s and is killed")
                 keeper.child.kill()
             status = keeper.tend()
@@ -153,8 +168,23 @@ class PacedArm:
         self._receive(timeout_ms=0)
         self._open(None)
         self._socket.close()
+        self._states.close()
         self._context.term()
+        self._place.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _keep_server(self) -> None:
+        if "policy-server" in self._keepers:
+            return
+        if self._place.keeps():
+            self._keepers["policy-server"] = Keeper(partial(self._start, "policy-server"))
+            self._heard.pop("policy-server", None)
+        elif self._silence("policy-server") > LOST_S:
+            self.server = None  # its keeper is gone, and nobody has taken over yet
+
+    def _silence(self, part: str) -> float:
+        """Seconds since it told how it is; below 0 where it never did."""
+        return time.monotonic() - self._heard.get(part, math.inf)
 
     def _send(self, message: local.AnyMessage) -> None:
         self._socket.send_multipart([self.name.encode(), local.encode(message)])
@@ -175,12 +205,15 @@ class PacedArm:
             self._listener.broken(why)
 
     def _receive(self, timeout_ms: int = 20) -> None:
-        if not self._socket.poll(timeout_ms):
+        if not self._poller.poll(timeout_ms):
             return
+        for end in (self._states, self._socket):
+            self._drain(end)
+
+    def _drain(self, end: "zmq.Socket[bytes]") -> None:
         while True:
             try:
-                _, frame = self._socket.recv_multipart(zmq.NOBLOCK)
-                self._take(local.decode(frame))
+                self._take(local.decode(end.recv_multipart(zmq.NOBLOCK)[-1]))
             except zmq.Again:
                 return
             except (WireError, ValueError, KeyError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robotlearn.wire.encodings import Encodings
-from robotlearn.wire.segment import Segment
+from robotlearn.wire.segment import Group, Segment
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,23 @@ class Recorder:
         self._first_step = np.zeros(n, np.int64)
         self._episode = np.zeros(n, np.int64)
         self._instructions = [""] * n
+        self._groups: list[Group | None] = [None] * n
 
-    def begin(self, ids: np.ndarray, observations: Mapping[str, np.ndarray], instructions: Sequence[str]) -> None:
+    def begin(
+        self,
+        ids: np.ndarray,
+        observations: Mapping[str, np.ndarray],
+        instructions: Sequence[str],
+        group: int = 1,
+    ) -> None:
         """An episode of the task in these words (one for each id) starts at these observations; what an unfinished one
-        before it left is dropped.
+        before it left is dropped. `group`: so many of `ids` in a row began alike.
         """
-        for arm, words in zip(ids, instructions, strict=True):
+        for place, (arm, words) in enumerate(zip(ids, instructions, strict=True)):
             self._instructions[arm] = words
+            if place % group == 0:
+                name = secrets.randbits(62)
+            self._groups[arm] = Group(name, place % group, group) if group > 1 else None
         # Random, so that episodes of a restarted edge are never joined with those of its former life.
         self._episode[ids] = [secrets.randbits(62) for _ in ids]
         self._t[ids] = self._c[ids] = self._first_step[ids] = 0
@@ -180,6 +190,7 @@ class Recorder:
             episode=int(self._episode[arm]),
             first_step=int(self._first_step[arm]),
             observations=observations,
+            group=self._groups[arm],
             action_proposed=self._proposed[arm, :t].copy(),
             action_executed=self._executed[arm, :t].copy(),
             encodings=self._encodings,

@@ -61,11 +61,12 @@ class BatchRollout:
         options: EnvOptions | None = None,
         encodings: Encodings | None = None,
         person: ScriptedPerson | None = None,
+        group: int = 1,
     ) -> None:
         """`policy` is used as it is at each chunk: change its weights between two calls of `advance`.
 
         `person`: who watches these arms and may take over at any step; the chunk runs on beside them, and goes on
-        where it then is when they give back.
+        where it then is when they give back. `group`: so many episodes always begin together, in one scene.
         """
         self.policy, self.explore, self.counts = policy, explore, Counts()
         self._inputs, self._embodiment = inputs, cell.spec.embodiment
@@ -78,12 +79,12 @@ class BatchRollout:
         self._recorder = Recorder(
             arms,
             Origin(edge, f"{edge}/sim", cell.spec.embodiment),
-            Sizes(observations, policy.horizon, policy.denoising_steps, cell.spec.dim, policy.action_dim),
+            Sizes(observations, policy.horizon, policy.denoising_steps, cell.spec.dim, policy.path_dim),
             segment_steps,
             emit,
             encodings,
         )
-        self._person = person
+        self._person, self._group = person, group
         self._observations: dict[str, np.ndarray] = {}
 
     @property
@@ -97,17 +98,18 @@ class BatchRollout:
         return int(self.env.running.sum())
 
     def start(self, count: int) -> None:
-        """Begin an episode with `count` of the idle arms."""
+        """Begin an episode with `count` of the idle arms, whole groups."""
         ids = self.idle[:count]
         mask = np.zeros(self.env.num_envs, bool)
         mask[ids] = True
-        self._observations, _ = self.env.reset(options={"reset_mask": mask})
+        self._observations, _ = self.env.reset(options={"reset_mask": mask, "alike": self._group})
         if self._person is not None:
             self._person.begin(ids, self.env.scene_state())
         self._recorder.begin(
             ids,
             {key: value[ids] for key, value in self._observations.items()},
             [self.env.instructions[arm] for arm in ids],
+            self._group,
         )
 
     def advance(self, version: int) -> int:

@@ -117,4 +117,4 @@ class ScriptedPerson:
 
 def _rows(state: SceneState, ids: np.ndarray) -> SceneState:
     objects = {name: pose[ids] for name, pose in state.objects.items()}
-    return SceneState(state.position[ids], state.tcp[ids], state.rotation[ids], objects)
+    return SceneState(state.position[ids], state.tcp[ids], state.rotation[ids], objects, state.goal[ids])

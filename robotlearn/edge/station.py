@@ -17,9 +17,11 @@ from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.encoder import Encoder
 from robotlearn.edge.gatekeeper import Gatekeeper
+from robotlearn.edge.latencies import described
 from robotlearn.edge.outgoing import outgoing
 from robotlearn.edge.paced_arm import PacedArm
 from robotlearn.edge.recorder import Origin, Recorder, Sizes
+from robotlearn.edge.server_place import ServerPlace
 from robotlearn.robots.states import robot_state
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Station:
                 config.policy.horizon,
                 config.policy.path_steps,
                 spec.dim,
-                policy_dim([each.spec for each in cells]),
+                config.policy.path_dim(policy_dim([each.spec for each in cells])),
             ),
             edge.segment_steps,
             self._encoder.put,
@@ -71,6 +73,7 @@ class Station:
             self,
             lambda part: [*arguments(part), *(session if part == "policy-server" else [])],
             say=log.error,
+            place=ServerPlace(None if edge.server is None else f"{edge.server} {address}"),
         )
         self._steps = self._held = 0
         self._steps_before, self._rate_at, self._rate = 0, time.monotonic(), 0.0
@@ -159,10 +162,16 @@ class Station:
         if arm is None:
             state, waits_for = self._absent(), "the arm process"
         elif self.version < 0 and self._uplink.state == "connected":
-            state, waits_for = arm.state, "the policy server's first weights"
+            busy = self._arm.server.busy if self._arm.server is not None else ""
+            waits_for = f"the policy server, which is {busy}" if busy else "the policy server's first weights"
+            state = arm.state
         else:
             frames = f"; frames: {arm.frames}" if arm.frames else ""
-            state = f"{arm.state} ({arm.health}; starved {arm.starved}, missed {arm.missed}{frames})"
+            took = described(self._arm.server.latencies) if self._arm.server is not None else ""
+            state = (
+                f"{arm.state} ({arm.health}; starved {arm.starved}, missed {arm.missed}{frames}"
+                f"{'; ' if took else ''}{took})"
+            )
             person = f"a person: {arm.waits_for}" if arm.waits_for else ""
             waits_for = person if self._arm.active is not None else self._gate.waits_for(self.version)
         self._uplink.report(

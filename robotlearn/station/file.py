@@ -176,7 +176,7 @@ def _overrides(run: Config, robot: StationRobot, estop: EstopConfig | None) -> l
         entry = paced[0].model_dump(mode="json", exclude_unset=True)
     else:
         horizon = run.policy.horizon
-        entry = {"ahead": min(2, horizon - 1), "segment_steps": max(32, horizon)}
+        entry = {"execution": {"ahead": min(2, horizon - 1)}, "segment_steps": max(32, horizon)}
     entry |= {"kind": "paced", "name": robot.name, "robot": robot.robot}
     for key in ("task", "driver"):
         if (value := getattr(robot, key)) is not None:

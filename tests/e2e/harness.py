@@ -136,7 +136,7 @@ def tiny(*edges: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
         "edges": list(edges) or [batch("left"), batch("right")],
     }
     for name, section in sections.items():
-        config[name] = {**config[name], **section}
+        config[name] = {**config.get(name, {}), **section}
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 
 import pytest
 
@@ -43,6 +44,49 @@ def test_kill_9_of_an_edge_and_of_the_learner_loses_nothing(site: Site) -> None:
     learner.stop(signal.SIGINT)
     accounts(site, "left", "right")
     check_metrics(site, max_staleness=1)
+
+
+def test_kill_9_of_an_edge_in_the_middle_of_a_group_gives_it_up_and_the_run_goes_on(site: Site) -> None:
+    """An update takes one group, and nothing may be stale: half a group that stayed would keep the gate shut."""
+    # Paused, it may take its learner for gone: what it then began by itself would be stale, and not given up.
+    config = tiny(batch("left", offline_episodes=0), learner={"max_staleness": 0})
+    config["algorithm"] = {"name": "grpo", "group": 4, "epochs": 1}
+    # Good enough for episodes of many lengths.
+    config["policy"] |= {"hidden": [64, 64]}
+    config |= {"episode_steps": 100, "demonstrations": {"episodes": 16}, "sft": {"steps": 300, "batch_size": 64}}
+    path = site.config(config)
+    learner = site.learner(path)
+    address = site.address(learner)
+    left = site.edge(path, "left", address)
+    wait_for(lambda: site.updates_since(0, 2), "two updates", learner, left)
+
+    def stopped_within_a_group() -> bool:
+        """Whether the learner has some episodes of a group that the edge, paused, has not brought to its end.
+
+        One that only the edge has comes when the next update is done, and is too old then.
+        """
+        pause(left.pid)
+        there = {one.group for one in site.stored("left") if one.last and one.group is not None}
+        ended = there | {one.group for one in site.recorded("left") if one.last and one.group is not None}
+        counts = Counter(group.id for group in ended)
+        if any(counts[group.id] < 4 for group in there):
+            return True
+        left.send(signal.SIGCONT)
+        return False
+
+    wait_for(stopped_within_a_group, "a group of which some episodes have ended", learner, left)
+    left.kill()
+    before = site.newest()
+    left = site.edge(path, "left", address)
+    wait_for(lambda: site.updates_since(before, 3), "updates after the edge's death", learner, left)
+
+    left.stop()
+    learner.stop()
+    accounts(site, "left")
+    check_metrics(site, max_staleness=0)
+    last = site.rows()[-1]
+    assert last["groups_incomplete"] == 1 and 1 <= last["episodes_incomplete"] <= 3
+    assert all(row["groups"] == 1 for row in site.rows())
 
 
 def test_an_edge_waits_for_its_learner_and_another_joins_while_it_runs(site: Site) -> None:

@@ -59,7 +59,7 @@ def test_a_second_learner_on_a_run_folder_is_refused(place: Site, learner: Progr
 
 
 UNKNOWN = {
-    "policy": {"policy": {"kind": "diffusion", "horizon": 4}},
+    "policy": {"policy": {"kind": "of_nobody", "horizon": 4}},
     "algorithm": {"algorithm": {"name": "dreamer"}},
 }
 

@@ -44,6 +44,8 @@ RLPD = [
     "sft.steps=5", "replay.sampling=null", "policy.horizon=2",
 ]  # fmt: skip
 PPO = [*TINY, "sft.steps=5", "demonstrations.episodes=1", "learner.episodes_per_update=4", "learner.max_staleness=100"]
+GRPO = [*TINY, "algorithm.group=4", "algorithm.minibatch=16", "learner.episodes_per_update=4",
+        "learner.max_staleness=100", "learner.stop_success=null"]  # fmt: skip
 
 
 def recorded(config: Config, episodes: int) -> list[Segment]:
@@ -54,6 +56,7 @@ def recorded(config: Config, episodes: int) -> list[Segment]:
     rollout = BatchRollout(
         build_policy(config, inputs), inputs, cell, edge="batch", arms=4, threads=1, segment_steps=5, seed=0,
         emit=made.extend, options=EnvOptions(episode_steps=config.episode_steps, reward=config.reward),
+        group=config.group,
     )  # fmt: skip
     for _ in range(episodes // 4):
         rollout.start(4)
@@ -121,6 +124,7 @@ def assert_same(one: Checkpoint, other: Checkpoint) -> None:
         pytest.param("reach-sac", SAC, 48, ("step:9", "step:50", "entry:1", "step:20", "entry:2"), id="sac"),
         pytest.param("reach-sac", RLPD, 48, ("step:40", "entry:3"), id="rlpd"),
         pytest.param("smoke", PPO, 60, ("step:20", "entry:3"), id="ppo"),
+        pytest.param("reach-grpo", GRPO, 60, ("step:50", "entry:3"), id="grpo"),
     ),
 )
 def test_killed_or_not_the_run_ends_with_the_same_bits(

@@ -23,6 +23,7 @@ from hal import Command, RealTime, RobotFault, RobotSpec, load_spec, make_robot
 from hal.control_loop import ControlLoop
 from hal.estop import EStop
 from hal.lease import Leases
+from robotlearn.config.edge import ExecutionConfig
 from robotlearn.edge import local
 from robotlearn.edge.arm_loop import ArmLoop
 from robotlearn.people.intent import Device, Intent
@@ -63,6 +64,7 @@ class Bench:
         ahead: int,
         person: Person | None = None,
         real_time: type[RealTime] = RealTime,
+        execution: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         ends = {part: f"ipc://{tmp}/{part}" for part in ("server", "station")}
@@ -77,7 +79,8 @@ class Bench:
         env = ArmEnv(self.control, task, EnvOptions(**{"episode_steps": EPISODE_STEPS} | options))
         env.reset(seed=0)
         self.env = env
-        self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, ahead=ahead, person=person, **ends)
+        chosen = ExecutionConfig(**({"ahead": ahead} if execution is None else execution))
+        self.loop = ArmLoop(env, self.control, "arm-1", horizon=H, execution=chosen, person=person, **ends)
         self.stop = threading.Event()
         self.answer: Answer = lambda request: [chunk(request.request)]
         self.requests: list[local.ChunkRequest] = []
@@ -167,8 +170,8 @@ def fast() -> RobotSpec:
 def make_bench(tmp_path: Path, fast: RobotSpec) -> Iterator[Callable[[int], Bench]]:
     made: list[Bench] = []
 
-    def make(ahead: int = 2, person: Person | None = None) -> Bench:
-        made.append(Bench(tmp_path, fast, ahead, person))
+    def make(ahead: int = 2, person: Person | None = None, execution: dict[str, Any] | None = None) -> Bench:
+        made.append(Bench(tmp_path, fast, ahead, person, execution=execution))
         return made[-1]
 
     yield make

@@ -23,6 +23,8 @@ from robotlearn.config import dump, load_config
 from robotlearn.contract import contract
 from robotlearn.edge import local
 from robotlearn.edge.drive import Drive, DriveView
+from robotlearn.edge.latencies import described
+from robotlearn.edge.local import Latency
 from robotlearn.edge.outcome import Episodes, Previews
 from robotlearn.errors import ProcessError
 from robotlearn.inputs import Inputs
@@ -279,14 +281,15 @@ def test_how_it_stands_fits_a_line_and_a_page() -> None:
         state="working",
         health="ok",
         version=20,
-        latency_ms=2.14,
+        inference=described({1: Latency(100, 2.14, 3.26)}),
         starved=1,
         missed=0,
         broken=1,
         success=0.5,
     )
     facts = (
-        "version 20, step 12, starved 1 and missed 0 ticks, success 50%, 1 broken, inference 2.1 ms, arm working (ok)"
+        "version 20, step 12, starved 1 and missed 0 ticks, success 50%, 1 broken, inference 2.1 ms (p99 3.3), "
+        "arm working (ok)"
     )
     assert view.line() == f"episode 3 of 10 | {facts}"
     console = Console(width=150, file=io.StringIO())

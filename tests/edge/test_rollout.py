@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import EnvOptions
+from envs import EnvOptions, Randomization
 from policies.base import Policy
 from policies.normalizer import Statistics
 from robotlearn.algorithms.chunks import join
@@ -38,12 +38,14 @@ def policy(config: Config, inputs: Inputs) -> Policy:
     return policy
 
 
-def roll(policy: Policy, cell: Cell, *, arms: int = ARMS, explore: bool = True, **options: int) -> tuple:
+def roll(
+    policy: Policy, cell: Cell, *, arms: int = ARMS, explore: bool = True, group: int = 1, **options: int
+) -> tuple:
     segments: list[Segment] = []
-    steps = options.pop("segment_steps", 8)
+    steps, environment = options.pop("segment_steps", 8), options
     rollout = BatchRollout(
         policy, INPUTS, cell, edge="batch", arms=arms, threads=1, segment_steps=steps, seed=SEED,
-        emit=segments.extend, explore=explore, options=EnvOptions(episode_steps=12),
+        emit=segments.extend, explore=explore, options=EnvOptions(episode_steps=12, **environment), group=group,
     )  # fmt: skip
     return rollout, segments
 
@@ -152,6 +154,46 @@ def test_new_weights_take_effect_with_the_next_chunk(policy: Policy, cell: Cell)
     assert episode.version.tolist() == [0, 1, 1]
     ends_at_noise = [bool(np.array_equal(path[0], path[-1])) for path in episode.path]
     assert ends_at_noise == [False, True, True]
+
+
+def test_a_group_begins_in_one_scene_under_one_version_each_member_with_its_own_noise(
+    policy: Policy, cell: Cell
+) -> None:
+    """Twice two groups; the second starts while the first still runs, and new weights come in between."""
+    varied = Randomization(damping=1, gain=0.3, sensor_noise=0.01, latency=2)
+    rollout, segments = roll(policy, cell, arms=8, group=4, randomization=varied)
+    rollout.start(4)
+    rollout.advance(5)
+    rollout.start(4)
+    version = 6
+    while rollout.running or version < 12:
+        if not rollout.running:
+            rollout.start(8)
+        rollout.advance(version)
+        version += 1
+    rollout.close()
+
+    episodes = defaultdict(list)
+    for segment in segments:
+        segment.validate()
+        episodes[segment.episode].append(segment)
+    groups = defaultdict(list)
+    for parts in episodes.values():
+        episode = join(parts)
+        assert episode.group is not None and episode.group.size == 4
+        groups[episode.group.id].append(episode)
+    assert len(groups) >= 4
+    starts = []
+    for members in groups.values():
+        assert sorted(one.group.member for one in members) == [0, 1, 2, 3]
+        assert len({int(one.version[0]) for one in members}) == 1
+        assert len({one.task for one in members}) == 1
+        for key, rows in members[0].observations.items():
+            assert all(one.observations[key][0].tobytes() == rows[0].tobytes() for one in members), key
+        assert len({one.path[0, 0].tobytes() for one in members}) == 4, "each its own noise"
+        assert len({one.observations["observation.state"][-1].tobytes() for one in members}) == 4
+        starts.append(members[0].observations["observation.state"][0].tobytes())
+    assert len(set(starts)) == len(starts), "every group another scene"
 
 
 def spoil(arrays: dict[str, np.ndarray], how: str) -> str:

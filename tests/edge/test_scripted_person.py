@@ -151,6 +151,21 @@ def test_what_they_do_is_what_the_expert_would_at_that_arm(spec: RobotSpec, scen
     assert np.abs(expected[[0, 2]] - expected[1]).max() > 1e-3, "else it could be another arm's"
 
 
+def test_they_know_what_each_arm_was_told(spec: RobotSpec) -> None:
+    task = make_task("touch", spec)
+    env = BatchArmEnv(spec, task, 6, seed=3, autoreset=AutoresetMode.DISABLED)
+    env.reset()
+    state = env.scene_state()
+    assert 0 < state.goal[3:].sum() < 3, "what is meant differs"
+    config = ScriptedPersonConfig(kind="scripted", patience=1)
+    person = ScriptedPerson(spec, task, 6, config, Effort.of(config))
+    person.begin(np.arange(6), state)
+    for _ in range(2):
+        held, actions = person.act(np.arange(3, 6), state)
+    assert held.tolist() == [3, 4, 5]
+    np.testing.assert_array_equal(actions, Expert(spec, task).act(state)[3:])
+
+
 def test_they_attend_so_many_episodes_and_those_who_share_an_effort_are_one(spec: RobotSpec, scene: SceneState) -> None:
     effort = Effort(most_attended=4)
     first, second = Watched(spec, scene, effort), Watched(spec, scene, effort)

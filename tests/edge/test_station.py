@@ -89,11 +89,17 @@ class Bench:
         self.arm_process, self.server_process = Sleeper.started
         self.context = zmq.Context()
         self.sockets: list[zmq.Socket] = []
-        self.server = self.dial(self.server_process)
+        self.server = local.local_socket(self.context, zmq.PUB)
+        self.server.bind(self.server_process.option("--states"))
+        self.sockets.append(self.server)
         self.arm = self.dial(self.arm_process, "station")
-        self.server.send(local.encode(local.ServerState(2, 1, 0, 0, 0.0)))
+        until(self._served, "the station to hear of its policy server")
         # Else its first episode might be one of those that it starts while it is cut off.
         until(lambda: self.station._uplink.state == "connected", "the learner's answer")
+
+    def _served(self) -> bool:
+        self.server.send(local.encode(local.ServerState(2, 1, 0, 0, {})))
+        return self.station.version == 2
 
     def dial(self, child: Sleeper, identity: str = "") -> zmq.Socket:
         socket = local.local_socket(self.context, zmq.DEALER)
@@ -223,7 +229,7 @@ def test_an_arm_process_that_hangs_is_killed_and_its_episode_given_up(
 
 
 def test_until_the_policy_server_has_weights_the_arm_rests(bench: Bench) -> None:
-    bench.server.send(local.encode(local.ServerState(-1, 1, 0, 0, 0.0)))
+    bench.server.send(local.encode(local.ServerState(-1, 1, 0, 0, {})))
     until(lambda: bench.station.version == -1, "the station to hear it")
     bench.rest(-1)
     until(lambda: bench.end.gate.running_at("station") == 1, "the learner's grant")
@@ -231,5 +237,9 @@ def test_until_the_policy_server_has_weights_the_arm_rests(bench: Bench) -> None
     while bench.arm.poll(200):
         heard.append(local.decode(bench.arm.recv()))
     assert all(isinstance(message, local.Hold) for message in heard), "it started an episode"
-    bench.server.send(local.encode(local.ServerState(0, 1, 0, 0, 0.0)))
+    bench.server.send(local.encode(local.ServerState(-1, 1, 0, 0, {}, "compiling")))
+    compiling = "the policy server, which is compiling"
+    until(lambda: bench.end.server.peers()[0].waits_for == compiling, "the learner to know why the arm rests")
+    bench.server.send(local.encode(local.ServerState(0, 1, 0, 0, {1: local.Latency(9, 2.5, 4.0)})))
     assert bench.started() == 1
+    until(lambda: "; inference 2.5 ms (p99 4.0))" in bench.end.server.peers()[0].state, "the latency to be shown there")

@@ -128,18 +128,20 @@ def test_a_spec_of_the_station_stands_for_the_run_s_own_of_that_model(tmp_path: 
 
 def test_an_edge_of_the_run_keeps_what_the_run_says_of_it(tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
-    edges = [{"name": "first", "kind": "paced", "ahead": 0}, {"name": "left", "kind": "paced", "ahead": 1}]
+    edges = [
+        {"name": name, "kind": "paced", "execution": {"ahead": ahead}} for name, ahead in (("first", 0), ("left", 1))
+    ]
     run.write_text(yaml.safe_dump({"seed": 0, "robot": "panda", "task": "reach", "edges": edges}))
     left, right = only_mujoco(tmp_path, config="run.yaml").processes()
-    assert load_config(left.arguments[1], left.arguments[6:]).edges[0].ahead == 1
-    assert load_config(right.arguments[1], right.arguments[6:]).edges[0].ahead == 0
+    assert load_config(left.arguments[1], left.arguments[6:]).edges[0].execution.ahead == 1
+    assert load_config(right.arguments[1], right.arguments[6:]).edges[0].execution.ahead == 0
     assert left.arguments[1] == str(run)  # beside the station's file, wherever the process runs
 
 
 def test_a_run_without_paced_edges(tmp_path: Path) -> None:
     """The laptop's chunks are of two steps: the default, asking two steps ahead, would not do."""
     process = only_mujoco(tmp_path, config="laptop").processes(only="left")[0]
-    assert load_config("laptop", process.arguments[6:]).edges[0].ahead == 1
+    assert load_config("laptop", process.arguments[6:]).edges[0].execution.ahead == 1
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
