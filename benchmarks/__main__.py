@@ -12,7 +12,8 @@ from robotlearn import gl
 NAMES = ("sim", "render", "safety", "wire", "curve", "payloads", "frames", "weights", "deltas", "serving")
 LONG = (
     *("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart", "push", "checkpoints"),
-    *("replay", "sac_steps", "paced", "off_policy"),  # of the extra `bench`, as are `learning` and `from_scratch`
+    *("replay", "paced", "late_chunks", "vla", "vla_serving"),
+    *("sac_steps", "off_policy"),  # of the extra `bench`, as are `learning` and `from_scratch`
 )
 
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -40,50 +40,47 @@ CONTRACT = {"bench": 1}
 
 
 def edge(pipe: Connection, address: str) -> None:
-    """Pulls each version; tells how many it had."""
+    """Pulls each version; tells when it has the one it is asked for, and at the end how many it had."""
     client = WeightsClient(address, edge="edge", session=1, contract=CONTRACT)
     client.start()
-    pipe.recv()
+    pipe.send("ready")
+    while (version := pipe.recv()) is not None:
+        pipe.send(client.wait(version, 600) is not None)
     pipe.send(client.stats())
     client.close()
 
 
 class Loop:
-    """A training loop, whose weights are published now and then."""
+    """A training loop, whose weights are published now and then; `step` calls what it is given before they change."""
 
-    def __init__(self, device: str, millions: int, publisher: Publisher) -> None:
-        on_gpu = device == "cuda"
-        width = 4096 if on_gpu else 1024
-        layers = max(1, round(millions * 1e6 / width**2))
-        kind = torch.bfloat16 if on_gpu else torch.float32
-        self.model = torch.nn.Sequential(
-            *(torch.nn.Linear(width, width, device=device, dtype=kind) for _ in range(layers))
-        )
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
-        self.inputs = torch.randn(4096 if on_gpu else 64, width, device=device, dtype=kind)
-        self.publisher, self.version = publisher, -1
-        self.copies = HostCopies(torch.device(device)) if on_gpu else None
-        self.rounded = {name for name, _ in self.model.named_parameters()}
-
-    @property
-    def settle(self) -> Callable[[], None]:
-        return self.copies.settle if self.copies is not None else self.publisher.settle
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        step: Callable[[Callable[[], None]], None],
+        publisher: Publisher,
+        constant: Mapping[str, Hashable],
+        rounded: set[str],
+    ) -> None:
+        self.model, self._step = model, step
+        self.publisher, self.version, self.constant, self.rounded = publisher, -1, constant, rounded
+        self.device = next(model.parameters()).device
+        self.copies = HostCopies(self.device) if self.device.type == "cuda" else None
+        self.settle = self.copies.settle if self.copies is not None else publisher.settle
 
     def step(self) -> None:
-        loss = self.model(self.inputs).square().mean()
-        loss.backward()
-        self.settle()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self._step(self.settle)
+        if self.copies is not None:
+            torch.cuda.synchronize()  # a loop looks at its loss
 
     def push(self) -> None:
         self.version += 1
         self.publisher.settle()
-        state = self.model.state_dict()
+        state, given = self.model.state_dict(), {"constant": self.constant, "rounded": self.rounded}
         if self.copies is None:
-            self.publisher.publish(self.version, views(state), rounded=self.rounded)
+            self.publisher.publish(self.version, views(state), **given)
         else:
-            self.publisher.publish(self.version, views(self.copies.take(state, {})), ready=self.copies.wait)
+            here = views(self.copies.take(state, self.constant))
+            self.publisher.publish(self.version, here, ready=self.copies.wait, **given)
 
     def turn(self, pushing: bool) -> float:
         """Steps per second."""
@@ -95,13 +92,29 @@ class Loop:
                 self.push()
             self.step()
             steps += 1
-            if self.copies is not None:
-                torch.cuda.synchronize()  # a loop looks at its loss
         return steps / (time.perf_counter() - begun)
 
 
-def measure(device: str, millions: int) -> None:
-    torch.set_num_threads(1)
+def layers(device: str, millions: int, publisher: Publisher) -> Loop:
+    """A stack of linear layers, trained on noise."""
+    on_gpu = device == "cuda"
+    width, kind = (4096, torch.bfloat16) if on_gpu else (1024, torch.float32)
+    count = max(1, round(millions * 1e6 / width**2))
+    model = torch.nn.Sequential(*(torch.nn.Linear(width, width, device=device, dtype=kind) for _ in range(count)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    inputs = torch.randn(4096 if on_gpu else 64, width, device=device, dtype=kind)
+
+    def step(settle: Callable[[], None]) -> None:
+        model(inputs).square().mean().backward()
+        settle()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return Loop(model, step, publisher, {}, {name for name, _ in model.named_parameters()})
+
+
+def pushed(name: str, make: Callable[[Publisher], Loop]) -> None:
+    """Report what pushes cost the loop that `make` gives, and what a push takes until the edge has it."""
     with tempfile.TemporaryDirectory(prefix="robotlearn-bench-") as folder:
         publisher = Publisher()
         store = SegmentStore(Path(folder) / "store")
@@ -112,9 +125,18 @@ def measure(device: str, millions: int) -> None:
         here, there = multiprocessing.Pipe()
         puller = multiprocessing.get_context("spawn").Process(target=edge, args=(there, server.address))
         puller.start()
-        loop = Loop(device, millions, publisher)
+        here.recv()
+        loop = make(publisher)
         for _ in range(3):
             loop.step()
+        waits = []
+        for _ in range(3):  # the first brings what never changes, too
+            loop.step()
+            sent, begun = publisher.bytes_sent, time.perf_counter()
+            loop.push()
+            here.send(loop.version)
+            here.recv()
+            waits.append((time.perf_counter() - begun, publisher.bytes_sent - sent))
         rates: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(TURNS):
             for pushing in (False, True):
@@ -124,12 +146,18 @@ def measure(device: str, millions: int) -> None:
         puller.join()
         server.close()
         store.close()
-    parameters = sum(parameter.numel() for parameter in loop.model.parameters())
     with_pushes, without = statistics.median(rates[True]), statistics.median(rates[False])
-    name = f"push.{device}.{parameters / 1e6:.0f}M"
+    for which, (taken, size) in (("first", waits[0]), ("next", waits[-1])):
+        report(f"{name}.{which}", taken, "s until the edge has it")
+        report(f"{name}.{which}.sent", size / 1e6, "MB")
     report(f"{name}.steps", with_pushes, "steps/s", "without pushes", without)
     report(f"{name}.slower", 100 * (1 - with_pushes / without), "% slower", "wanted at most", 2.0)
     report(f"{name}.version", stats["version"], "newest at the edge", "published", loop.version)
+
+
+def measure(device: str, millions: int) -> None:
+    torch.set_num_threads(1)
+    pushed(f"push.{device}.{millions}M", lambda publisher: layers(device, millions, publisher))
 
 
 def run() -> None:

@@ -35,6 +35,7 @@ from hal.estop import EStop
 from hal.owned_loop import owned_loop
 from hal.ownership import Ownership
 from hal.wrapper import Wrapper
+from robotlearn.config.edge import ExecutionConfig
 from robotlearn.edge import local
 from robotlearn.edge.arm_loop import ArmLoop
 from robotlearn.edge.policy_server import PolicyServer
@@ -155,7 +156,7 @@ def _policy_server(folder: Path) -> None:
         loop = owned_loop(hal.make_robot(spec, scene=build_scene(spec, task)), owned)
         env = ArmEnv(loop, task, EnvOptions(episode_steps=1000))
         env.reset(seed=0)
-        arm, stop = ArmLoop(env, loop, "arm", horizon=HORIZON, ahead=2, **ends), threading.Event()
+        arm, stop = ArmLoop(env, loop, "arm", horizon=HORIZON, execution=ExecutionConfig(), **ends), threading.Event()
         thread = threading.Thread(target=arm.run, args=(stop,))
         thread.start()
         rng = np.random.default_rng(0)

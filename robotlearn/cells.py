@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs import EnvOptions, Randomization, Task, make_task
+from envs import EnvOptions, LanguageTask, Randomization, Task, make_task
 from envs.spaces import observation_space
 from hal.spec import RobotSpec, load_spec
 from robotlearn.config.config import Config
 from robotlearn.config.edge import EdgeConfig
+from robotlearn.config.policy import VLAConfig
 from robotlearn.errors import ConfigError
+from robotlearn.image_size import model_image_size
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,44 @@ class Cell:
 def cells_of(config: Config, edge: EdgeConfig | None = None) -> list[Cell]:
     """The cells of a run, or of one of its edges.
 
-    Raises SpecError, TaskError: no such robot or task, or it can't do it; ConfigError: two specs of the same name.
+    Raises SpecError, TaskError: no such robot or task, or it can't do it; ConfigError: two specs of the same name, or a
+    language task whose words aren't shown.
     """
     specs = {robot: load_spec(robot) for robot in config.robot}
     names = [spec.embodiment for spec in specs.values()]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"robot: two of the run's specs have the name {name}, by which a policy tells them apart")
-    return [Cell(specs[robot], make_task(task, specs[robot])) for robot, task in config.cells(edge)]
+    cells = [Cell(specs[robot], make_task(task, specs[robot])) for robot, task in config.cells(edge)]
+    for cell in cells:
+        if isinstance(cell.task, LanguageTask) and not config.observations.instruction:
+            raise ConfigError(
+                f"observations.instruction: false is not valid with task {cell.task.name}, expected true, since only "
+                "the words tell what is meant"
+            )
+    return cells
 
 
 def env_options(config: Config) -> EnvOptions:
-    """What the config's environments show, pay and vary."""
+    """What the config's environments show, pay and vary. Raises ConfigError as `model_image_size`."""
+    size = config.observations.image_size
     return EnvOptions(
         episode_steps=config.episode_steps,
         tracking_error=config.observations.tracking_error,
         environment_state=config.observations.environment_state,
         cameras=config.observations.cameras,
-        image_size=config.observations.image_size,
+        image_size=_taken(config) if size == "auto" else size,
+        whole_images=size == "auto",
         image_every=config.observations.image_every,
         reward=config.reward,
         randomization=Randomization(**config.randomization.model_dump()),
     )
+
+
+def _taken(config: Config) -> tuple[int, int]:
+    """Height and width of what the config's VLA looks at."""
+    assert isinstance(config.policy, VLAConfig)
+    return model_image_size(config.policy.kind, config.policy.pretrained)
 
 
 def observation_shapes(cell: Cell, options: EnvOptions) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from robotlearn.commands.data import data
 from robotlearn.commands.emulate import emulate
 from robotlearn.commands.estop import estop
 from robotlearn.commands.keys import keys
+from robotlearn.commands.latency import latency
 from robotlearn.commands.record import record
 from robotlearn.commands.robots import robots
 from robotlearn.commands.serve import serve
@@ -24,6 +25,7 @@ from robotlearn.version import __version__
 
 if TYPE_CHECKING:
     from robotlearn.cluster.train import RayTraining
+    from robotlearn.evaluation import Evaluation, Rate
 
 app = typer.Typer(
     name="robotlearn",
@@ -237,12 +239,37 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1, help="How many; at least one for each robot and task.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and noise.")] = 1000,
     video: Annotated[Path | None, typer.Option(help="Film the first four arms: FILE.mp4 or FILE.gif.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="generalisation",
+            help="A language task as in training, then with looks, words and starts that training never showed; "
+            "--episodes of each.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Where the suite's picture goes; by default into the run folder.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Success rate of a run's newest policy, without exploration, with its 95 % Wilson interval."""
+    """Success rate of a run's newest policy, without exploration, with its 95 % Wilson interval.
+
+    Where words say which of several things is meant, by instruction, too.
+    """
     from robotlearn.errors import ConfigError
 
+    if suite not in (None, "generalisation"):
+        raise ConfigError(f"--suite {suite}: there is only one, 'generalisation'")
+    if out is not None and (suite is None or out.suffix != ".png"):
+        raise ConfigError(f"--out {out}: " + ("only with --suite" if suite is None else "not a .png"))
     if video is not None:
+        if suite is not None:
+            raise ConfigError(f"--video {video}: not with --suite, which draws a picture of its own, see --out")
         if video.suffix not in (".mp4", ".gif"):
             raise ConfigError(f"--video {video}: neither an .mp4 nor a .gif")
         if not gl.choose():
@@ -250,6 +277,17 @@ def evaluate(
     from robotlearn.saved_policy import find_policy
 
     saved = find_policy(run)
+    if suite is not None:
+        from rich.console import Console
+
+        from robotlearn.suite_run import run_suite  # only now: it imports torch
+
+        console = Console(file=sys.stdout)
+        picture = out or saved.file.parent / "generalisation.png"
+        run_suite(
+            saved, episodes=episodes, seed=seed, picture=picture, drawable=gl.choose(), as_json=as_json, console=console
+        )
+        return
     version, cells = saved.version, len(saved.config.cells())
     if episodes < cells:
         typer.echo(f"--episodes {episodes}: there will be {cells}, one for each robot and task", err=True)
@@ -265,11 +303,17 @@ def evaluate(
             f"length {measured.mean_steps:.1f} steps"
         )
         for name, part in measured.cells.items():
-            typer.echo(
-                f"  {name}: {part.success:.1%} [{part.low:.1%}, {part.high:.1%}] ({part.successes} of {part.episodes})"
-            )
+            typer.echo(_told(f"  {name}", part))
+            for words, rate in part.instructions.items():
+                typer.echo(_told(f"    {words}", rate))
+        for words, rate in measured.instructions.items():
+            typer.echo(_told(f"  {words}", rate))
         if video is not None:
             typer.echo(f"video: {video}")
+
+
+def _told(what: str, rate: "Evaluation | Rate") -> str:
+    return f"{what}: {rate.success:.1%} [{rate.low:.1%}, {rate.high:.1%}] ({rate.successes} of {rate.episodes})"
 
 
 @app.command("run")
@@ -301,6 +345,14 @@ def run_policy(
             show_default=False,
         ),
     ] = None,
+    way: Annotated[
+        str | None,
+        typer.Option(
+            help="What the arm does while the policy computes: hold, wait, overlap, rtc, vlash or prefix; by default "
+            "what the run's paced edge does, or hold.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """A policy drives an arm, real or simulated, by the wall clock. Nothing is learnt, nothing is sent anywhere.
@@ -314,7 +366,7 @@ def run_policy(
     from robotlearn.saved_policy import find_policy_for
 
     stop = stop_on_signals()
-    saved = find_policy_for(policy, robot, task, ahead, driver, driver_options(option))
+    saved = find_policy_for(policy, robot, task, ahead, way, driver, driver_options(option))
     driving = Drive(saved, episodes=episodes, dry_run=dry_run)
     try:
         if as_json:
@@ -339,6 +391,7 @@ app.command()(emulate)
 app.command()(teleop)
 app.command()(serve)
 app.command()(estop)
+app.command()(latency)
 app.command()(record)
 
 
@@ -455,13 +508,13 @@ def policy_server(
     config: ConfigArgument,
     edge: Annotated[str, typer.Option()],
     server: Annotated[str, typer.Option()],
-    station: Annotated[str, typer.Option()],
+    states: Annotated[str, typer.Option()],
     overrides: Overrides = None,
     learner: Annotated[str | None, typer.Option()] = None,
     session: Annotated[int, typer.Option()] = 0,
     checkpoint: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """The policy server of a paced edge; started by its station. Weights: of --learner, or of --checkpoint."""
+    """The policy server of paced edges; started by a station. Weights: of --learner, or of --checkpoint."""
     from robotlearn.config.edge import PacedEdgeConfig
     from robotlearn.config.load import load_config
     from robotlearn.edge.serving import Serving
@@ -482,7 +535,7 @@ def policy_server(
         source = LearnerWeights(learner, loaded, edge=edge, session=session)
     # A policy that is run and not taught does what it does best.
     explore = checkpoint is None
-    serving = Serving(loaded, entry, source, session=session, server=server, station=station, explore=explore)
+    serving = Serving(loaded, entry, source, session=session, server=server, states=states, explore=explore)
     freeze_heap()
     try:
         serving.run(stop)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
-from robotlearn.config.algorithms import PPOConfig
+from robotlearn.config.algorithms import PathConfig
 from robotlearn.config.config import Config
 from robotlearn.wire.encodings import LOSSY
 from robotlearn.wire.layout import Layout
@@ -31,9 +31,10 @@ class Fit:
     def __init__(self, config: Config, cells: Sequence[Cell]) -> None:
         options = env_options(config)
         self._horizon, self._path_steps = config.policy.horizon, config.policy.path_steps
-        self._path_dim = policy_dim([cell.spec for cell in cells])
-        ppo = config.algorithm if isinstance(config.algorithm, PPOConfig) else None
-        self._lossless = ppo is not None and not ppo.lossy_images and config.learner.updates > 0
+        self._path_dim = config.policy.path_dim(policy_dim([cell.spec for cell in cells]))
+        by_ratios = config.algorithm if isinstance(config.algorithm, PathConfig) else None
+        self._lossless = by_ratios is not None and not by_ratios.lossy_images and config.learner.updates > 0
+        self._group = config.group
         self._cells: dict[tuple[str, str], tuple[int, Mapping[str, tuple[int, ...]]]] = {
             (cell.spec.embodiment, words): (cell.spec.dim, observation_shapes(cell, options))
             for cell in cells
@@ -53,6 +54,9 @@ class Fit:
         ):
             if there != here:
                 return f"{key} is {there} in the segment and {here} in this run"
+        size = 1 if header.group is None else header.group.size
+        if self._group not in (1, size):
+            return f"algorithm.group is {size} in the segment and {self._group} in this run"
         return ""
 
     def data(self, header: RecordHeader, layout: Layout) -> str:

@@ -9,12 +9,29 @@ import imageio.v3 as imageio
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs import BatchArmEnv, EnvOptions
+from envs import BatchArmEnv, EnvOptions, LanguageTask
 from policies.base import Policy
 from robotlearn.cells import Cell
 from robotlearn.inputs import Inputs
 from robotlearn.policy import ask
 from robotlearn.statistics import wilson_interval
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Success rate with its 95 % Wilson interval."""
+
+    episodes: int
+    successes: int
+    success: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, won: Sequence[bool]) -> "Rate":
+        """Of at least one episode."""
+        successes = sum(won)
+        return cls(len(won), successes, successes / len(won), *wilson_interval(successes, len(won)))
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Evaluation:
     mean_steps: float
     cells: dict[str, "Evaluation"] = field(default_factory=dict)
     """What it is made of, by cell, where there are several."""
+    instructions: dict[str, Rate] = field(default_factory=dict)
+    """By the words that the episodes were told, of one cell whose words say which of several goals is meant."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +124,7 @@ def evaluate(
     )
     rng = np.random.default_rng([seed, 2])
     returns, steps, success = [], [], []
+    words: list[str] = []
     frames: list[np.ndarray] = []
     try:
         while len(success) < episodes:
@@ -132,6 +152,7 @@ def evaluate(
             returns += total[:take].tolist()
             steps += length[:take].tolist()
             success += won[:take].tolist()
+            words += env.instructions[:take]
             progress(len(success))
     finally:
         env.close()
@@ -139,8 +160,22 @@ def evaluate(
         _write_video(video, frames, cell.spec.control_hz)
     low, high = wilson_interval(sum(success), episodes)
     return Evaluation(
-        episodes, sum(success), sum(success) / episodes, low, high, float(np.mean(returns)), float(np.mean(steps))
+        episodes,
+        sum(success),
+        sum(success) / episodes,
+        low,
+        high,
+        float(np.mean(returns)),
+        float(np.mean(steps)),
+        instructions=_by_words(words, success) if isinstance(cell.task, LanguageTask) else {},
     )
+
+
+def _by_words(words: Sequence[str], success: Sequence[bool]) -> dict[str, Rate]:
+    won: dict[str, list[bool]] = {}
+    for told, one in zip(words, success, strict=True):
+        won.setdefault(told, []).append(one)
+    return {told: Rate.of(won[told]) for told in sorted(won)}
 
 
 def _tile(frames: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -8,7 +8,7 @@ from robotlearn.config import load_config
 from robotlearn.contract import Fit, contract
 from robotlearn.wire import layout, record
 from robotlearn.wire.encodings import IMAGES, Encodings, ImageEncoding
-from robotlearn.wire.segment import Segment
+from robotlearn.wire.segment import Group, Segment
 
 CONFIG = load_config("smoke")
 AGREED = contract(CONFIG)
@@ -83,3 +83,22 @@ def test_images_that_lost_something_are_not_for_ppo_unless_it_is_told_so(how: st
     assert (reason() == "") == (not lossy)
     assert not lossy or reason().startswith(f"{key} is encoded as {how}, and this run has no algorithm.lossy_images")
     assert reason("algorithm.lossy_images=true") == reason("learner.updates=0") == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "reason"),
+    [
+        (None, "algorithm.group is 1 in the segment and 8 in this run"),
+        (Group(3, 1, 4), "algorithm.group is 4 in the segment and 8 in this run"),
+        (Group(3, 1, 8), ""),
+    ],
+    ids=str,
+)
+def test_grpo_takes_whole_groups_of_its_own_size(group: Group | None, reason: str) -> None:
+    made = segment(CONFIG.policy.horizon)
+    made.group = group
+    header = record.verify(record.encode(made, session=1, sequence=0))
+    found = layout.parse(bytes(header.tensors))
+    grouped = load_config("smoke", ["algorithm={name: grpo, group: 8}", "edges=[{name: a, kind: batch, arms: 8}]"])
+    assert Fit(grouped, cells_of(grouped))(header, found) == reason
+    assert FIT(header, found) == "", "who learns from episodes alone takes them all"

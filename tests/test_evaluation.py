@@ -89,7 +89,7 @@ def test_what_is_measured_adds_up(policy: Policy) -> None:
 
 def test_the_experts_actions_replayed_as_a_policy_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation of what is known to be good says so: with horizon 1, whatever the policy is."""
-    config = load_config("smoke", ["policy.horizon=1", "policy.hidden=[8]", "edges.0.ahead=0"])
+    config = load_config("smoke", ["policy.horizon=1", "policy.hidden=[8]", "edges.0.execution.ahead=0"])
     policy = build_policy(config, INPUTS)
     made: list[BatchArmEnv] = []
     init = BatchArmEnv.__init__

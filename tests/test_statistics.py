@@ -1,10 +1,10 @@
-"""Wilson's interval against published and computed values."""
+"""Wilson's interval, and Newcombe's of differences, against published and computed values."""
 
 from __future__ import annotations
 
 import pytest
 
-from robotlearn.statistics import wilson_interval
+from robotlearn.statistics import difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,13 @@ def test_none_and_all_end_exactly_at_0_and_1(trials: int) -> None:
 def test_what_is_no_rate_is_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match="give no rate"):
         wilson_interval(successes, trials)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    # R. G. Newcombe, Statistics in Medicine 17 (1998), 873 to 890, table II, method 10.
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((10, 10), (0, 10), 0.6075, 1.0)],
+)
+def test_known_differences(one: tuple[int, int], other: tuple[int, int], low: float, high: float) -> None:
+    assert difference_interval(*one, *other) == pytest.approx((low, high), abs=6e-5)
+    assert difference_interval(*other, *one) == pytest.approx((-high, -low), abs=6e-5)

@@ -13,7 +13,7 @@ from robotlearn.errors import ClusterError
 
 LEARNER = "learner"
 GPU_SHARE = 0.1
-"""Of a GPU, for the policy server of a paced edge: it runs a batch now and then."""
+"""Of a GPU, for the policy of an edge: it runs a batch now and then."""
 _SEARCH_LIMIT = 20_000
 
 Resources = Mapping[str, float]
@@ -56,12 +56,13 @@ def edge_arms(config: Config, edge: EdgeConfig) -> dict[str, int]:
 def demands(config: Config, nodes: Sequence[Node], *, learner_node: str | None = None) -> list[Demand]:
     """Learner first, then the edges in the config's order.
 
-    The learner asks for a GPU where the cluster (with `learner_node`, the id of the only node that it may run on: that
-    one) has one. A paced edge asks for a share of one where every node with its robot has a GPU, and enough is left.
+    On the CPU nobody asks for a GPU. With device auto, the learner does where the cluster (with `learner_node`, the id
+    of the only node that it may run on: that one) has one; an edge asks for a share of one where every node with its
+    robot has a GPU, and enough is left. With cuda they do whatever there is.
     """
     homes = [node for node in nodes if learner_node in (None, node.id)]
     learner = {"CPU": float(config.learner.threads)}
-    if any(node.total.get("GPU", 0) >= 1 for node in homes):
+    if _wants(config.learner.device, any(node.total.get("GPU", 0) >= 1 for node in homes)):
         learner["GPU"] = 1.0
     plain, shared = [Demand(LEARNER, learner)], [Demand(LEARNER, learner)]
     for edge in config.edges:
@@ -70,10 +71,16 @@ def demands(config: Config, nodes: Sequence[Node], *, learner_node: str | None =
         # The station's arm process and its policy server.
         wanted = {"CPU": float(edge.threads + paced), **{name: float(count) for name, count in arms.items()}}
         stations = [node for node in nodes if all(node.total.get(name, 0) >= 1 for name in arms)]
-        share = paced and bool(stations) and all(node.total.get("GPU", 0) > 0 for node in stations)
-        plain.append(Demand(edge.name, wanted))
-        shared.append(Demand(edge.name, wanted | {"GPU": GPU_SHARE} if share else wanted))
+        share = wanted | {"GPU": GPU_SHARE}
+        there = bool(stations) and all(node.total.get("GPU", 0) > 0 for node in stations)
+        plain.append(Demand(edge.name, share if _wants(edge.device, there=False) else wanted))
+        shared.append(Demand(edge.name, share if _wants(edge.device, there) else wanted))
     return shared if fit(shared, nodes, learner_node) else plain
+
+
+def _wants(device: str, there: bool) -> bool:
+    """Whether a process on that device needs a GPU; `there`: whether auto may count on one."""
+    return device.startswith("cuda") or (device == "auto" and there)
 
 
 def announced(wanted: Sequence[Demand], cpus: int) -> dict[str, float]:

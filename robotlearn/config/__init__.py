@@ -1,9 +1,18 @@
 """Typed configs: one YAML per run, checked on load, every mistake one clear line. Imports no torch."""
 
 from robotlearn.config.address import is_loopback, normal_address
-from robotlearn.config.algorithms import AlgorithmConfig, HGDaggerConfig, PPOConfig, RLPDConfig, SACConfig, SFTConfig
+from robotlearn.config.algorithms import (
+    AlgorithmConfig,
+    GRPOConfig,
+    HGDaggerConfig,
+    PathConfig,
+    PPOConfig,
+    RLPDConfig,
+    SACConfig,
+    SFTConfig,
+)
 from robotlearn.config.config import Config, DemonstrationsConfig, StartConfig
-from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, PacedEdgeConfig, SpoolConfig
+from robotlearn.config.edge import BatchEdgeConfig, EdgeConfig, ExecutionConfig, PacedEdgeConfig, SpoolConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
 from robotlearn.config.load import dump, load_config
@@ -21,14 +30,17 @@ __all__ = [
     "Config",
     "DemonstrationsConfig",
     "EdgeConfig",
+    "ExecutionConfig",
     "FlowMLPConfig",
     "FlowTransformerConfig",
+    "GRPOConfig",
     "GaussianConfig",
     "HGDaggerConfig",
     "LearnerConfig",
     "ObservationsConfig",
     "PPOConfig",
     "PacedEdgeConfig",
+    "PathConfig",
     "PolicyConfig",
     "RLPDConfig",
     "RandomizationConfig",

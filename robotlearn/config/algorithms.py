@@ -24,28 +24,20 @@ class SFTConfig(Section):
     grad_clip: PositiveFloat = Field(1.0, description="Largest norm of the gradient; a larger one is scaled down.")
 
 
-NAMES = ("ppo", "sac", "rlpd", "hgdagger")
+NAMES = ("ppo", "grpo", "sac", "rlpd", "hgdagger")
 """Our own; the first is the default."""
 _NAME = (
-    "ppo: from whole episodes; sac, rlpd, hgdagger: from all that is stored (section replay); or an algorithm that an "
-    "installed package adds (entry-point group robotlearn.algorithms)."
+    "ppo: from whole episodes; grpo: from groups of them that began alike; sac, rlpd, hgdagger: from all that is "
+    "stored (section replay); or an algorithm that an installed package adds (entry-point group robotlearn.algorithms)."
 )
 
 
-class PPOConfig(Section):
-    """PPO on the path of a policy's chunks (denoising steps, or one Gaussian step), asynchronous.
+class PathConfig(Section):
+    """How PPO and GRPO move a policy along the path of its chunks (denoising steps, or one Gaussian step).
 
     Ratios are taken to a proximal policy, importance weights from it to the behaviour policy that ran on the robot.
     """
 
-    name: Literal["ppo"] = Field("ppo", description=_NAME)
-    gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation over chunks.")
-    timeout: Literal["bootstrap", "failure"] = Field(
-        "bootstrap",
-        description="What an episode is worth where the time limit cut it off: bootstrap: the value of its last state, "
-        "as if it went on; failure: nothing, for tasks that must be done in time.",
-    )
     clip: float = Field(0.2, gt=0, lt=1, description="c: the ratio to the proximal policy is held in [1 - c, 1 + c].")
     dual_clip: float = Field(
         3.0, gt=1, description="Where the advantage is negative, a unit's ratio counts at most this much."
@@ -59,9 +51,7 @@ class PPOConfig(Section):
     actor_lr_halving: PositiveInt | None = Field(
         None, description="The policy's learning rate halves, smoothly, every so many updates; null: it stays."
     )
-    critic_lr: PositiveFloat = Field(5e-4, description="Adam's learning rate of the value network.")
-    grad_clip: PositiveFloat = Field(0.5, description="Largest norm of the gradient, policy and value network each.")
-    critic_warmup: int = Field(2, ge=0, description="First updates, in which only the value network learns.")
+    grad_clip: PositiveFloat = Field(0.5, description="Largest norm of the gradient, of each network that learns.")
     target_kl: PositiveFloat | None = Field(
         1.0, description="An update ends early once half the mean squared log-ratio is above this; null: never."
     )
@@ -75,12 +65,6 @@ class PPOConfig(Section):
         description="One ratio per denoising step and action step, or one per chunk (far coarser: a single optimiser "
         "step can then move it by a KL of 1).",
     )
-    value_hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
-        (256, 256), description="Widths of the value network's hidden layers."
-    )
-    value_image_encoder: Literal["cnn", "resnet18"] = Field(
-        "cnn", description="What reads the images for the value network."
-    )
     lossy_images: bool = Field(
         False,
         description="Take images that an edge encoded as jpeg or video: what the policy did is then judged by slightly "
@@ -89,8 +73,50 @@ class PPOConfig(Section):
     entropy_bonus: float = Field(
         0.0, ge=0, description="Reward for the entropy of noise whose size is learnt (Flow-Noise, gaussian), per unit."
     )
+
+
+class PPOConfig(PathConfig):
+    """PPO, asynchronous: advantages by a critic, over chunks."""
+
+    name: Literal["ppo"] = Field("ppo", description=_NAME)
+    gamma: float = Field(0.99, gt=0, le=1, description="Discount per environment step (not per chunk).")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation over chunks.")
+    timeout: Literal["bootstrap", "failure"] = Field(
+        "bootstrap",
+        description="What an episode is worth where the time limit cut it off: bootstrap: the value of its last state, "
+        "as if it went on; failure: nothing, for tasks that must be done in time.",
+    )
+    critic_lr: PositiveFloat = Field(5e-4, description="Adam's learning rate of the value network.")
+    critic_warmup: int = Field(2, ge=0, description="First updates, in which only the value network learns.")
+    value_hidden: Annotated[Widths, Field(min_length=1, max_length=64)] = Field(
+        (256, 256), description="Widths of the value network's hidden layers."
+    )
+    value_image_encoder: Literal["cnn", "resnet18"] = Field(
+        "cnn", description="What reads the images for the value network."
+    )
     normalize_advantages: bool = Field(
         True, description="Shift and scale the advantages of one update to mean 0 and deviation 1."
+    )
+
+
+class GRPOConfig(PathConfig):
+    """GRPO (arXiv:2402.03300), asynchronous: no critic; an episode is compared with others that began alike.
+
+    For batch edges: only a simulation can begin in the same scene again.
+    """
+
+    name: Literal["grpo"] = Field(description=_NAME)
+    group: Annotated[int, Field(ge=2, le=65536)] = Field(
+        8,
+        description="G: so many episodes begin in the same scene under the same version and are compared with each "
+        "other; with fewer than 8 their mean and deviation are rough.",
+    )
+    gamma: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Discount per environment step of an episode's return; 1: its sum of rewards. Below 1, sooner is "
+        "better, also in a group that always succeeds.",
     )
 
 
@@ -174,6 +200,7 @@ def _tag(value: Any) -> str:
 
 AlgorithmConfig = Annotated[
     Annotated[PPOConfig, Tag("ppo")]
+    | Annotated[GRPOConfig, Tag("grpo")]
     | Annotated[SACConfig, Tag("sac")]
     | Annotated[RLPDConfig, Tag("rlpd")]
     | Annotated[HGDaggerConfig, Tag("hgdagger")]

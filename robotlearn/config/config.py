@@ -6,11 +6,28 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from robotlearn.config.algorithms import AlgorithmConfig, HGDaggerConfig, PPOConfig, RLPDConfig, SACConfig, SFTConfig
-from robotlearn.config.edge import DEFAULT, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
+from robotlearn.config.algorithms import (
+    AlgorithmConfig,
+    GRPOConfig,
+    HGDaggerConfig,
+    PathConfig,
+    PPOConfig,
+    RLPDConfig,
+    SACConfig,
+    SFTConfig,
+)
+from robotlearn.config.edge import DEFAULT, LATE, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
-from robotlearn.config.policy import KINDS, FlowMLPConfig, PolicyConfig
+from robotlearn.config.policy import (
+    IMITATORS,
+    KINDS,
+    VLAS,
+    FlowMLPConfig,
+    FlowTransformerConfig,
+    PolicyConfig,
+    VLAConfig,
+)
 from robotlearn.config.replay import ReplayConfig
 from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
 from robotlearn.wire.encodings import IMAGES, LOSSY
@@ -102,6 +119,12 @@ class Config(Section):
                 ("observations", "cameras"),
                 "[] is not valid without environment_state, expected a camera, or the policy could not see its objects",
             )
+        if self.observations.image_size == "auto" and not isinstance(self.policy, VLAConfig):
+            raise Misfit(
+                ("observations", "image_size"),
+                f"'auto' is not valid with policy {self.policy.kind}, expected height and width: only a checkpoint "
+                "says what it takes",
+            )
         if self.demonstrations.path is not None and len(self.cells()) > 1:
             raise Misfit(
                 ("demonstrations", "path"),
@@ -123,6 +146,10 @@ class Config(Section):
         self._approval_fits(names)
         horizon = self.policy.horizon
         for index, edge in enumerate(self.edges):
+            if isinstance(edge, PacedEdgeConfig) and edge.server is not None:
+                self._server_fits(index, edge)
+            if self.group > 1:
+                self._groups_fit(index, edge)
             if edge.name in names[:index]:
                 raise Misfit(
                     ("edges", index, "name"),
@@ -135,12 +162,8 @@ class Config(Section):
                     f"{edge.segment_steps} is not valid, expected at least policy.horizon ({horizon}), or every chunk "
                     "would be cut in two",
                 )
-            if isinstance(edge, PacedEdgeConfig) and edge.ahead >= horizon:
-                raise Misfit(
-                    ("edges", index, "ahead"),
-                    f"{edge.ahead} is not valid, expected less than policy.horizon ({horizon}), or a chunk would be "
-                    "asked for before the one in front of it has begun",
-                )
+            if isinstance(edge, PacedEdgeConfig):
+                self._execution_fits(index, edge)
             self._edge_fits(index, edge)
         return self
 
@@ -151,10 +174,28 @@ class Config(Section):
                 ("start", "success_band"),
                 f"{list(self.start.success_band)} is not valid with sft.steps 0, expected null: nothing is imitated",
             )
-        if isinstance(algorithm, PPOConfig):
+        if kind in (*VLAS, *IMITATORS) and len(self.robot) > 1:
+            raise Misfit(
+                ("robot",),
+                f"{list(self.robot)} is not valid with policy.kind {kind}, expected one: LeRobot's policies have the "
+                "joints of one robot",
+            )
+        if kind in IMITATORS and not isinstance(algorithm, HGDaggerConfig) and self.learner.updates:
+            raise Misfit(
+                ("policy", "kind"),
+                f"'{kind}' is not valid with {algorithm.name}: its chunks have no probability. It is for imitation: "
+                "sft alone (learner.updates=0), or algorithm.name=hgdagger",
+            )
+        if isinstance(algorithm, PathConfig):
             for key, value in ReplayConfig():
                 if getattr(self.replay, key) != value:
-                    raise Misfit(("replay", key), "not valid with ppo, which learns from each episode once")
+                    wrong = f"not valid with {algorithm.name}, which learns from each episode once"
+                    raise Misfit(("replay", key), wrong)
+            if (given := self.learner.episodes_per_update) % self.group:
+                raise Misfit(
+                    ("learner", "episodes_per_update"),
+                    f"{given} is not valid with grpo, expected a multiple of algorithm.group ({self.group})",
+                )
             return
         if isinstance(algorithm, SACConfig | RLPDConfig) and kind in KINDS and kind != "squashed_gaussian":
             raise Misfit(
@@ -242,6 +283,73 @@ class Config(Section):
             )
         self._images_fit(index, edge)
 
+    def _execution_fits(self, index: int, edge: PacedEdgeConfig) -> None:
+        here, way, policy = ("edges", index, "execution"), edge.execution.way, self.policy
+        ahead, horizon = edge.execution.ahead, policy.horizon
+        if way != "wait" and ahead >= horizon:
+            raise Misfit(
+                (*here, "ahead"),
+                f"{ahead} is not valid, expected less than policy.horizon ({horizon}), or a chunk would be asked for "
+                "before the one in front of it has begun",
+            )
+        if way in ("overlap", "rtc", "prefix") and self.randomization.latency:
+            raise Misfit(
+                (*here, "way"),
+                f"'{way}' is not valid with randomization.latency {self.randomization.latency}, expected 0: it counts "
+                "what the arm was told as done",
+            )
+        if way in LATE and edge.explore:
+            raise Misfit(
+                (*here, "way"),
+                f"'{way}' is not valid with explore true, expected explore false: what the arm does is not what the "
+                "recorded probability is of",
+            )
+        if way == "rtc" and policy.kind in KINDS and not policy.kind.startswith("flow") and policy.kind not in VLAS:
+            raise Misfit((*here, "way"), f"'rtc' is not valid with policy.kind {policy.kind}, expected a flow policy")
+        if way == "prefix" and not (isinstance(policy, FlowTransformerConfig) and ahead <= policy.max_delay):
+            raise Misfit(
+                (*here, "way"),
+                "'prefix' is not valid with this policy, expected policy.kind flow_transformer with policy.max_delay "
+                f"of at least execution.ahead ({ahead}): it must have been trained with so much delay",
+            )
+
+    def _server_fits(self, index: int, edge: PacedEdgeConfig) -> None:
+        if self.learner.approval is not None:
+            raise Misfit(
+                ("edges", index, "server"),
+                f"'{edge.server}' is not valid with learner.approval, which tries weights on one arm, expected null",
+            )
+        first = next(
+            other for other in self.edges if isinstance(other, PacedEdgeConfig) and other.server == edge.server
+        )
+        for key in ("robot", "execution", "device", "threads", "compile", "explore"):
+            here, there = getattr(edge, key), getattr(first, key)
+            if here != there:
+                raise Misfit(
+                    ("edges", index, key),
+                    f"not that of {first.name}, with which it shares the policy server '{edge.server}': expected equal "
+                    f"{key}",
+                )
+
+    def _groups_fit(self, index: int, edge: EdgeConfig) -> None:
+        least = self.group * len(self.cells(edge))
+        if isinstance(edge, PacedEdgeConfig):
+            raise Misfit(
+                ("edges", index, "kind"),
+                "'paced' is not valid with grpo, expected batch: only a simulation can begin in the same scene again",
+            )
+        if edge.person is not None:
+            raise Misfit(
+                ("edges", index, "person"),
+                "not valid with grpo, expected null: what a person did would be credited to the policy",
+            )
+        if edge.arms % self.group or edge.arms < least:
+            raise Misfit(
+                ("edges", index, "arms"),
+                f"{edge.arms} is not valid with grpo, expected a multiple of algorithm.group ({self.group}), at least "
+                f"{least}",
+            )
+
     def _images_fit(self, index: int, edge: EdgeConfig) -> None:
         cameras = self.observations.cameras
         for camera in edge.images:
@@ -252,7 +360,7 @@ class Config(Section):
                     if cameras
                     else "not valid without observations.cameras",
                 )
-        if not isinstance(self.algorithm, PPOConfig) or self.algorithm.lossy_images or not self.learner.updates:
+        if not isinstance(self.algorithm, PathConfig) or self.algorithm.lossy_images or not self.learner.updates:
             return
         encodings = edge.encodings()
         for camera in cameras:
@@ -260,8 +368,9 @@ class Config(Section):
             if how in LOSSY:
                 raise Misfit(
                     ("edges", index, "images"),
-                    f"{how} is not valid for {camera} with ppo, which computes probabilities anew from the images "
-                    "that the policy saw, and gets others: expected raw or lossless, or algorithm.lossy_images=true",
+                    f"{how} is not valid for {camera} with {self.algorithm.name}, which computes probabilities anew "
+                    "from the images that the policy saw, and gets others: expected raw or lossless, or "
+                    "algorithm.lossy_images=true",
                 )
 
     def cells(self, edge: EdgeConfig | None = None) -> tuple[tuple[str, str], ...]:
@@ -269,6 +378,11 @@ class Config(Section):
         robots = self.robot if edge is None or edge.robot is None else edge.robot
         tasks = self.task if edge is None or edge.task is None else edge.task
         return tuple((robot, task) for robot in robots for task in tasks)
+
+    @property
+    def group(self) -> int:
+        """So many episodes begin together, in the same scene; 1: each by itself."""
+        return self.algorithm.group if isinstance(self.algorithm, GRPOConfig) else 1
 
     def edge(self, name: str) -> EdgeConfig | None:
         """The edge of that name, or None."""
@@ -286,6 +400,7 @@ class Config(Section):
             "observations.instruction": int(self.observations.instruction),
             "reward": self.reward,
             **({} if isinstance(self.algorithm, HGDaggerConfig) else {"algorithm.gamma": self.algorithm.gamma}),
+            **({"algorithm.group": self.group} if isinstance(self.algorithm, GRPOConfig) else {}),
         }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from robotlearn.config.complaint import shown
+from robotlearn.config.device import DEVICE, Device
 from robotlearn.config.estop import EstopConfig
 from robotlearn.config.section import Misfit, Names, Section
 from robotlearn.wire.encodings import CRF, IMAGES, QUALITY, Encodings, ImageEncoding
@@ -89,6 +90,7 @@ class _Edge(Section):
     threads: Annotated[PositiveInt, Field(le=1024)] = Field(
         1, description="Threads of the policy and, in a batch edge, of the simulation."
     )
+    device: Device = Field("cpu", description=f"What its policy runs on: {DEVICE}")
     explore: bool = Field(
         True,
         description="Its policy explores, as reinforcement needs it. false: it does what it does best, as hgdagger has "
@@ -122,8 +124,8 @@ class _Edge(Section):
         {},
         description="How images are recorded and sent: raw, jpeg, lossless or video, for all cameras or for each, such "
         "as {front: jpeg, wrist: {encoding: video, crf: 23}, default: lossless}. jpeg has a quality, 1 to 100 "
-        f"({QUALITY}), video a crf, 0 to 51, less is better ({CRF}); both lose something, which PPO must be allowed "
-        "(algorithm.lossy_images).",
+        f"({QUALITY}), video a crf, 0 to 51, less is better ({CRF}); both lose something, which ppo and grpo must be "
+        "allowed (algorithm.lossy_images).",
     )
 
     def encodings(self) -> Encodings:
@@ -200,14 +202,61 @@ class PersonConfig(Section):
     )
 
 
+Way = Literal["wait", "hold", "overlap", "rtc", "vlash", "prefix"]
+WAYS: tuple[Way, ...] = get_args(Way)
+LATE = ("overlap", "rtc", "vlash", "prefix")
+"""Ways to execute whose actions are not those of one chunk from the recorded observation alone."""
+
+
+class ExecutionConfig(Section):
+    """What an arm does while its next chunk is computed."""
+
+    way: Way = Field(
+        "hold",
+        description="hold: chunks one after the other; the arm holds where the next one is late. wait: a simulated arm "
+        "stands still, and its episode with it, until the chunk of its newest observation is there. overlap: the next "
+        "chunk begins when it is there, averaged with what it overlaps (ACT). rtc: real-time chunking, the next chunk "
+        "is computed so that it goes on as the running one does, for flow policies. vlash: the policy is shown the "
+        "arm's state as it will be when its chunk begins. prefix: the policy is shown the actions until then, and was "
+        "trained so (policy.max_delay). All but hold and wait need explore false.",
+    )
+    ahead: NonNegativeInt = Field(
+        2,
+        description="The next chunk is asked for this many steps before the running one ends. 0: with its last action "
+        "done, for policies that answer within a period of the driver (driver_hz). overlap, rtc, vlash and prefix: "
+        "half of the chunk is usual, and more than the policy takes. Not with wait.",
+    )
+    decay: Annotated[float, Field(ge=0)] = Field(
+        0.01, description="Of overlap: an action from the chunk that is i younger than the oldest counts exp(-decay i)."
+    )
+    guidance: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Of rtc: beta, the bound of the pull towards the running chunk."
+    )
+
+    @model_validator(mode="after")
+    def _keys_are_the_ways(self) -> Self:
+        for key, ways in (
+            ("ahead", ("hold", *LATE)),
+            ("decay", ("overlap",)),
+            ("guidance", ("rtc",)),
+        ):
+            value = getattr(self, key)
+            # A dumped config holds the defaults too: only another value can have been wanted.
+            if self.way not in ways and value != type(self).model_fields[key].default:
+                raise Misfit(
+                    (key,), f"{shown(value)} is not valid with way {self.way}, expected it with {', '.join(ways)} only"
+                )
+        if self.way in LATE and not self.ahead:
+            raise Misfit(("ahead",), f"0 is not valid with way {self.way}, expected at least 1")
+        return self
+
+
 class PacedEdgeConfig(_Edge):
     """One arm by the wall clock, behind an arm process and a policy server, as a real one is."""
 
     kind: Literal["paced"] = Field(description=_KIND)
-    ahead: NonNegativeInt = Field(
-        2,
-        description="The next chunk is asked for this many steps before the running one ends. 0: with its last action "
-        "done, for policies that answer within a period of the driver (driver_hz).",
+    execution: ExecutionConfig = Field(
+        ExecutionConfig(), description="What the arm does while its next chunk is computed."
     )
     driver: str | None = Field(
         None, description="What talks to its arm (mujoco, lerobot, ros2, dds, remote, ...); null: what its spec says."
@@ -222,6 +271,21 @@ class PacedEdgeConfig(_Edge):
         "for it; time:SECONDS.",
     )
     estop: EstopConfig | None = Field(None, description="A hardware e-stop at the workstation; null: none.")
+    server: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] | None = Field(
+        None,
+        description="Edges of one name here that run on one machine have one policy server, which computes the chunks "
+        "of their arms together; they have the same robot, cameras, execution, device, threads, compile and explore. "
+        "null: one of its own.",
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether its policy server compiles a VLA (torch.compile) before it serves, which takes minutes: "
+        "auto, on a GPU.",
+    )
+
+    def compiles(self, device: str, can: bool) -> bool:
+        """Whether a policy that is on such a device, and `can` be, is to be compiled."""
+        return self.compile == "always" or (self.compile == "auto" and device == "cuda" and can)
 
     @model_validator(mode="after")
     def _someone_asks(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -26,14 +26,18 @@ class ObservationsConfig(Section):
         True, description="The task's own numbers about its objects, which only a simulation knows."
     )
     cameras: Annotated[tuple[str, ...], ListAsTuple] = Field((), description="The robot's cameras, such as [wrist].")
-    image_size: Annotated[tuple[Pixels, Pixels], ListAsTuple] = Field(
-        (64, 64), description="Height and width of their images, in pixels."
+    image_size: Annotated[tuple[Pixels, Pixels], ListAsTuple] | Literal["auto"] = Field(
+        (64, 64),
+        description="Height and width of their images, in pixels: pictures are cut to that shape, then scaled. auto, "
+        "for a VLA: whole pictures, scaled down on the edge to the size to which its checkpoint would scale them.",
     )
     image_every: PositiveInt = Field(
         1, description="A camera brings a new image every so many control steps, counted from the episode's start."
     )
     instruction: bool = Field(
-        False, description="The task in words, one of its wordings per episode. With several tasks it is needed."
+        False,
+        description="The task in words, one of its wordings per episode. Needed with several tasks, and where only "
+        "the words tell what is meant, as in touch and put.",
     )
 
     @model_validator(mode="after")
@@ -59,6 +63,9 @@ class RandomizationConfig(Section):
     gain: Span = Field(0.0, description="Span of stiffness and damping of the arm's servos.")
     sensor_noise: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Deviation of the noise on measured joints, rad or m."
+    )
+    image_noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Deviation of the noise on each value of each pixel; 1: from black to full brightness."
     )
     latency: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="Largest delay of actions, in control steps; each episode draws one from 0 to it."

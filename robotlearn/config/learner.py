@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, model_v
 
 from robotlearn.config.address import BindAddress, PublicKeyText, is_loopback
 from robotlearn.config.approval import ApprovalConfig
+from robotlearn.config.device import DEVICE, Device
 from robotlearn.config.section import Misfit, Section
 
 
@@ -39,6 +40,7 @@ class LearnerConfig(Section):
         "read its weights.",
     )
     threads: Annotated[PositiveInt, Field(le=1024)] = Field(1, description="Threads of torch in the learner's process.")
+    device: Device = Field("cpu", description=f"What it learns on: {DEVICE}")
     episodes_per_update: Annotated[PositiveInt, Field(le=2**20)] = Field(
         256, description="B: finished episodes that one update of an on-policy algorithm learns from."
     )

@@ -77,8 +77,9 @@ def _of(schema: dict[str, Any], defs: dict[str, Any], prefix: str, section: str)
             listed = any("items" in one for one in (field, *field.get("anyOf", ())))
             inner = path + (".*" if listed else "")
             for variant in {str(variant): variant for variant in variants}.values():
-                tag = next((k for k in ("kind", "name") if "const" in variant["properties"].get(k, {})), None)
-                label = f"{inner}, {tag} {variant['properties'][tag]['const']}" if tag else inner
+                said = {k: variant["properties"].get(k, {}) for k in ("kind", "name")}
+                tag = next((k for k in said if said[k].keys() & {"const", "enum"}), None)
+                label = f"{inner}, {tag} {_takes(said[tag], defs)}" if tag else inner
                 if tag is None and len(variants) > 1:
                     label = f"{inner}, any other"
                 later.append((variant, f"{inner}.", label))

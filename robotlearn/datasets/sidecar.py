@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from robotlearn.datasets.errors import DatasetError
 from robotlearn.datasets.stored import Episode
 from robotlearn.errors import WireError
-from robotlearn.wire.segment import ARRAYS, Segment
+from robotlearn.wire.segment import ARRAYS, Group, Segment
 
 PATH = Path("meta") / "robotlearn" / "segments.parquet"
 _SCHEMA = 1
@@ -92,7 +92,7 @@ def rows(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     path = folder / PATH
     if not path.exists():
         return
-    if not _open(path).schema_arrow.equals(_schema()):
+    if not any(_open(path).schema_arrow.equals(_schema(groups)) for groups in (True, False)):
         raise DatasetError(f"{path} has other columns than this version reads")
     found: list[dict[str, Any]] = []
     for batch in _open(path).iter_batches(batch_size=_ROWS):
@@ -128,7 +128,8 @@ def segments(rows: list[dict[str, Any]], columns: Mapping[str, Array], where: st
             arrays: dict[str, Any] = {name: _array(row, name) for name in _HERE}
             arrays |= {name: columns[name][span] for name in _FRAMES}
             texts = {name: row[name] for name in (*_TEXTS, *_COUNTS)}
-            segment = Segment(**texts, **arrays, observations=observations)
+            group = Group(*row["group"]) if row.get("group") is not None else None
+            segment = Segment(**texts, **arrays, observations=observations, group=group)
             segment.validate()
             found.append(segment)
         if sum(segment.steps for segment in found) != length or not found[-1].last:
@@ -140,7 +141,8 @@ def segments(rows: list[dict[str, Any]], columns: Mapping[str, Array], where: st
     return found
 
 
-def _schema() -> Any:
+def _schema(groups: bool = True) -> Any:
+    """`groups`: False is what was written before there were any."""
     import pyarrow as pa
 
     kinds = {"f4": pa.float32(), "f8": pa.float64(), "i4": pa.int32(), "i8": pa.int64(), "b1": pa.bool_()}
@@ -150,7 +152,7 @@ def _schema() -> Any:
     fields += [(name, pa.list_(kinds[dtype[1:]])) for name, (dtype, _) in _HERE.items()]
     shape = pa.list_(pa.int32())
     final = pa.struct([("key", pa.string()), ("dtype", pa.string()), ("shape", shape), ("data", pa.binary())])
-    return pa.schema([*fields, ("final", pa.list_(final))])
+    return pa.schema([*fields, ("final", pa.list_(final)), *([("group", pa.list_(pa.int64()))] if groups else [])])
 
 
 def _row(index: int, part: Segment, *, final: bool) -> dict[str, Any]:
@@ -159,6 +161,7 @@ def _row(index: int, part: Segment, *, final: bool) -> dict[str, Any]:
     row |= {name: getattr(part, name) for name in (*_TEXTS, *_COUNTS)}
     row |= {name: getattr(sizes, name) for name in _SIZES if name != "path_dim"}
     row |= {name: getattr(part, name).ravel() for name in _HERE}
+    row["group"] = part.group
     seen = part.observations.items() if final else ()
     row["final"] = [
         {"key": key, "dtype": values.dtype.str, "shape": values.shape[1:], "data": values[-1].tobytes()}

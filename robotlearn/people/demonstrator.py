@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import ArmEnv
+from envs import ArmEnv, LanguageTask
 from hal.errors import LeaseError, RobotFault, Stopped
 from hal.virtual_scene import VirtualScene
 from robotlearn.people.guidance import guidance
@@ -85,15 +85,23 @@ class Demonstrator:
         """How it stands, in one line; may be called from any thread."""
         kept = self._recording
         return (
-            f"{kept.successes} of {self._episodes} | {self._state} | {self._way()}step {self._step} | "
+            f"{kept.successes} of {self._episodes} | {self._words()}{self._state} | {self._way()}step {self._step} | "
             f"failed {kept.failures}, discarded {kept.discarded} | missed {self._env.missed_ticks}"
         )
+
+    def _words(self) -> str:
+        """What is to be done, where each episode has words of its own."""
+        told = self._placed and isinstance(self._env.task, LanguageTask)
+        return f"{self._env.instruction} | " if told else ""
 
     def _way(self) -> str:
         if not self._placed:  # the objects are still those of the episode before
             return ""
         try:
-            return guidance(self._env.scene_state(), self._shown) + " | "
+            task, shown = self._env.task, self._shown
+            if shown and isinstance(task, LanguageTask):
+                shown = task.goals[task.goal_of(self._env.instruction)]
+            return guidance(self._env.scene_state(), shown) + " | "
         except RobotFault as error:
             return f"{error} | "
 

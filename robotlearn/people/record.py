@@ -10,7 +10,7 @@ from threading import Event
 import numpy as np
 import typer
 
-from envs import ArmEnv, EnvError, EnvOptions, Randomization, make_task
+from envs import ArmEnv, EnvError, EnvOptions, LanguageTask, Randomization, make_task
 from envs.scene import build_scene
 from hal.robot import Robot, Scene, Tunable
 from hal.spec import load_spec
@@ -107,7 +107,8 @@ def _demonstrate(
         )
         status.line = showing.line
         speed = f"{options.speed:.0%} of its speeds"
-        status.say(f"{taken.name} at {cell.task.name}: {env.instruction}; {speed}, into {out}")
+        words = "each episode in words of its own" if isinstance(cell.task, LanguageTask) else env.instruction
+        status.say(f"{taken.name} at {cell.task.name}: {words}; {speed}, into {out}")
         freeze_heap()
         showing.run(stop)
     typer.echo(f"{out}: successes {kept.successes}, failures {kept.failures}, discarded {kept.discarded}")

@@ -43,7 +43,8 @@ class Shape:
     def of(cls, cell: Cell, config: Config | None, cells: list[Cell]) -> Shape:
         if config is None:
             return cls(1, 1, policy_dim([cell.spec]))
-        return cls(config.policy.horizon, config.policy.path_steps, policy_dim([each.spec for each in cells]))
+        width = config.policy.path_dim(policy_dim([each.spec for each in cells]))
+        return cls(config.policy.horizon, config.policy.path_steps, width)
 
 
 class Recording:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from policies.encoder import EMBODIMENT, IMAGES, INSTRUCTION
-from policies.language import embed
 from robotlearn.algorithms.transitions import Window
 from robotlearn.buffer.log_files import LogFiles, Position
 from robotlearn.errors import LogError, WireError
@@ -291,7 +290,7 @@ class ReplayMemory:
         if words not in self._tasks:
             self._tasks.append(words)
             if INSTRUCTION in self.inputs.features:
-                self._words = np.concatenate([self._words, embed(words)[None]])
+                self._words = np.concatenate([self._words, self.inputs.words(words)[None]])
         return self._tasks.index(words)
 
     def _link(self, episode: _Episode, segment: Segment, number: int) -> None:

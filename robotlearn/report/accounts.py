@@ -23,6 +23,8 @@ COUNTS = {
         "episodes_intervened": "in which someone took over, as told last",
         "episodes_skipped_stale": "skipped: too stale for an update, though stored",
         "episodes_dropped_unfinished": "dropped: their end never came",
+        "episodes_incomplete": "dropped: others of their group never came",
+        "groups_incomplete": "groups given up for that",
         "episodes_lost": "lost to damage in the log",
         "episodes_unusable": "refused by the algorithm",
         "episodes_broken": "broken off by an edge",

@@ -104,6 +104,7 @@ def details(run: Run) -> dict[str, list[Chart]]:
             chart("KL to the proximal policy", ("kl", "mean"), ("kl_max", "largest of a minibatch")),
             chart("Clipped share of the ratios", ("clip_fraction", "mean of the update"), percent=True),
             chart("Variance that the critic explains", ("explained_variance", "before the update")),
+            chart("Groups of episodes", ("groups", "all"), ("groups_without_signal", "of equal returns")),
             chart("Gradient norms", ("grad_norm/policy", "policy"), ("grad_norm/value", "value")),
             chart("Imitation loss", ("loss/imitation", "mean of the update")),
             chart("Return of an episode", ("return", "mean")),

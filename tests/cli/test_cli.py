@@ -194,6 +194,51 @@ def test_eval_says_why_there_are_more_episodes_than_asked(run: Run, tmp_path: Pa
     assert said.err == "--episodes 1: there will be 2, one for each robot and task\n" and "(0 of 2)" in said.out
 
 
+SUITE_MISTAKES = {
+    "another suite": (["--suite", "robustness"], "--suite robustness: there is only one, 'generalisation'"),
+    "a picture of no suite": (["--out", "x.png"], "--out x.png: only with --suite"),
+    "no picture": (["--suite", "generalisation", "--out", "x.pdf"], "--out x.pdf: not a .png"),
+    "a film": (["--suite", "generalisation", "--video", "x.mp4"], "--video x.mp4: not with --suite"),
+    "no language task": (["--suite", "generalisation"], "--suite generalisation: reach: no language task with splits"),
+}
+
+
+@pytest.mark.parametrize("mistake", SUITE_MISTAKES, ids=lambda name: name.replace(" ", "_"))
+def test_a_suite_that_can_not_be_run(run: Run, tmp_path: Path, mistake: str) -> None:
+    arguments, words = SUITE_MISTAKES[mistake]
+    folder = make_run(tmp_path / "run")
+    assert_one_line(run("eval", folder.path, *arguments), words)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def make_language_run(path: Path) -> RunFolder:
+    folder = make_run(path, "task=touch", "observations.instruction=true", "episode_steps=2", foreign="")
+    config = load_config(folder.config)
+    policy = build_policy(config, Inputs(config))
+    checkpoint.save(Checkpoint(3, policy.state_dict(), contract=dict(contract(config))), folder.checkpoints)
+    return folder
+
+
+def test_eval_of_a_language_task_tells_of_each_instruction(run: Run, tmp_path: Path) -> None:
+    folder = make_language_run(tmp_path / "run")
+    said = run("eval", folder.path, "--episodes", 30, "--seed", 5)
+    assert said.status == 0 and "\n  touch the red cube: 0.0% [0.0%, " in said.out
+    found = json.loads(run("eval", folder.path, "--episodes", 30, "--seed", 5, "--json").out)
+    assert f"({found['instructions']['touch the red cube']['successes']} of " in said.out
+    assert sum(rate["episodes"] for rate in found["instructions"].values()) == 30
+
+
+@pytest.mark.skipif(not gl.available(), reason="nothing to draw with")
+def test_a_suite_says_where_its_picture_is(run: Run, tmp_path: Path) -> None:
+    folder = make_language_run(tmp_path / "run")
+    said = run("eval", folder.path, "--suite", "generalisation", "--episodes", 1)
+    picture = folder.path / "generalisation.png"
+    assert said.status == 0 and said.out.endswith(f"picture: {picture}\n") and picture.stat().st_size > 10_000
+    (tmp_path / "file").write_text("")
+    blocked = run("eval", folder.path, "--suite", "generalisation", "--out", tmp_path / "file" / "x.png")
+    assert_one_line(blocked, str(tmp_path / "file"))
+
+
 NOWHERE = """
 import contextlib, sys
 from robotlearn import cli

@@ -71,9 +71,17 @@ def test_an_edge_asks_for_the_arms_of_each_robot_that_it_has(config: Any, tmp_pa
 
 def test_the_learner_asks_for_a_gpu_where_there_is_one_for_it(config: Any) -> None:
     nodes = [node("a", CPU=8, arms=8), node("b", CPU=8, GPU=2)]
-    assert demands(config(), nodes)[0].resources == {"CPU": 1, "GPU": 1}
-    assert demands(config(), nodes, learner_node="id-a")[0].resources == {"CPU": 1}
-    assert demands(config(), nodes, learner_node="id-b")[0].resources == {"CPU": 1, "GPU": 1}
+    run = config(learner={"device": "auto"})
+    assert demands(run, nodes)[0].resources == {"CPU": 1, "GPU": 1}
+    assert demands(run, nodes, learner_node="id-a")[0].resources == {"CPU": 1}
+    assert demands(run, nodes, learner_node="id-b")[0].resources == {"CPU": 1, "GPU": 1}
+    assert demands(config(), nodes)[0].resources == {"CPU": 1}  # on the CPU
+
+
+def test_what_must_have_a_gpu_asks_for_one_that_is_not_there(config: Any) -> None:
+    run = config(batch("left", arms=8, device="cuda"), learner={"device": "cuda:0"})
+    said = refusal(run, node("a", CPU=8, arms=8))
+    assert "missing 1.1 GPUs" in said and said.endswith("ray start --address=192.0.2.1:6379")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +95,7 @@ def test_the_learner_asks_for_a_gpu_where_there_is_one_for_it(config: Any) -> No
     ids=["two GPUs", "one GPU", "a station without", "none beside the robot"],
 )
 def test_a_policy_server_shares_the_gpu_of_its_robots_node(config: Any, nodes: list[Node], share: bool) -> None:
-    _, station = demands(config(paced("station")), nodes)
+    _, station = demands(config(paced("station", device="auto"), learner={"device": "auto"}), nodes)
     assert station.resources == {"CPU": 2, ARMS: 1} | ({"GPU": GPU_SHARE} if share else {})
 
 

@@ -42,7 +42,7 @@ def test_what_the_file_leaves_out_has_defaults(minimal: Path) -> None:
     assert config.learner.max_staleness == 1
     left, station = config.edges
     assert isinstance(left, BatchEdgeConfig) and left.arms == 8
-    assert isinstance(station, PacedEdgeConfig) and station.ahead == 2
+    assert isinstance(station, PacedEdgeConfig) and station.execution.ahead == 2
     assert config.edge("station") is station
     assert config.edge("nobody") is None
 
@@ -89,7 +89,7 @@ def test_imitation_alone_needs_no_edge(minimal: Path) -> None:
 MISTAKES = [
     ("updates: 7", "updtes: 7", ":5: learner.updtes: unknown key, nearest is 'updates'"),
     ("learner:", "lerner:", ":4: lerner: unknown key, nearest is 'learner'"),
-    ("arms: 8", "qqq: 8", ":9: edges.0.qqq: unknown key, known are arms, arrays, explore, images, kind, "),
+    ("arms: 8", "qqq: 8", ":9: edges.0.qqq: unknown key, known are arms, arrays, device, explore, images, kind, "),
     ("    kind: paced", "    kind: paced\n    arms: 2", ":12: edges.1.arms: unknown key"),
     ("updates: 7", "updates: ten", ":5: learner.updates: 'ten' is not valid, expected a whole number"),
     ("updates: 7", "updates: 7.5", ":5: learner.updates: 7.5 is not valid, expected a whole number"),
@@ -153,9 +153,35 @@ MISTAKES = [
     ("arms: 8", "segment_steps: 2", ":9: edges.0.segment_steps: 2 is not valid, expected at least policy.horizon (4)"),
     (
         "kind: paced",
-        "kind: paced\n    ahead: 4",
-        ":12: edges.1.ahead: 4 is not valid, expected less than policy.horizon",
+        "kind: paced\n    execution: {ahead: 4}",
+        ":12: edges.1.execution.ahead: 4 is not valid, expected less than policy.horizon",
     ),
+    (
+        "kind: paced",
+        "kind: paced\n    execution: {way: rtc, ahead: 3}",
+        ":12: edges.1.execution.way: 'rtc' is not valid with explore true, expected explore false",
+    ),
+    (
+        "kind: paced",
+        "kind: paced\n    explore: false\n    execution: {way: prefix, ahead: 3}",
+        ":13: edges.1.execution.way: 'prefix' is not valid with this policy, expected policy.kind flow_transformer",
+    ),
+    (
+        "kind: paced",
+        "kind: paced\n    execution: {way: hold, decay: 0.5}",
+        ":12: edges.1.execution.decay: 0.5 is not valid with way hold, expected it with overlap only",
+    ),
+    (
+        "kind: paced",
+        "kind: paced\n    execution: {way: wait, ahead: 1}",
+        ":12: edges.1.execution.ahead: 1 is not valid with way wait",
+    ),
+    (
+        "kind: paced",
+        "kind: paced\n    explore: false\n    execution: {way: vlash, ahead: 0}",
+        ":13: edges.1.execution.ahead: 0 is not valid with way vlash, expected at least 1",
+    ),
+    ("kind: paced", "kind: paced\n    ahead: 2", ":12: edges.1.ahead: unknown key"),
     ("seed: 3", "seed: 3\nseed: 4", ":2: seed: stands twice, first on line 1"),
     ("kind: paced", "kind: paced\n    scene_reset: key", ":12: edges.1.scene_reset: key is not valid without person"),
     (
@@ -208,7 +234,7 @@ def test_a_mistake_in_the_file_is_one_line_with_file_key_value_and_expectation(
 )
 def test_a_mistake_in_an_override_names_the_override(minimal: Path, override: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        load_config(minimal, ["edges.1.ahead=1", override])
+        load_config(minimal, ["edges.1.execution.ahead=1", override])
     line = str(raised.value)
     assert line.startswith(f"override '{override}'") and said in line and "\n" not in line
 
@@ -263,7 +289,7 @@ def test_several_mistakes_are_counted_and_the_unknown_key_is_told(minimal: Path)
     ("name", "said"),
     [
         pytest.param("laptp", "no such file and no shipped config, nearest is 'laptop'", id="near"),
-        pytest.param("zzz", "known are arms, laptop, ", id="not-near"),
+        pytest.param("zzz", "known are act, arms, ", id="not-near"),
         pytest.param("elsewhere/laptop.yaml", "'laptop' alone is a shipped config", id="wrong-folder"),
         pytest.param(".", "is a folder", id="folder"),
     ],
@@ -351,3 +377,121 @@ def test_loading_a_config_imports_no_torch() -> None:
     code = "import sys; from robotlearn.config import load_config; load_config('laptop'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["edges.0={name: left, kind: paced}"],
+            "edges.0.kind: 'paced' is not valid with grpo, expected batch: only a simulation can begin in the same",
+        ),
+        (
+            ["edges.1.arms=12"],
+            "edges.1.arms: 12 is not valid with grpo, expected a multiple of algorithm.group (8), at least 8",
+        ),
+        (
+            ["task=[reach,push]", "observations.instruction=true", "edges.0.arms=8"],
+            "edges.0.arms: 8 is not valid with grpo, expected a multiple of algorithm.group (8), at least 16",
+        ),
+        (["edges.0.person={kind: scripted}"], "edges.0.person: not valid with grpo, expected null: what a person did"),
+        (
+            ["learner.episodes_per_update=20"],
+            "learner.episodes_per_update: 20 is not valid with grpo, expected a multiple of algorithm.group (8)",
+        ),
+        (["algorithm.group=1"], "algorithm.group: 1 is not valid, expected at least 2"),
+        (["algorithm.critic_lr=1e-3"], "algorithm.critic_lr: unknown key"),
+        (["algorithm.gae_lambda=0.9"], "algorithm.gae_lambda: unknown key"),
+        (["replay.batch_size=4"], "not valid with grpo, which learns from each episode once"),
+        (
+            ["observations.cameras=[wrist]", "edges.0.images=jpeg"],
+            "edges.0.images: jpeg is not valid for wrist with grpo, which computes probabilities anew",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_groups_need_is_said_in_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        load_config("reach-grpo", overrides)
+    assert said in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_only_grpo_has_groups_and_agrees_on_their_size() -> None:
+    grouped = load_config("reach-grpo")
+    assert grouped.group == grouped.contract()["algorithm.group"] == 8
+    assert load_config("reach").group == 1 and "algorithm.group" not in load_config("reach").contract()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        pytest.param(
+            ["policy={kind: act}"],
+            "policy.kind: 'act' is not valid with ppo: its chunks have no probability. It is for imitation: sft alone "
+            "(learner.updates=0), or algorithm.name=hgdagger",
+            id="ppo-with-act",
+        ),
+        pytest.param(["policy={kind: diffusion}", "algorithm={name: sac}"], "not valid with sac: its chunks", id="sac"),
+        pytest.param(
+            ["policy={kind: smolvla, pretrained: a/b}", "robot=[panda, ur5e]"],
+            "robot: ['panda', 'ur5e'] is not valid with policy.kind smolvla, expected one",
+            id="two-robots",
+        ),
+        pytest.param(
+            ["policy={kind: act, pretrained: a/b, dim_model: 64}", "learner.updates=0"],
+            "policy.dim_model: 64 is not valid with pretrained, whose own holds",
+            id="a-checkpoints-size",
+        ),
+        pytest.param(
+            ["policy={kind: act, statistics: checkpoint}", "learner.updates=0"],
+            "policy.statistics: 'checkpoint' is not valid without pretrained",
+            id="statistics-of-no-checkpoint",
+        ),
+        pytest.param(
+            ["policy={kind: act, dim_model: 20}", "learner.updates=0"], "an even multiple of n_heads", id="heads"
+        ),
+        pytest.param(
+            ["policy={kind: diffusion, horizon: 12}", "learner.updates=0"], "expected a multiple of 8", id="halvings"
+        ),
+        pytest.param(
+            ["policy={kind: diffusion, kernel_size: 4}", "learner.updates=0"], "expected an odd number", id="kernel"
+        ),
+        pytest.param(
+            ["policy={kind: diffusion, n_groups: 7}", "learner.updates=0"], "expected a divisor of 512", id="groups"
+        ),
+        pytest.param(
+            ["policy={kind: diffusion, num_inference_steps: 101}", "learner.updates=0"], "at most num_train", id="steps"
+        ),
+    ],
+)
+def test_what_lerobots_policies_can_not_be(minimal: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal, overrides)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_imitation_with_lerobots_policies(minimal: Path) -> None:
+    fits = ["edges.0.segment_steps=128", "edges.1.segment_steps=128"]
+    corrects = ["algorithm={name: hgdagger}", "edges.0.person={kind: scripted}"]
+    for kind in ("act", "diffusion"):
+        config = load_config(minimal, [f"policy={{kind: {kind}}}", "learner.updates=0", *fits])
+        dumped = [f"policy={config.policy.model_dump_json()}", "learner.updates=0", *fits]
+        assert load_config(minimal, dumped) == config
+        assert load_config(minimal, [f"policy={{kind: {kind}}}", *corrects, *fits]).policy.path_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["edges.1.execution={ahead: 1}"], "edges.1.execution: not that of left, with which it shares"),
+        (["edges.1.explore=false"], "edges.1.explore: not that of left"),
+        (["learner.approval={}"], "edges.0.server: 'both' is not valid with learner.approval"),
+    ],
+    ids=["execution", "explore", "approval"],
+)
+def test_who_shares_a_policy_server_is_alike(minimal: Path, overrides: list[str], said: str) -> None:
+    edges = "edges=[{name: left, kind: paced, server: both}, {name: right, kind: paced, server: both}]"
+    assert [edge.server for edge in load_config(minimal, [edges]).edges] == ["both", "both"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal, [edges, *overrides])
+    assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -41,7 +41,7 @@ def test_defaults_and_bounds_are_those_of_the_config() -> None:
     assert (clip.default, clip.takes) == ("0.2", "number above 0, below 1")
     assert known["the run", "seed"].default == ""
     assert known["policy, kind gaussian", "policy.kind"].takes == "gaussian"
-    assert known["edges.*, kind paced", "edges.*.ahead"].default == "2"
+    assert known["edges.*.execution", "edges.*.execution.ahead"].default == "2"
     assert len(known) == len(keys()), "no key twice"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from robotlearn.edge.rollout import BatchRollout
 from robotlearn.inputs import Inputs
 from robotlearn.policy import build_policy
 from robotlearn.wire import record
-from robotlearn.wire.segment import ARRAYS, Segment
+from robotlearn.wire.segment import ARRAYS, Group, Segment
 
 STEPS = 11
 """Of an episode: its last chunk of four actions ends early."""
@@ -27,7 +28,8 @@ STEPS = 11
 def make_run(path: Path, *, cameras: tuple[str, ...] = (), arms: int = 4, seed: int = 3) -> Path:
     """A run folder: of each arm one episode in several segments, and one that has not ended.
 
-    The first is a success; in the second a person acts for two steps; in the third safety holds a step.
+    The first two are of one group. The first is a success; in the second a person acts for two steps; in the third
+    safety holds a step.
     """
     overrides = ["policy.hidden=[8]", "observations.tracking_error=true"]
     if cameras:
@@ -70,10 +72,12 @@ def make_run(path: Path, *, cameras: tuple[str, ...] = (), arms: int = 4, seed: 
 
 def _eventful(segment: Segment, names: list[int]) -> Segment:
     which, last = names.index(segment.episode), segment.last
-    changed = {name: getattr(segment, name).copy() for name in ARRAYS}
+    changed: dict[str, Any] = {name: getattr(segment, name).copy() for name in ARRAYS}
     if which == 0 and last:
         changed["reward"][-1] = 1.5
         changed["success"][-1], changed["terminated"][-1], changed["truncated"][-1] = True, True, False
+    if which in (0, 1):
+        changed["group"] = Group(2**62, which, 2)
     if which == 1 and segment.first_step == 0:
         changed["intervention"][1:3] = True
         changed["action_executed"][1:3] += np.float32(0.01)
@@ -93,6 +97,7 @@ def assert_equal(one: Episode, other: Episode, *, but: str = "") -> None:
     for a, b in zip(one.parts, other.parts, strict=True):
         for name in ("edge", "session", "sequence", "robot", "embodiment", "task", "episode", "first_step"):
             assert getattr(a, name) == getattr(b, name), name
+        assert a.group == b.group
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
             assert getattr(a, name).dtype == getattr(b, name).dtype

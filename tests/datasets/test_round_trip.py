@@ -242,3 +242,16 @@ def test_one_number_per_frame_is_a_number_or_a_row_of_one(tmp_path: Path) -> Non
         frames.observations["observation.state"][:-1], one.observations["observation.state"][:-1]
     )
     np.testing.assert_array_equal(frames.steps("action_executed"), one.steps("action_executed"))
+
+
+def test_a_sidecar_from_before_there_were_groups_is_read(run: Path, exported: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    folder = shutil.copytree(exported, tmp_path / "set")
+    path = folder / sidecar.PATH
+    metadata = pq.read_schema(path).metadata
+    pq.write_table(pq.read_table(path).drop_columns(["group"]).replace_schema_metadata(metadata), path)
+    done("import", folder, "--out", tmp_path / "back", "--robot", "panda")
+    back = whole(tmp_path / "back")
+    assert len(back) == 4 and all(part.group is None for one in back for part in one.parts)
+    assert [one.parts[0].group is not None for one in whole(run)] == [True, True, False, False]

@@ -17,7 +17,8 @@ from tests.pages import ROOT, Page
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 FOLDERS = "hal|envs|policies|robotlearn|hardware_specs|configs|launch|tests|benchmarks|docs|scripts"
 WITH_COMMANDS = {
-    "README.md": "", "docs/datasets.md": "bash", "docs/quick-start.md": "bash", "docs/robots.md": "bash",
+    "README.md": "", "docs/datasets.md": "bash", "docs/fine-tune-a-vla.md": "bash", "docs/quick-start.md": "bash",
+    "docs/robots.md": "bash",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from robotlearn.buffer.store import SegmentStore
 from robotlearn.cells import Cell
 from robotlearn.config import load_config
 from robotlearn.config.load import dump
+from robotlearn.contract import Fit
 from robotlearn.errors import ConfigError, LogError
 from robotlearn.people.demonstrated import demonstrations, episodes
 from robotlearn.people.errors import RecordingError
@@ -220,6 +221,24 @@ def test_imitation_learns_from_them(tmp_path: Path, cell: Cell, env: ArmEnv) -> 
     seen = load_config(tmp_path / "config.yaml", ["observations.cameras=[front]"])
     with pytest.raises(ConfigError, match=r"the run observes observation\.images\.front"):
         start.teach(build_policy(config, inputs), seen, [cell], inputs, lambda *_: None)
+
+
+def test_a_run_of_a_vla_takes_what_was_recorded_for_it(tmp_path: Path, cell: Cell, env: ArmEnv) -> None:
+    """Its paths are as wide as its checkpoint's actions, and so are the demonstrations'."""
+    vla = "policy={kind: smolvla, pretrained: some/checkpoint, width: 12, horizon: 4, denoising_steps: 3}"
+    config = load_config("smoke", ["robot=so101", "task=reach", vla])
+    shape = Shape.of(cell, config, [cell])
+    assert shape == Shape(4, 3, 12)
+    env.reset(seed=8)
+    with Recording(tmp_path / "demo", cell, OPTIONS, shape) as recording:
+        show(recording, env)
+        recording.keep()
+    with (
+        SegmentStore(tmp_path / "demo" / "log") as store,
+        SegmentStore(tmp_path / "run", misfit=Fit(config, [cell])) as run,
+    ):
+        recorded = [store.read_record(position) for position, _ in store.scan_headers()]
+        assert {outcome.kind for outcome in run.append(recorded)} == {"stored"}
 
 
 def test_folders_without_what_is_asked_for_say_so(tmp_path: Path, cell: Cell, env: ArmEnv) -> None:

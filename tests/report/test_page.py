@@ -223,7 +223,8 @@ def test_every_count_of_a_real_run_is_on_its_page(place: Place) -> None:
     counted = [key for key in run.rows[-1] if key.startswith(("segments_", "episodes_", "frames_", "steps_"))]
     text = checked(page(run)).text
     assert len(counted) > 15 and all(key in text for key in counted)
-    assert all(key in text for part in COUNTS.values() for key in part)
+    of_groups = {"episodes_incomplete", "groups_incomplete"}  # this run learnt with ppo
+    assert all(key in text for part in COUNTS.values() for key in part.keys() - of_groups)
 
 
 def test_rows_added_while_it_runs_come_with_the_next_page(place: Place) -> None:
