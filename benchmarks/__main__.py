@@ -12,7 +12,7 @@ from robotlearn import gl
 NAMES = ("sim", "render", "safety", "wire", "curve", "payloads", "frames", "weights", "deltas", "serving")
 LONG = (
     *("learning", "from_scratch", "ticks", "stops", "transitions", "outage", "restart", "push", "checkpoints"),
-    *("replay", "paced", "late_chunks", "vla", "vla_serving"),
+    *("replay", "paced", "late_chunks", "vla", "tiny_vlas", "vla_serving"),
     *("sac_steps", "off_policy"),  # of the extra `bench`, as are `learning` and `from_scratch`
 )
 

@@ -87,7 +87,10 @@ class Policy(nn.Module, ABC):
         return self.features
 
     def for_critic(self, obs: Observations) -> Observations:
-        """What a critic is shown of observations, without gradient: themselves, or what the policy made of them."""
+        """What a critic is shown of observations, without gradient: themselves, or what the policy made of them.
+
+        Their images may be on the CPU, wherever the policy is.
+        """
         return obs
 
     @abstractmethod
@@ -105,10 +108,11 @@ class Policy(nn.Module, ABC):
         Raises ObservationError when a feature is missing or has another shape.
         """
 
-    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> Chunk:
-        """As `act` without exploration, the chunks drawn to a plan by guidance of at most `largest` (beta of RTC).
+    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> tuple[Chunk, Chunk]:
+        """Chunks drawn to a plan by guidance of at most `largest` (beta of RTC), and those of `act` without it.
 
-        A row without a plan is what `act` gives. Only a policy that overrides it is used with real-time chunking.
+        Both without exploration, from one look at the observations. A guided row without a plan is what `act` gives.
+        Only a policy that overrides it is used with real-time chunking.
         """
         raise PolicyConfigError(f"a policy of class {type(self).__name__} can't be guided: it has no `act_guided`.")
 

@@ -212,12 +212,12 @@ def check_plans(case: _Case) -> None:
     left = torch.full((BATCH,), policy.horizon)
     left[0] = 0
 
-    def guided(rows: slice) -> Chunk:
+    def guided(rows: slice) -> tuple[Chunk, Chunk]:
         obs = {key: value[rows] for key, value in case.observations.items()}
         plan = Plan((plain + 0.5 * shift)[rows], left[rows], left[rows])
         return policy.act_guided(obs, case.noise[rows], plan, 5.0)
 
-    chunk = guided(slice(None))
+    chunk, free = guided(slice(None))
     rule = "act_guided draws each row to its own plan, and a row without one is that of act"
     if chunk.actions.requires_grad or any(one.grad is not None for one in policy.parameters()):
         _fail(rule, "it left gradients behind", "every chunk would keep its graph in memory, or training would take it")
@@ -225,7 +225,9 @@ def check_plans(case: _Case) -> None:
         _fail(rule, "a step is stochastic", "its recorded probability would be that of another chunk")
     if not torch.allclose(chunk.actions[0], plain[0], rtol=1e-4, atol=1e-4):
         _fail(rule, "a row without a plan is another than that of act", "an arm's first chunk would be another")
-    alone = torch.cat([guided(slice(i, i + 1)).actions for i in range(BATCH)])
+    if not torch.allclose(free.actions, plain, rtol=1e-4, atol=1e-4):
+        _fail(rule, "its free chunks are others than those of act", "an arm would be led elsewhere")
+    alone = torch.cat([guided(slice(i, i + 1))[0].actions for i in range(BATCH)])
     if not torch.allclose(chunk.actions, alone, rtol=1e-4, atol=1e-4):
         _fail(rule, "a row alone is another", "on a policy server robots would influence each other")
     if not (chunk.actions[1:] - plain[1:]).any():

@@ -82,12 +82,14 @@ class FlowPolicy(ChunkPolicy):
         return self._walked(obs, velocity, noise, explore, self._spread(encoded, real) if explore else None)
 
     @torch.no_grad()
-    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> Chunk:
+    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> tuple[Chunk, Chunk]:
         weight, real = soft_mask(plan.left, plan.delay, self.horizon)[..., None], self.real_of(obs)
         target = self.action(plan.actions, self.observation.embodiment(obs))
         if real is not None:
             weight = weight * real[:, None]
-        return self._walked(obs, guided(self.velocity(obs), target, weight, largest), noise)
+        velocity = self.velocity(obs)
+        drawn = guided(velocity, target, weight, largest)
+        return self._walked(obs, drawn, noise), self._walked(obs, velocity, noise)
 
     def _walked(
         self, obs: Observations, velocity: Velocity, noise: Tensor, explore: bool = False, spread: Spread | None = None

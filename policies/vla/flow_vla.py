@@ -93,7 +93,7 @@ class FlowVLA(Policy):
         return self._walked(self._velocity(prefix), noise, explore, self._spread(prefix, noise))
 
     @torch.no_grad()
-    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> Chunk:
+    def act_guided(self, obs: Observations, noise: Tensor, plan: Plan, largest: float) -> tuple[Chunk, Chunk]:
         prefix = self._look(obs)
         device = prefix.state.device
         noise, left, delay = noise.to(device), plan.left.to(device), plan.delay.to(device)
@@ -101,7 +101,8 @@ class FlowVLA(Policy):
         # What the others of the checkpoint's entries do is nobody's plan.
         kept = nn.functional.pad(weight.expand(-1, -1, self.action_dim), (0, self.width - self.action_dim))
         target = nn.functional.pad(self.action(plan.actions.to(device)), (0, self.width - self.action_dim))
-        return self._walked(guided(self._velocity(prefix), target, kept, largest), noise)
+        velocity = self._velocity(prefix)
+        return self._walked(guided(velocity, target, kept, largest), noise), self._walked(velocity, noise)
 
     def _walked(self, velocity: Velocity, noise: Tensor, explore: bool = False, spread: Spread | None = None) -> Chunk:
         found = self.denoising.sample(velocity, noise, explore, self._real(noise), spread)
@@ -147,17 +148,17 @@ class FlowVLA(Policy):
 
     @property
     def critic_features(self) -> dict[str, tuple[int, ...]]:
-        return {FEATURES: (self._field.feature_dim,)}
+        return {FEATURES: (self._field.feature_dim,), STATE: self.features[STATE]}
 
     @torch.no_grad()
     def for_critic(self, obs: Observations) -> Observations:
-        """What the vision-language model makes of them, as it is now."""
+        """What the vision-language model makes of them, as it is now, and the state, of which pi0's sees nothing."""
         parts = [
-            self._look({key: value[i : i + _AT_ONCE] for key, value in obs.items()}).features
+            self._look({key: value[i : i + _AT_ONCE].to(self.device) for key, value in obs.items()}).features
             for i in range(0, len(obs[STATE]), _AT_ONCE)
         ]
         features = torch.cat(parts)
-        return {FEATURES: nn.functional.layer_norm(features, features.shape[-1:])}
+        return {FEATURES: nn.functional.layer_norm(features, features.shape[-1:]), STATE: obs[STATE]}
 
     def contract(self) -> Contract:
         shapes: Contract = {f"feature:{key}": list(shape) for key, shape in self.features.items()}

@@ -30,6 +30,13 @@ _SPECIAL = (
     "<global-img>",
     "<end_of_utterance>",
 )
+_WORDS = """
+pick put place move bring push pull lift touch reach go point take turn open close hold stack
+up down the a it to on in into at of over next from with and left right front back
+red green blue yellow orange purple white black small large
+cube ball block box can cup bowl plate tray drawer peg hole table cloth gripper hand arm finger fingers tool
+Task State Action
+"""  # one token each; all else is spelt
 _HEADS = 8  # LeRobot's shapes of pi0 hold for these alone
 
 
@@ -180,14 +187,18 @@ def _paligemma(base: type[nn.Module], sizes: Mapping[str, int]) -> type[nn.Modul
 
 
 def _write_tokenizer(folder: Path) -> int:
-    """One token per byte, so that every text has tokens; returns how many there are."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """A token for each of a few words, one for each byte of all others; returns how many there are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: index for index, word in enumerate([*_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        min_frequency=0, special_tokens=list(_SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([f" {word}" for word in _WORDS.split()] + _WORDS.split(), trainer)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -202,7 +213,7 @@ def _write_tokenizer(folder: Path) -> int:
             "end_of_utterance_token": _SPECIAL[7],
         },
     ).save_pretrained(folder)
-    return len(words)
+    return int(tokenizer.get_vocab_size())
 
 
 def _write_smolvlm(folder: Path, tokenizer: Path, width: int, layers: int, side: int) -> None:

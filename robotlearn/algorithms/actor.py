@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from policies.base import Policy
-from robotlearn.algorithms.chunks import ChunkBatch
+from robotlearn.algorithms.chunks import ChunkBatch, shown
 from robotlearn.algorithms.metrics import Metrics
 from robotlearn.algorithms.minibatches import split
 from robotlearn.algorithms.objective import interpolate, objective
@@ -86,7 +86,7 @@ class ActorUpdate:
         False: it was not taken, the policy has gone as far as `target_kl` lets it in this update.
         """
         config, batch, metrics = self.config, self._batch, self._metrics
-        obs = {key: value[rows] for key, value in batch.observations.items()}
+        obs = shown(batch.observations, rows, batch.path.device)
         path, stochastic, behaviour = batch.path[rows], batch.stochastic[rows], batch.log_prob[rows]
         log_prob = self.policy.log_prob(obs, path, stochastic)
         if self._anchor is None:
@@ -117,6 +117,6 @@ class ActorUpdate:
         batch = self._batch
         out = torch.empty_like(batch.log_prob)
         for rows in split(torch.arange(len(batch)), self.config.minibatch):
-            obs = {key: value[rows] for key, value in batch.observations.items()}
+            obs = shown(batch.observations, rows, out.device)
             out[rows] = self.policy.log_prob(obs, batch.path[rows], batch.stochastic[rows])
         return out

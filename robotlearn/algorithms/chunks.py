@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.encoder import IMAGES
 from robotlearn.algorithms.errors import EpisodeError
 from robotlearn.algorithms.tensors import moved
 from robotlearn.wire.segment import Group, Segment
@@ -157,10 +158,25 @@ class ChunkBatch:
         return len(self.reward)
 
     def to(self, device: torch.device | str) -> "ChunkBatch":
-        """The same batch on a device."""
+        """The same batch on a device, but for images, with which a whole update would fill it: `shown` brings them."""
         if self.reward.device == torch.device(device):
             return self
-        return moved(self, device)
+        there = moved(replace(self, observations={}, states={}, final={}), device)
+        return replace(
+            there,
+            observations=_without_images(self.observations, device),
+            states=_without_images(self.states, device),
+            final=_without_images(self.final, device),
+        )
+
+
+def shown(observations: Mapping[str, Tensor], rows: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Those rows (B,) of observations {key: (C, ...)}, on a device."""
+    return {key: value[rows.to(value.device)].to(device) for key, value in observations.items()}
+
+
+def _without_images(observations: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {key: value if key.startswith(IMAGES) else value.to(device) for key, value in observations.items()}
 
 
 def chunk_batch(episodes: Sequence[Episode], gamma: float) -> ChunkBatch:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from policies.base import Policy
+from policies.base import Observations, Policy
 from policies.value import ValueNet
 from robotlearn.algorithms.actor import Actor, units_of
 from robotlearn.algorithms.base import OnPolicy
-from robotlearn.algorithms.chunks import ChunkBatch, Episode, chunk_batch
+from robotlearn.algorithms.chunks import ChunkBatch, Episode, chunk_batch, shown
 from robotlearn.algorithms.errors import StateError, first_of
 from robotlearn.algorithms.gae import gae
 from robotlearn.algorithms.metrics import Metrics
@@ -53,8 +53,8 @@ class PPO(OnPolicy):
     ) -> dict[str, float]:
         """One update from a batch of chunks; the other arguments are those of `update`."""
         config, batch, metrics = self.config, batch.to(self.device), Metrics()
-        shown = self.policy.for_critic
-        batch = replace(batch, states=dict(shown(batch.states)), final=dict(shown(batch.final)))
+        for_critic = self.policy.for_critic
+        batch = replace(batch, states=dict(for_critic(batch.states)), final=dict(for_critic(batch.final)))
         skipped = self._skipped()
 
         # Advantages and returns under the critic as it is.
@@ -74,7 +74,7 @@ class PPO(OnPolicy):
                 stopped = actor is not None and not actor.step(rows, real, before_change)
                 if stopped:
                     break
-                error = self.critic({key: value[rows] for key, value in batch.states.items()}) - returns[rows]
+                error = self.critic(shown(batch.states, rows, self.device)) - returns[rows]
                 value_loss = 0.5 * torch.where(real, error, 0.0).square().sum() / real.sum()
                 metrics.add("grad_norm/value", self.critic_optimizer.step(value_loss))
                 metrics.add("loss/value", value_loss)
@@ -109,10 +109,10 @@ class PPO(OnPolicy):
     @torch.no_grad()
     def _advantages(self, batch: ChunkBatch, units: Tensor, metrics: Metrics) -> tuple[Tensor, Tensor]:
         """Advantages (normalised, where the config says so) and returns, (C,) each."""
-        value = self.critic(batch.states)
+        value = self._values(batch.states, len(batch))
         # A terminated episode has no future; a truncated one goes on, unseen, unless it had to be done in time.
         over = batch.terminated if self.config.timeout == "bootstrap" else torch.ones_like(batch.terminated)
-        final = torch.where(over, 0.0, self.critic(batch.final))
+        final = torch.where(over, 0.0, self._values(batch.final, len(over)))
         reward, discount, last = batch.reward.cpu(), batch.discount.cpu(), batch.last.cpu()
         parts = gae(reward, discount, value.cpu(), last, final.cpu(), self.config.gae_lambda)
         advantage, returns = (torch.from_numpy(x).to(self.device) for x in parts)
@@ -127,6 +127,11 @@ class PPO(OnPolicy):
             if self.config.normalize_advantages:
                 advantage = (advantage - mean) / (spread + 1e-8)
         return advantage, returns
+
+    def _values(self, observations: Observations, count: int) -> Tensor:
+        """The critic's values (count,), in batches as large as those it learns from."""
+        parts = torch.arange(count).split(self.config.minibatch)
+        return torch.cat([self.critic(shown(observations, rows, self.device)) for rows in parts])
 
     def _skipped(self) -> int:
         return self.actor.optimizer.skipped + self.critic_optimizer.skipped

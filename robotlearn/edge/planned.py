@@ -40,8 +40,7 @@ class Planned:
             return self._policy.act(obs, noise, explore)
         plan = Plan(*(part.to(noise.device) for part in (self._plan.actions, self._plan.left, self._plan.delay)))
         if self._execution.way == "rtc":
-            chunk = self._policy.act_guided(obs, noise, plan, self._execution.guidance)
-            free = self._policy.act(obs, noise, False)
+            chunk, free = self._policy.act_guided(obs, noise, plan, self._execution.guidance)
             return replace(chunk, actions=self._led_back(chunk.actions, free.actions, plan))
         return self._policy.act_prefixed(obs, noise, plan)
 

@@ -126,7 +126,7 @@ class ContractOfWeights(Good):
 
 class IgnoresPlans(Good):
     def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
-        return self.act(obs, noise, False)
+        return (self.act(obs, noise, False),) * 2
 
 
 class SharesPlans(Good):
@@ -143,7 +143,13 @@ class GuidesAll(Good):
 
 class ExploresAlong(Good):
     def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
-        return self.act(obs, noise, True)
+        return (self.act(obs, noise, True),) * 2
+
+
+class NeverFree(Good):
+    def act_guided(self, obs, noise, plan, largest):  # type: ignore[no-untyped-def]
+        guided, _ = super().act_guided(obs, noise, plan, largest)
+        return guided, guided
 
 
 def test_a_good_policy_passes_and_is_left_as_it_was() -> None:
@@ -178,6 +184,7 @@ def test_a_good_policy_passes_and_is_left_as_it_was() -> None:
         (SharesPlans, "act_guided", "a row alone"),
         (GuidesAll, "act_guided", "without a plan"),
         (ExploresAlong, "act_guided", "stochastic"),
+        (NeverFree, "act_guided", "its free chunks are others"),
     ],
 )
 def test_each_fault_is_found_and_named(policy: type[Good], rule: str, fault: str) -> None:

@@ -166,8 +166,10 @@ def test_compiled_it_acts_alike_and_is_compiled_for_one_and_for_several(
         obs = {key: value[:batch] for key, value in obs.items()}
         noise = policy.noise(batch, np.random.default_rng(batch))
         plan = Plan(torch.randn(batch, 8, 6), torch.full((batch,), 5), torch.full((batch,), 2))
-        for one, two in ((p.act(obs, noise, False), p.act_guided(obs, noise, plan, 2.0)) for p in (policy, plain)):
-            alike.append((one.actions, two.actions))
+        for each in (policy, plain):
+            guided, free = each.act_guided(obs, noise, plan, 2.0)
+            torch.testing.assert_close(free.actions, each.act(obs, noise, False).actions, rtol=0, atol=1e-4)
+            alike.append((free.actions, guided.actions))
         ours, theirs = alike[-2:]
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
         assert not torch.equal(*theirs), "the plan guides nothing"
