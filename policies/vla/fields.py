@@ -136,9 +136,20 @@ class Field(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """LeRobot's embedded prefix (B, L, W), its mask (B, L), its blocks (B, L)."""
 
-    @abstractmethod
     def _read(self, embedded: Tensor, mask: Tensor, blocks: Tensor) -> tuple[Tensor, Any]:
         """Features (B, W) and cache of a prefix."""
+        (out, _), cache = self._both.forward(
+            attention_mask=self._attention(make_att_2d_masks(mask, blocks)),
+            position_ids=torch.cumsum(mask, 1) - 1,
+            past_key_values=None,
+            inputs_embeds=[embedded, None],
+            use_cache=True,
+        )
+        return _pooled(out, mask), cache
+
+    def _attention(self, allowed: Tensor) -> Tensor:
+        """Who sees whom (B, L, L) bool, as the architecture takes it."""
+        return allowed
 
     @abstractmethod
     def _velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
@@ -167,16 +178,6 @@ class SmolVLAField(Field):
 
     def _embed(self, *given: Any) -> Any:
         return self.model.embed_prefix(*given)
-
-    def _read(self, embedded: Tensor, mask: Tensor, blocks: Tensor) -> tuple[Tensor, Any]:
-        (out, _), cache = self._both.forward(
-            attention_mask=make_att_2d_masks(mask, blocks),
-            position_ids=torch.cumsum(mask, 1) - 1,
-            past_key_values=None,
-            inputs_embeds=[embedded, None],
-            use_cache=True,
-        )
-        return _pooled(out, mask), cache
 
     def _velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
         # Its layers append to the cache, and take it away again. A gradient, and a compiler, need a cache that stays.
@@ -209,20 +210,16 @@ class PiField(Field):
     def _embed(self, *given: Any) -> Any:
         return self.model.embed_prefix(*given[:-1])  # the state comes later, or in the prompt
 
+    def _attention(self, allowed: Tensor) -> Tensor:
+        additive: Tensor = prepare_attention_masks_4d(allowed)
+        return additive
+
     def _read(self, embedded: Tensor, mask: Tensor, blocks: Tensor) -> tuple[Tensor, Any]:
-        both = self._both
-        language = both.paligemma.model.language_model
+        language = self._both.paligemma.model.language_model
         language.config._attn_implementation = "eager"  # as LeRobot has it: the masks are additive
         if language.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
             embedded = embedded.to(torch.bfloat16)
-        (out, _), cache = both.forward(
-            attention_mask=prepare_attention_masks_4d(make_att_2d_masks(mask, blocks)),
-            position_ids=torch.cumsum(mask, 1) - 1,
-            past_key_values=None,
-            inputs_embeds=[embedded, None],
-            use_cache=True,
-        )
-        return _pooled(out, mask), cache
+        return super()._read(embedded, mask, blocks)
 
     def _velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
         # pi0.5 reads its state in the prompt.

@@ -76,6 +76,13 @@ def success_by_part(run: Run) -> dict[str, tuple[Points, Points]]:
     }
 
 
+def success_by_instruction(run: Run) -> dict[str, Points]:
+    """Success without exploration over environment steps, by the words that the episodes were told."""
+    prefix = "eval_instruction/"
+    told = sorted({key for row in run.rows for key in row if key.startswith(prefix)})
+    return {key.removeprefix(prefix): points(run.rows, STEPS, key) for key in told}
+
+
 def details(run: Run) -> dict[str, list[Chart]]:
     """The other charts of a run, by the heading they stand under; those without a value are left out."""
     along, rows = axis(STEPS, [run]), run.updates

@@ -35,7 +35,7 @@ def page(run: Run, others: Sequence[Run] = ()) -> str:
         charts += [figures.success(run, key, others) for key in (figures.STEPS, figures.TIME)]
     body = [
         _head(run, others),
-        section("Success", _grid([one for one in charts if not one.empty], "wide") + _parts(run)),
+        section("Success", _grid([one for one in charts if not one.empty], "wide") + _parts(run) + _instructions(run)),
         section("The policy on film", _videos(run)),
         *(section(heading, _grid(found)) for heading, found in figures.details(run).items() if found),
         section("What was counted", _accounts(run)),
@@ -140,6 +140,16 @@ def _parts(run: Run) -> str:
     key = '<i class="key line c{}"></i>'
     head = ["task", "embodiment", f"{key.format(0)}training", f"{key.format(1)}evaluation", "course"]
     return f"<h3>By task and embodiment, newest</h3>{table(head, rows, (2, 3))}" if rows else ""
+
+
+def _instructions(run: Run) -> str:
+    """Success per instruction, where the words say which of several goals is meant."""
+    rows = []
+    for words, evaluation in figures.success_by_instruction(run).items():
+        last = percent(evaluation[-1][1] if evaluation else None)
+        rows.append([escape(words), last, spark(((), evaluation), f"{words}: evaluation {last} at the end")])
+    head = ["instruction", '<i class="key line c1"></i>evaluation', "course"]
+    return f"<h3>By instruction, newest</h3>{table(head, rows, (1,))}" if rows else ""
 
 
 def _videos(run: Run) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robotlearn.algorithms.chunks import Episode, chunk_batch, join
+from robotlearn.algorithms.chunks import Episode, chunk_batch, join, shown
 from robotlearn.algorithms.errors import EpisodeError
 
 CUTS = {"at chunks": [4, 8], "within chunks": [3, 5, 10], "every step": list(range(1, 12))}
@@ -156,3 +156,18 @@ def test_read_only_records_become_writable_tensors(record) -> None:
     batch.path.add_(1)
     batch.observations["observation.state"].add_(1)
     assert not np.array_equal(batch.path, segment.chunk_path)
+
+
+def test_images_of_an_update_come_to_a_device_only_as_they_are_shown(record) -> None:
+    episode = join(record(12))
+    images = np.random.default_rng(0).integers(0, 256, (13, 4, 5, 3), np.uint8)
+    whole = chunk_batch(
+        [replace(episode, observations={**episode.observations, "observation.images.wrist": images})], 0.9
+    )
+    there, rows = whole.to("meta"), torch.tensor([2, 0])
+    for seen in (there.observations, there.states, there.final):
+        assert {key for key, value in seen.items() if not value.is_meta} == {"observation.images.wrist"}
+    assert there.path.is_meta and there.terminated.is_meta
+    assert all(value.is_meta and len(value) == 2 for value in shown(there.states, rows, torch.device("meta")).values())
+    here = shown(whole.states, rows, torch.device("cpu"))
+    assert np.array_equal(here["observation.images.wrist"], images[[8, 0]])

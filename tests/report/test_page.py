@@ -183,6 +183,17 @@ def test_success_by_task_and_embodiment_has_a_line_each(place: Place) -> None:
     assert "version 20, lift-so101: four arms" in parsed.text
 
 
+def test_success_by_instruction_has_a_line_each(place: Place) -> None:
+    measured = [
+        {"eval_success": 0.5, "env_steps": 5000 + i, "eval_instruction/touch the red <cube>": i / 10} for i in (3, 8)
+    ]
+    text = page(Run.read(place("smoke", rows=measured)))
+    parsed = checked(text)
+    assert '<td>touch the red &lt;cube&gt;</td><td class="number">80.0 %</td>' in text
+    assert "touch the red <cube>: evaluation 80.0 % at the end" in parsed.text
+    assert "By instruction" not in page(Run.read(place("lift-0")))
+
+
 def test_other_seeds_are_drawn_around_the_run(place: Place) -> None:
     run, *others = (Run.read(place(f"lift-{seed}")) for seed in (0, 1, 2))
     parsed = checked(page(run, others))

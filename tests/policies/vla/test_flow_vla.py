@@ -59,6 +59,23 @@ def test_what_is_saved_acts_alike_in_lerobot(
 
 
 @every_kind
+def test_a_critic_sees_images_words_and_the_state(make: Make, kind: str) -> None:
+    policy: FlowVLA = make(kind)
+    before = observations(WORDS)
+    other = {
+        "observation.state": before["observation.state"] + 1,
+        "observation.images.front": 255 - before["observation.images.front"],
+        "instruction": before["instruction"][[1, 2, 0]],
+    }
+    seen = policy.for_critic(before)
+    assert {key: tuple(value.shape[1:]) for key, value in seen.items()} == policy.critic_features
+    assert policy.critic_features.keys() <= policy.statistics().keys()
+    for key, value in other.items():
+        after = policy.for_critic({**before, key: value})
+        assert any(not torch.allclose(after[name], seen[name], atol=1e-3) for name in seen), key
+
+
+@every_kind
 def test_its_loss_has_lerobots_gradient(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     policy: FlowVLA = make(kind)
     obs, actions = observations(WORDS), torch.randn(3, 8, 6)
