@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from policies.base import Chunk, Contract, Observations, Policy
-from policies.encoder import IMAGES
+from policies.encoder import IMAGES, INSTRUCTION
 from policies.errors import ImitationOnlyError, ObservationError, PolicyConfigError, StatisticsError
 from policies.normalizer import Features, Normalizer, Scale, Statistics
 from policies.vla.checkpoint import scales
@@ -142,6 +142,8 @@ def check_features(features: Features) -> None:
     for key in features:
         if key not in (STATE, NUMBERS) and not key.startswith(IMAGES):
             option = f"set observations.{key.removeprefix('observation.')} to false"
+            if key == INSTRUCTION:
+                option += "; where only the words tell what is meant, choose a kind that reads them, flow_mlp or a VLA"
             raise PolicyConfigError(f"a policy that imitates can't be shown {key!r}, only joints and images: {option}.")
     if STATE not in features or len(features) < 2:
         raise PolicyConfigError(f"a policy that imitates needs {STATE}, and images or {NUMBERS}.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +49,8 @@ def architecture(
         config.use_relative_actions = False  # the robot's actions are deltas already
     # SmolVLA's weights are all in the checkpoint, what its language model is like is not.
     source = config.vlm_model_name if checkpoint.kind == "smolvla" else checkpoint.source
-    with resized(checkpoint.kind, checkpoint.folder or Path()):
+    # LeRobot prints what it does, and the output of a command may be a program's input.
+    with redirect_stdout(io.StringIO()), resized(checkpoint.kind, checkpoint.folder or Path()):
         return asked(source, lambda: get_policy_class(checkpoint.kind)(config))
 
 

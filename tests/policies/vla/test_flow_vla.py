@@ -59,6 +59,12 @@ def test_what_is_saved_acts_alike_in_lerobot(
 
 
 @every_kind
+def test_making_it_prints_nothing(make: Make, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    make(kind)
+    assert capsys.readouterr().out == "", "a program reads what `eval --json` prints"
+
+
+@every_kind
 def test_a_critic_sees_images_words_and_the_state(make: Make, kind: str) -> None:
     policy: FlowVLA = make(kind)
     before = observations(WORDS)
