@@ -30,11 +30,10 @@ _FIRST = 3  # batches of each size that don't count
 
 def policy_of(what: str, overrides: Sequence[str]) -> tuple[Config, Policy]:
     """That of a run folder or checkpoint with its weights, or of a config with those that it starts from."""
-    if Path(what).is_dir():
-        saved = find_policy(Path(what))
-        return saved.config, saved.load()
-    config = load_config(what, overrides)
-    return config, build_policy(config, Inputs(config), device(_edge(config).device, "the edge's device"))
+    saved = find_policy(Path(what)) if Path(what).is_dir() else None
+    config = load_config(what, overrides) if saved is None else saved.config
+    where = device(_edge(config).device, "the edge's device")
+    return config, build_policy(config, Inputs(config), where) if saved is None else saved.load(where)
 
 
 def _edge(config: Config) -> PacedEdgeConfig:

@@ -21,6 +21,8 @@ from robotlearn.errors import CheckpointError, ConfigError
 from robotlearn.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
     from policies.base import Policy
 
 log = logging.getLogger(__name__)
@@ -41,14 +43,17 @@ class SavedPolicy:
     checkpoint: Path
     version: int
 
-    def load(self) -> Policy:
-        """The policy with its weights. Raises CheckpointError when they are damaged."""
+    def load(self, where: torch.device | None = None) -> Policy:
+        """The policy with its weights, there where the learner had it by default.
+
+        Raises CheckpointError when they are damaged.
+        """
         from robotlearn.device import device  # torch comes with them
         from robotlearn.inputs import Inputs
         from robotlearn.policy import build_policy
 
         # On the CPU, too, what was learnt on a GPU that isn't here.
-        where = device("cpu" if self.config.learner.device == "cpu" else "auto", "learner.device")
+        where = where or device("cpu" if self.config.learner.device == "cpu" else "auto", "learner.device")
         policy = build_policy(self.config, Inputs(self.config), where, weights=False)
         policy.load_state_dict(checkpoint.load(self.checkpoint, contract(self.config)).policy)
         return policy

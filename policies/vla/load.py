@@ -37,7 +37,7 @@ def architecture(
             "takes them as they are (VISUAL: IDENTITY in its config.json)."
         )
     config.chunk_size = config.n_action_steps = horizon
-    config.push_to_hub = False
+    config.push_to_hub = config.compile_model = False
     config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (state_dim,))
     config.output_features["action"] = PolicyFeature(FeatureType.ACTION, (action_dim,))
     if checkpoint.kind == "smolvla":
@@ -46,12 +46,14 @@ def architecture(
         config.vlm_model_name = checkpoint.language_model()
     else:
         config.num_inference_steps, config.dtype = denoising_steps, "float32"
+        config.gradient_checkpointing = False  # as it was trained: then no keys and values are kept
         config.use_relative_actions = False  # the robot's actions are deltas already
     # SmolVLA's weights are all in the checkpoint, what its language model is like is not.
     source = config.vlm_model_name if checkpoint.kind == "smolvla" else checkpoint.source
     # LeRobot prints what it does, and the output of a command may be a program's input.
     with redirect_stdout(io.StringIO()), resized(checkpoint.kind, checkpoint.folder or Path()):
-        return asked(source, lambda: get_policy_class(checkpoint.kind)(config))
+        made: Any = asked(source, lambda: get_policy_class(checkpoint.kind)(config))
+    return made.float()  # what is published of SmolVLA's language model says bfloat16, in which small steps are lost
 
 
 def make_vla(
@@ -91,7 +93,7 @@ def make_vla(
         )
     if gradient_checkpointing:
         checkpoint_layers(lerobot)
-    choose(lerobot, train, lora or {"rank": 16, "alpha": 32.0, "targets": None})
+    choose(lerobot, train, lora or {"rank": 16, "alpha": 16.0, "targets": None})
     prompts = Prompts(checkpoint.tokenizer(), lerobot.config.tokenizer_max_length)
     policy = FlowVLA(
         lerobot, prompts, features, horizon, action_dim, cameras=chosen, denoising_steps=denoising_steps, **options

@@ -322,7 +322,9 @@ class Config(Section):
         first = next(
             other for other in self.edges if isinstance(other, PacedEdgeConfig) and other.server == edge.server
         )
-        for key in ("robot", "execution", "device", "threads", "compile", "explore"):
+        # Where the objects are is of another shape in each task.
+        same = ("task",) if self.observations.environment_state else ()
+        for key in ("robot", *same, "execution", "device", "threads", "compile", "explore"):
             here, there = getattr(edge, key), getattr(first, key)
             if here != there:
                 raise Misfit(

@@ -274,8 +274,8 @@ class PacedEdgeConfig(_Edge):
     server: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] | None = Field(
         None,
         description="Edges of one name here that run on one machine have one policy server, which computes the chunks "
-        "of their arms together; they have the same robot, cameras, execution, device, threads, compile and explore. "
-        "null: one of its own.",
+        "of their arms together; they have the same robot, cameras, execution, device, threads, compile and explore, "
+        "and with observations.environment_state the same task. null: one of its own.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -95,7 +95,7 @@ class LoRAConfig(Section):
     """Low-rank additions to the weights (arXiv:2106.09685)."""
 
     rank: PositiveInt = Field(16, description="Of each addition.")
-    alpha: PositiveFloat = Field(32, description="Additions count alpha / rank times.")
+    alpha: PositiveFloat = Field(16, description="Additions count alpha / rank times.")
     targets: str | None = Field(
         None, description="A regular expression for the names of the linear layers; null: those that LeRobot proposes."
     )
@@ -126,11 +126,18 @@ class VLAConfig(_Denoising):
         description="What is learnt: all, the action expert alone (the vision-language model stays as it is), or "
         "LoRA's low-rank additions. Only what is learnt is published.",
     )
-    lora: LoRAConfig = Field(LoRAConfig(), description="With train=lora.")
+    lora: LoRAConfig = Field(LoRAConfig(), description="Of what; with train=lora only.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="What products are computed in.")
     gradient_checkpointing: bool = Field(
         False, description="Compute a layer's inside anew for its gradient: less memory for a third more time."
     )
+
+    @model_validator(mode="after")
+    def _additions_are_wanted(self) -> Self:
+        # A dumped config holds the defaults too: only another value can have been wanted.
+        if self.train != "lora" and self.lora != LoRAConfig():
+            raise Misfit(("lora",), f"not valid with train {self.train}, expected it with lora only")
+        return self
 
     def path_dim(self, action_dim: int) -> int:
         return self.width

@@ -26,8 +26,8 @@ def latency(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["latency", *map(str, arguments)])
 
 
-def run_of(folder: Path) -> Path:
-    config = load_config("smoke", SMALL)
+def run_of(folder: Path, *more: str) -> Path:
+    config = load_config("smoke", [*SMALL, *more])
     run = RunFolder.create(folder, dump(config), "0" * 16)
     with run:
         state = build_policy(config, Inputs(config)).state_dict()
@@ -69,6 +69,7 @@ def test_what_can_not_be_measured_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run")
     for arguments, said in (
         ((run, "policy.horizon=8"), "is a run, whose config stays as it is"),
+        ((run_of(tmp_path / "gpu", "edges.0.device=cuda:7"),), "the edge's device is cuda:7"),
         (("nowhere",), "no such file and no shipped config"),
         (("smoke", "edges.0.compile=always"), "set compile to never"),
     ):

@@ -470,6 +470,13 @@ def test_what_lerobots_policies_can_not_be(minimal: Path, overrides: list[str], 
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_additions_of_low_rank_only_where_they_are_learnt() -> None:
+    assert load_config("pi0", ["policy.train=expert"]).policy.train == "expert"
+    assert load_config("pi0", ["policy.lora.rank=4"]).policy.lora.rank == 4
+    with pytest.raises(ConfigError, match=r"policy\.lora: not valid with train expert, expected it with lora only"):
+        load_config("pi0", ["policy.train=expert", "policy.lora.rank=4"])
+
+
 def test_imitation_with_lerobots_policies(minimal: Path) -> None:
     fits = ["edges.0.segment_steps=128", "edges.1.segment_steps=128"]
     corrects = ["algorithm={name: hgdagger}", "edges.0.person={kind: scripted}"]
@@ -486,8 +493,12 @@ def test_imitation_with_lerobots_policies(minimal: Path) -> None:
         (["edges.1.execution={ahead: 1}"], "edges.1.execution: not that of left, with which it shares"),
         (["edges.1.explore=false"], "edges.1.explore: not that of left"),
         (["learner.approval={}"], "edges.0.server: 'both' is not valid with learner.approval"),
+        (
+            ["task=[reach,lift]", "observations.instruction=true", "edges.0.task=reach", "edges.1.task=lift"],
+            "edges.1.task: not that of left",
+        ),
     ],
-    ids=["execution", "explore", "approval"],
+    ids=["execution", "explore", "approval", "task"],
 )
 def test_who_shares_a_policy_server_is_alike(minimal: Path, overrides: list[str], said: str) -> None:
     edges = "edges=[{name: left, kind: paced, server: both}, {name: right, kind: paced, server: both}]"

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from policies.errors import PolicyConfigError
 from policies.vla import checkpoint as checkpoint_module
 from policies.vla.checkpoint import Checkpoint
-from tests.policies.vla.conftest import FEATURES
+from tests.policies.vla.conftest import FEATURES, observations
 
 Make = Callable[..., Any]
 
@@ -160,6 +161,33 @@ def test_cameras_by_other_names_and_dark_ones(tmp_path: Path, make: Make) -> Non
         assert policy.cameras == {"observation.images.wrist": "observation.images.up"}
         shown, seen = policy._field.images({"observation.images.up": torch.zeros(2, 3, 48, 64)})
         assert [bool(one.all()) for one in seen] == [True] and len(shown) == 1
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_how_a_checkpoint_was_trained_is_not_how_it_acts(
+    make: Make, checkpoints: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """LeRobot keeps `gradient_checkpointing` and `compile_model` in config.json; with the first no prefix is kept."""
+    folder = shutil.copytree(checkpoints[kind], tmp_path / kind)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"gradient_checkpointing": True, "compile_model": True, "dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    plain, other = make(kind), make(kind, pretrained=str(folder))
+    obs, noise = observations(["go"]), plain.noise(1, np.random.default_rng(0))
+    assert torch.equal(other.act(obs, noise, False).actions, plain.act(obs, noise, False).actions)
+
+
+def test_weights_are_float32_whatever_the_language_model_is_published_in(
+    make: Make, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Adam's steps of 1e-5 are lost in bfloat16's eight bits."""
+    folder = shutil.copytree(checkpoints["smolvla"], tmp_path / "bf16")
+    described = folder / "vlm" / "config.json"
+    settings = json.loads(described.read_text())
+    settings["text_config"]["dtype"] = "bfloat16"
+    described.write_text(json.dumps(settings))
+    policy = make("smolvla", pretrained=str(folder), train="lora")
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
 
 
 def test_a_folder_is_whole_by_itself(checkpoints: dict[str, Path], tmp_path: Path, make: Make) -> None:
