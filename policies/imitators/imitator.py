@@ -31,7 +31,7 @@ class Imitator(Policy):
     Args:
         lerobot: of `policies.imitators.make`.
         features: `observation.state`, the task's numbers, or images, or both.
-        cameras: for the features' images LeRobot's keys.
+        cameras: for LeRobot's images the features' keys; one may be shown as several.
         colours: by LeRobot's key of each image, statistics per colour of values from 0 to 1.
 
     Raises:
@@ -55,7 +55,7 @@ class Imitator(Policy):
         self.environment = Normalizer(features[NUMBERS][0], _FLOOR) if NUMBERS in features else None
         self.action = Normalizer(self.action_dim, _FLOOR)
         for name in ("mean", "std"):
-            rows = [np.ravel(getattr(colours[there], name)) for there in self.cameras.values()]
+            rows = [np.ravel(getattr(colours[there], name)) for there in self.cameras]
             self.register_buffer(f"colour_{name}", torch.tensor(np.array(rows), dtype=torch.float32).view(-1, 3, 1, 1))
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Imitator(Policy):
 
     def colours(self) -> dict[str, Statistics]:
         """As the constructor takes them."""
-        pairs = zip(self.cameras.values(), self.colour_mean, self.colour_std, strict=True)
+        pairs = zip(self.cameras, self.colour_mean, self.colour_std, strict=True)
         return {key: Statistics(*(one.double().cpu().numpy() for one in (mean, std))) for key, mean, std in pairs}
 
     def _normalizers(self) -> dict[str, Normalizer]:
@@ -131,7 +131,7 @@ class Imitator(Policy):
             if tuple(obs[key].shape[1:]) != shape:
                 raise ObservationError(f"{key!r} has shape {tuple(obs[key].shape)}, expected (batch, *{shape}).")
         seen = {key: one(obs[key]) for key, one in self._normalizers().items() if key != "action"}
-        for index, (here, there) in enumerate(self.cameras.items()):
+        for index, (there, here) in enumerate(self.cameras.items()):
             image = obs[here].permute(0, 3, 1, 2).float() / 255
             seen[there] = (image - self.colour_mean[index]) / self.colour_std[index]
         return seen

@@ -59,7 +59,13 @@ def make_imitator(
     config.pretrained_backbone_weights = None  # what is loaded later, by LeRobot too, needs none
     known = trained_with(checkpoint) if checkpoint is not None else {}
     plain = scales(config)[IMAGE] == "identity"
-    colours = {there: _PLAIN if plain else known.get(there, _IMAGENET) for there in chosen.values()}
+    colours = {there: _PLAIN if plain else known.get(there, _IMAGENET) for there in chosen}
+    for key, one in colours.items():
+        if not (one.mean.size == one.std.size == 3 and np.isfinite([one.mean, one.std]).all()):
+            raise PolicyConfigError(
+                f"policy.pretrained: the statistics of {key} in {pretrained} are not a finite number for each of three "
+                "colours: train it anew, or take another checkpoint."
+            )
     policy = (ACT if kind == "act" else Diffusion)(lerobot, features, chosen, colours)
     if statistics == "checkpoint" and weights and checkpoint is not None:
         sizes_of = {key: len(one.mean) for key, one in policy.statistics().items()}
@@ -98,7 +104,7 @@ def _configuration(
     inputs = {STATE: PolicyFeature(FeatureType.STATE, features[STATE])}
     if NUMBERS in features:
         inputs[NUMBERS] = PolicyFeature(FeatureType.ENV, features[NUMBERS])
-    for here, there in cameras.items():
+    for there, here in cameras.items():
         height, width, colours = features[here]
         inputs[there] = PolicyFeature(FeatureType.VISUAL, (colours, height, width))
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (action_dim,))}

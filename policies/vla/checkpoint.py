@@ -17,7 +17,7 @@ from policies.errors import PolicyConfigError
 from policies.normalizer import Features, Scale, Statistics
 from policies.vla.tiny import TOKENIZER, VLM
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "policy_preprocessor.json"
 _TOKENIZERS = {"pi0": "google/paligemma-3b-pt-224", "pi05": "google/paligemma-3b-pt-224"}
 _SHOWN = 5  # names in a message
 IMAGE = "observation.images"
@@ -29,7 +29,10 @@ class Checkpoint:
     """One folder, or one repository of a hub, of which files are fetched when they are asked for.
 
     Raises PolicyConfigError, here and in all methods, in one line: no such folder or repository, a gated one, no
-    network, a file that isn't there, or another kind of policy.
+    network, a file that isn't there or is broken, or another kind of policy.
+
+    Attributes:
+        cameras: its image features {key: (3, height, width)}.
     """
 
     def __init__(self, source: str, kind: str) -> None:
@@ -41,23 +44,20 @@ class Checkpoint:
             )
         try:
             self.settings: dict[str, Any] = json.loads(self.file(CONFIG).read_text())
-            self.settings["input_features"]
-        except (ValueError, KeyError, TypeError) as error:
+            inputs = {
+                key: (one["type"], tuple(map(int, one["shape"])))
+                for key, one in self.settings["input_features"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PolicyConfigError(
-                f"policy.pretrained: the {CONFIG} of {source} is not one of LeRobot's: {error!r}"
+                f"policy.pretrained: the {CONFIG} of {source} is not one of LeRobot's: {_told(error)}"
             ) from error
         if self.settings.get("type") != kind:
             raise PolicyConfigError(
                 f"policy.pretrained: {source} holds a policy of type {self.settings.get('type')!r}, not {kind!r}: "
                 f"set policy.kind={self.settings.get('type')}."
             )
-
-    @property
-    def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Its image features {key: (3, height, width)}."""
-        return {
-            key: tuple(one["shape"]) for key, one in self.settings["input_features"].items() if one["type"] == "VISUAL"
-        }
+        self.cameras = {key: shape for key, (what, shape) in inputs.items() if what == "VISUAL"}
 
     def configuration(self) -> Any:
         """LeRobot's configuration, for the CPU."""
@@ -107,7 +107,7 @@ class Checkpoint:
 def load_weights(policy: nn.Module, checkpoint: Checkpoint) -> None:
     """The checkpoint's weights, all of them. LeRobot's own loader goes on with random ones where some are missing.
 
-    Raises PolicyConfigError naming what is missing, or what nothing here takes.
+    Raises PolicyConfigError naming what is missing, what nothing here takes, or what holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -138,6 +138,13 @@ def load_weights(policy: nn.Module, checkpoint: Checkpoint) -> None:
                 f"{', ...' if len(names) > _SHOWN else ''}"
             )
     policy.load_state_dict(found, strict=False)
+    # As they are here: of what a file may hold, such as float8, torch can't always tell.
+    sick = next((key for key in found if not wanted[key].isfinite().all()), None)
+    if sick is not None:
+        raise PolicyConfigError(
+            f"policy.pretrained: {sick} of {checkpoint.source} holds NaN or infinity, and so would every action: its "
+            "training broke down; take an earlier checkpoint of it."
+        )
 
 
 def scales(settings: Any) -> dict[str, Scale]:
@@ -150,25 +157,30 @@ def scales(settings: Any) -> dict[str, Scale]:
 def trained_with(checkpoint: Checkpoint) -> dict[str, Statistics]:
     """What it was trained with, of each key that its statistics name; empty where there are none.
 
-    Images have theirs per colour, for values from 0 to 1.
+    Images have theirs per colour, for values from 0 to 1. Raises PolicyConfigError for files that can't be read.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    known = checkpoint.optional("policy_preprocessor.json")
+    known, name = checkpoint.optional(PROCESSOR), PROCESSOR
     if known is None:
         return {}
-    steps = json.loads(known.read_text())["steps"]
-    step = next((one for one in steps if one.get("registry_name") == "normalizer_processor"), None)
-    if step is None or "state_file" not in step:
-        return {}
-    numbers = {key: value.double().numpy() for key, value in load_file(checkpoint.file(step["state_file"])).items()}
-    scale = scales({"normalization_mapping": step["config"].get("norm_map", {})})
-    out = {}
-    for key in {name.rpartition(".")[0] for name in numbers}:
-        one = _statistics(numbers, key, scale.get(key, "mean_std"))
-        if one is not None:
-            out[key] = one
-    return out
+    try:
+        steps = json.loads(known.read_text())["steps"]
+        step = next((one for one in steps if one.get("registry_name") == "normalizer_processor"), None)
+        if step is None or "state_file" not in step:
+            return {}
+        scale = scales({"normalization_mapping": step["config"].get("norm_map", {})})
+        file, name = checkpoint.file(step["state_file"]), step["state_file"]
+        numbers = {key: value.double().numpy() for key, value in load_file(file).items()}
+        keys = {entry.rpartition(".")[0] for entry in numbers}
+        every = {key: _statistics(numbers, key, scale.get(key, "mean_std")) for key in keys}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PolicyConfigError(
+            f"policy.pretrained: the {name} of {checkpoint.source} is not one of LeRobot's: {_told(error)}. Fetch it "
+            "again; without it the checkpoint has no statistics."
+        ) from error
+    return {key: one for key, one in every.items() if one is not None}
 
 
 def statistics_of(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> dict[str, Statistics]:
@@ -202,13 +214,19 @@ def _statistics(numbers: Mapping[str, NDArray[np.float64]], key: str, scale: Sca
 def partners(
     checkpoint: Checkpoint, features: Features, given: Mapping[str, str | None], *, dark: bool
 ) -> dict[str, str]:
-    """{the robot's image feature: the checkpoint's key}, by equal names or as `given` has it.
+    """{the checkpoint's key: the robot's image feature}, by equal names or as `given` has it.
 
-    `given`: {the checkpoint's camera: the robot's, or None to leave it dark}, names without prefix; `dark`: whether a
-    policy of this kind can do without one. Raises PolicyConfigError for a camera on either side that has no partner.
+    `given`: {the checkpoint's camera: the robot's, which may be that of several, or None to leave it dark}, names as
+    `_short` makes them; `dark`: whether a policy of this kind can do without one. Raises PolicyConfigError for a camera
+    on either side that has no partner.
     """
     here = [key.removeprefix(IMAGES) for key in features if key.startswith(IMAGES)]
-    there = [key.removeprefix(IMAGES) for key in checkpoint.cameras]
+    there = {_short(key): key for key in checkpoint.cameras}
+    if len(there) < len(checkpoint.cameras):
+        raise PolicyConfigError(
+            f"policy.pretrained: of {checkpoint.source}'s cameras, {', '.join(checkpoint.cameras)}, two have one name "
+            "when their prefix is gone: give one another in its config.json and policy_preprocessor.json."
+        )
     for name, known, whose in (
         *((n, there, "the checkpoint") for n in given),
         *((n, here, "the robot") for n in given.values() if n),
@@ -231,10 +249,15 @@ def partners(
     if unused:
         raise PolicyConfigError(
             f"policy.cameras: nothing of {checkpoint.source} looks through the robot's camera {unused[0]!r}; its "
-            f"cameras are {', '.join(there)}. Map one of them, policy.cameras.{there[0]}={unused[0]}, or take the "
-            "camera out of observations.cameras."
+            f"cameras are {', '.join(there)}. Map one of them, policy.cameras.{next(iter(there), 'NAME')}={unused[0]}, "
+            "or take the camera out of observations.cameras."
         )
-    return {f"{IMAGES}{robots}": f"{IMAGES}{name}" for name, robots in of.items() if robots}
+    return {there[name]: f"{IMAGES}{robots}" for name, robots in of.items() if robots}
+
+
+def _short(key: str) -> str:
+    """A camera's name without prefix, which PushT's `observation.image` hasn't, as an override can say it: no dots."""
+    return key.removeprefix(IMAGES).removeprefix("observation.").replace(".", "_")
 
 
 def _shared(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -291,6 +314,11 @@ def asked[T](source: str, ask: Callable[[], T]) -> T:
                 f"where there is one, `hf download {source}`, and name the folder."
             )
         raise PolicyConfigError(told) from error
+
+
+def _told(error: Exception) -> str:
+    """In one line. Not its repr: that of an error of decoding holds the whole file."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -38,7 +38,7 @@ class FlowVLA(Policy):
         prompts: its tokenizer.
         features: `observation.state`, one image per camera and the instruction's bytes.
         horizon, action_dim: H and D of the robot's actions.
-        cameras: for the features' images the checkpoint's keys.
+        cameras: for the checkpoint's images the features' keys; one may be shown as several.
         used_dims: per embodiment, which of the D entries its actions use; None: one embodiment that uses all.
         precision: what products are computed in; weights stay as they are.
         the others: as of `policies.flow_policy.FlowPolicy`.
@@ -202,7 +202,7 @@ class FlowVLA(Policy):
             if tuple(obs[key].shape[1:]) != shape:
                 raise ObservationError(f"{key!r} has shape {tuple(obs[key].shape)}, expected (batch, *{shape}).")
         state: Tensor = self.state(obs[STATE])
-        images = {there: obs[here].permute(0, 3, 1, 2).float() / 255 for here, there in self.cameras.items()}
+        images = {there: obs[here].permute(0, 3, 1, 2).float() / 255 for there, here in self.cameras.items()}
         shown, seen = self._field.images(images)
         tokens, words = self.prompts(self._field.prompts(as_text(obs[INSTRUCTION].cpu().numpy()), state), state.device)
         padded = nn.functional.pad(state, (0, self.lerobot.config.max_state_dim - state.shape[-1]))

@@ -16,7 +16,7 @@ _MODELS["pi05"] = _MODELS["pi0"]
 
 
 def choose(lerobot: Any, train: Literal["full", "expert", "lora"], lora: Mapping[str, Any]) -> None:
-    """Mark what is learnt, in place; for LoRA, add it. Raises PolicyConfigError for targets that name nothing."""
+    """Mark what is learnt, in place; for LoRA, add it. Raises PolicyConfigError for targets that name no layer."""
     lerobot.requires_grad_(train != "lora")
     if train == "expert":
         lerobot.get_submodule(_MODELS[lerobot.name]).requires_grad_(False)
@@ -26,7 +26,14 @@ def choose(lerobot: Any, train: Literal["full", "expert", "lora"], lora: Mapping
 
     targets = lora["targets"] or lerobot._get_default_peft_targets()["target_modules"]
     linear = [name for name, module in lerobot.named_modules() if isinstance(module, nn.Linear)]
-    if not any(re.fullmatch(targets, name) for name in linear):
+    try:
+        named = [name for name in linear if re.fullmatch(targets, name)]
+    except re.error as error:
+        raise PolicyConfigError(
+            f"policy.lora.targets: {targets!r} is no regular expression ({error}): layers whose names end in q_proj "
+            "are '.*q_proj'."
+        ) from error
+    if not named:
         raise PolicyConfigError(
             f"policy.lora.targets: no linear layer is called like {targets!r}; there are {', '.join(linear[:4])}, ..."
         )

@@ -69,7 +69,7 @@ def test_the_shipped_configs_fit_their_checkpoints_and_robots(tmp_path: Path, ki
     for name in (kind, f"{kind}-so101", f"{kind}-panda-ros2"):
         config = load_config(name, [f"policy.pretrained={tiny}", "policy.width=8"])
         policy = build_policy(config, Inputs(config), weights=False)
-        assert list(policy.cameras) == ["observation.images.front", "observation.images.wrist"], name
+        assert list(policy.cameras.values()) == ["observation.images.front", "observation.images.wrist"], name
         assert any(parameter.requires_grad for parameter in policy.parameters()), name
     (edge,) = config.edges
     ros_options(load_spec("panda"), edge.options)  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -286,7 +287,7 @@ def test_cameras_by_other_names_keep_their_colours(tmp_path: Path) -> None:
     save_file(changed, numbers)
     features = {key.replace("front", "top"): shape for key, shape in FEATURES.items()}
     again = make("act", features=features, pretrained=str(tmp_path), cameras={"front": "top"})
-    assert again.cameras["observation.images.top"] == "observation.images.front"
+    assert again.cameras["observation.images.front"] == "observation.images.top"
     shift = again.colours()["observation.images.front"].mean - again.colours()["observation.images.wrist"].mean
     np.testing.assert_allclose(shift.ravel(), 1, atol=1e-6)
     from lerobot.policies.factory import get_policy_class
@@ -294,6 +295,58 @@ def test_cameras_by_other_names_keep_their_colours(tmp_path: Path) -> None:
     save(again, tmp_path / "again")
     theirs = get_policy_class("act").from_pretrained(tmp_path / "again")
     assert "observation.images.front" in theirs.config.image_features
+
+
+def _rewritten(folder: Path, change: Callable[[str], str]) -> None:
+    """The names of the cameras, in the configuration and the statistics."""
+    for file in folder.glob("*.json"):
+        file.write_text(change(file.read_text()))
+    (numbers,) = folder.glob("policy_preprocessor_*.safetensors")
+    save_file({change(key): value for key, value in load_file(numbers).items()}, numbers)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_one_camera_of_the_robot_as_several_of_the_checkpoints(tmp_path: Path, kind: str) -> None:
+    """Shown as each of them, as if the robot had as many that see the same; and LeRobot is given all of them again."""
+    save(make(kind), tmp_path)
+    features = {key: shape for key, shape in FEATURES.items() if "wrist" not in key}
+    one = make(kind, features, pretrained=str(tmp_path), cameras={"wrist": "front"})
+    obs, both = observations(), make(kind, pretrained=str(tmp_path))
+    alike = obs | {"observation.images.wrist": obs["observation.images.front"]}
+    noise = one.noise(3, np.random.default_rng(0))
+    torch.testing.assert_close(one.act(obs, noise, False).actions, both.act(alike, noise, False).actions)
+    save(one, tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "config.json").read_text())["input_features"]
+    assert {"observation.images.front", "observation.images.wrist"} <= again.keys()
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_camera_that_lerobot_names_otherwise(tmp_path: Path, kind: str) -> None:
+    """As PushT's `observation.image`: its statistics count, and what is saved has its name again."""
+    features = {key: shape for key, shape in FEATURES.items() if "wrist" not in key}
+    whole = make(kind, features)
+    save(whole, tmp_path)
+    _rewritten(tmp_path, lambda text: text.replace("observation.images.front", "observation.image"))
+    policy = make(kind, features, pretrained=str(tmp_path), cameras={"image": "front"})
+    obs, noise = observations(), whole.noise(3, np.random.default_rng(0))
+    torch.testing.assert_close(policy.act(obs, noise, False).actions, whole.act(obs, noise, False).actions)
+    policy.loss(obs, torch.zeros(3, 8, 6), torch.ones(3, 8, dtype=torch.bool))
+    assert list(policy.colours()) == ["observation.image"]
+    save(policy, tmp_path / "again")
+    assert list(make(kind, features, pretrained=str(tmp_path / "again"), cameras={"image": "front"}).colours()) == [
+        "observation.image"
+    ]
+
+
+@pytest.mark.parametrize("colours", [torch.full((3, 1, 1), torch.nan), torch.zeros(1)], ids=["nan", "one colour"])
+def test_colours_that_are_none_are_said(tmp_path: Path, colours: Tensor) -> None:
+    save(make("act"), tmp_path)
+    (numbers,) = tmp_path.glob("policy_preprocessor_*.safetensors")
+    save_file(load_file(numbers) | {"observation.images.wrist.mean": colours}, numbers)
+    with pytest.raises(
+        PolicyConfigError, match=r"statistics of observation\.images\.wrist in .* are not a finite number"
+    ):
+        make("act", pretrained=str(tmp_path))
 
 
 @pytest.mark.parametrize("scale", ["MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10", "IDENTITY"])

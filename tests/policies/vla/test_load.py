@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from policies.errors import PolicyConfigError
 from policies.vla import checkpoint as checkpoint_module
 from policies.vla.checkpoint import Checkpoint
+from policies.vla.tiny import write_tiny
 from tests.policies.vla.conftest import FEATURES, observations
 
 Make = Callable[..., Any]
@@ -117,6 +118,8 @@ def test_every_weight_must_be_there(make: Make, checkpoints: dict[str, Path], tm
         ({name: None}, f"lacks 1 weights: {name}"),
         ({"model.more": torch.zeros(2)}, "nothing here takes, 1 weights: model.more"),
         ({name: torch.zeros(3, 3)}, rf"other sizes: 1 weights: {name} is \(3, 3\)"),
+        ({name: torch.full_like(whole[name], torch.nan)}, f"{name} of .* holds NaN or infinity"),
+        ({name: torch.full_like(whole[name], -torch.inf)}, f"{name} of .* holds NaN or infinity"),
     ):
         changed = {key: value for key, value in {**whole, **change}.items() if value is not None}
         save_file(changed, folder / "model.safetensors")
@@ -152,13 +155,11 @@ def test_cameras_without_a_partner(make: Make, robots: list[str], given: dict[st
 
 
 def test_cameras_by_other_names_and_dark_ones(tmp_path: Path, make: Make) -> None:
-    from policies.vla.tiny import write_tiny
-
     for kind in ("smolvla", "pi0"):
         two = write_tiny(kind, tmp_path / kind, cameras=("up", "side"))
         features = {key: FEATURES[key] for key in ("observation.state", "instruction")} | _image("wrist")
         policy = make(kind, pretrained=str(two), features=features, cameras={"up": "wrist", "side": None})
-        assert policy.cameras == {"observation.images.wrist": "observation.images.up"}
+        assert policy.cameras == {"observation.images.up": "observation.images.wrist"}
         shown, seen = policy._field.images({"observation.images.up": torch.zeros(2, 3, 48, 64)})
         assert [bool(one.all()) for one in seen] == [True] and len(shown) == 1
 
@@ -188,6 +189,56 @@ def test_weights_are_float32_whatever_the_language_model_is_published_in(
     described.write_text(json.dumps(settings))
     policy = make("smolvla", pretrained=str(folder), train="lora")
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "pi0"])
+def test_one_camera_of_the_robot_as_several_of_the_checkpoints(tmp_path: Path, make: Make, kind: str) -> None:
+    """Shown as each of them, as if the robot had as many that see the same."""
+    three = write_tiny(kind, tmp_path / kind, cameras=("camera1", "camera2", "camera3"))
+    one = make(kind, pretrained=str(three), cameras=dict.fromkeys(("camera1", "camera2", "camera3"), "front"))
+    features = FEATURES | _image("camera1", "camera2", "camera3")
+    del features["observation.images.front"]
+    many, obs = make(kind, pretrained=str(three), features=features), observations(["touch the cube"])
+    alike = obs | {f"observation.images.camera{n}": obs["observation.images.front"] for n in (1, 2, 3)}
+    start = one.noise(1, np.random.default_rng(0))
+    shown, seen = one._inputs(obs)[:2]
+    assert len(shown) == 3 and all(torch.equal(image, shown[0]) for image in shown) and all(map(torch.all, seen))
+    torch.testing.assert_close(one.act(obs, start, False).actions, many.act(alike, start, False).actions)
+    cameras = {f"camera:observation.images.camera{n}": "observation.images.front" for n in (1, 2, 3)}
+    assert cameras.items() <= one.contract().items()
+
+
+def _renamed(folder: Path, names: dict[str, str]) -> None:
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    inputs = settings["input_features"]
+    settings["input_features"] = {names.get(key, key): one for key, one in inputs.items()}
+    config.write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("observation.image", "image"), ("observation.images.rgb.head", "rgb_head"), ("rgb", "rgb")]
+)
+@pytest.mark.parametrize("kind", ["smolvla", "pi0"])
+def test_a_camera_that_lerobot_names_otherwise(
+    checkpoints: dict[str, Path], tmp_path: Path, make: Make, kind: str, key: str, name: str
+) -> None:
+    """As datasets like PushT's do: the error's own advice is one that an override can say, and it helps."""
+    folder = shutil.copytree(checkpoints[kind], tmp_path / kind)
+    _renamed(folder, {"observation.images.front": key})
+    with pytest.raises(PolicyConfigError, match=rf"camera '{name}', .*policy\.cameras\.{name}=front"):
+        make(kind, pretrained=str(folder))
+    policy, like = make(kind, pretrained=str(folder), cameras={name: "front"}), make(kind)
+    assert policy.cameras == {key: "observation.images.front"}
+    obs, start = observations(["touch the cube"]), like.noise(1, np.random.default_rng(0))
+    assert torch.equal(policy.act(obs, start, False).actions, like.act(obs, start, False).actions)
+
+
+def test_two_cameras_of_one_name_are_said(tmp_path: Path, make: Make) -> None:
+    folder = write_tiny("smolvla", tmp_path, cameras=("front", "up"))
+    _renamed(folder, {"observation.images.up": "observation.front"})
+    with pytest.raises(PolicyConfigError, match=r"observation\.images\.front, observation\.front, two have one name"):
+        make("smolvla", pretrained=str(folder))
 
 
 def test_a_folder_is_whole_by_itself(checkpoints: dict[str, Path], tmp_path: Path, make: Make) -> None:
@@ -221,16 +272,77 @@ def test_weights_that_are_not_whole_are_one_line(
         make("smolvla", pretrained=str(tmp_path / "it"))
 
 
-@pytest.mark.parametrize("text", ["{", '{"type": "smolvla"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "\xe9" * 1000,
+        "[]",
+        '{"type": "smolvla"}',
+        '{"type": "smolvla", "input_features": null}',
+        '{"type": "smolvla", "input_features": ["observation.state"]}',
+        '{"type": "smolvla", "input_features": {"observation.image": [3, 64, 64]}}',
+        '{"type": "smolvla", "input_features": {"observation.image": {"type": "VISUAL"}}}',
+        '{"type": "smolvla", "input_features": {"observation.image": {"type": "VISUAL", "shape": 3}}}',
+        '{"type": "smolvla", "input_features": {"observation.image": {"type": "VISUAL", "shape": ["x"]}}}',
+    ],
+)
 def test_a_config_that_is_none_is_one_line(tmp_path: Path, make: Make, text: str) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(PolicyConfigError, match=r"the config.json of .* is not one of LeRobot's"):
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(PolicyConfigError, match=r"the config.json of .* is not one of LeRobot's") as caught:
         make("smolvla", pretrained=str(tmp_path))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+NORMALIZER = '{"steps": [{"registry_name": "normalizer_processor", "config": {}, "state_file": "state.safetensors"}]}'
+
+
+@pytest.mark.parametrize(
+    ("processor", "state", "file"),
+    [
+        ("{", None, "policy_preprocessor.json"),
+        ("[]", None, "policy_preprocessor.json"),
+        ("{}", None, "policy_preprocessor.json"),
+        ('{"steps": ["normalizer_processor"]}', None, "policy_preprocessor.json"),
+        (NORMALIZER.replace('"config": {}, ', ""), None, "policy_preprocessor.json"),
+        (NORMALIZER.replace("{},", '{"norm_map": ["MEAN_STD"]},'), None, "policy_preprocessor.json"),
+        (NORMALIZER, b"version https://git-lfs.github.com/spec/v1\n", "state.safetensors"),
+        (
+            NORMALIZER.replace("{},", '{"norm_map": {"STATE": "MIN_MAX"}},'),
+            {"observation.state.min": torch.zeros(6), "observation.state.max": torch.zeros(7)},
+            "state.safetensors",
+        ),
+    ],
+)
+def test_statistics_that_are_none_are_one_line(
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    make: Make,
+    processor: str,
+    state: bytes | dict[str, torch.Tensor] | None,
+    file: str,
+) -> None:
+    folder = shutil.copytree(checkpoints["smolvla"], tmp_path / "it")
+    (folder / "policy_preprocessor.json").write_text(processor)
+    if isinstance(state, bytes):
+        (folder / "state.safetensors").write_bytes(state)
+    elif state is not None:
+        save_file(state, folder / "state.safetensors")
+    with pytest.raises(PolicyConfigError, match=rf"the {file} of .*it is not one of LeRobot's") as caught:
+        make("smolvla", pretrained=str(folder), statistics="checkpoint")
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_that_are_no_regular_expression_are_one_line(make: Make) -> None:
+    with pytest.raises(
+        PolicyConfigError, match=r"policy\.lora\.targets: '\*q_proj' is no regular expression .*"
+    ) as caught:
+        make("smolvla", train="lora", lora={"rank": 4, "alpha": 8.0, "targets": "*q_proj"})
+    assert "\n" not in str(caught.value)
 
 
 def test_what_was_saved_with_a_dark_camera_is_loaded_with_the_same_one_dark(tmp_path: Path, make: Make) -> None:
     from policies.vla.save import save
-    from policies.vla.tiny import write_tiny
 
     source = write_tiny("smolvla", tmp_path / "two", cameras=("up", "side"))
     for number in range(2):
