@@ -22,6 +22,7 @@ from envs.variation import Variation
 from hal.errors import LeaseError, Stopped
 from hal.kinematics import Chain
 from hal.robot import Clocked, Command, Reading, Renderable, Robot, Scene, Steppable, Tunable
+from hal.virtual_scene import VirtualScene
 
 _ONE = np.zeros(1, np.int64)
 _RUNNING = np.ones(1, bool)
@@ -33,7 +34,9 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
 
     A steppable robot is stepped by one control period per `step`. Any other runs by itself: `step` writes, waits for
     the next tick of the robot's clock, or of an absolute one of its own, then reads; ticks that went by meanwhile are
-    counted in `missed_ticks`. The task's objects are read through the robot's `Scene`.
+    counted in `missed_ticks`. The task's objects are read through the robot's `Scene`. Where that is a `VirtualScene`
+    and the task is not virtual, they lie elsewhere in truth: then no success, failure or reward comes of them (`judged`
+    is False), an episode lasts all its steps, and how it ended is for a person to say.
 
     A robot that was stopped (e-stop, watchdog, a lease that is over, ...) ends the episode: truncated, with the reason
     in `info["stopped"]`. `reset` then raises Stopped as long as that holds.
@@ -64,7 +67,9 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         self._clocked = robot.capability(Clocked)
         self._control = JointDeltaControl(spec, 1)
         self.options = EnvOptions() if options is None else options
-        self._referee = Referee(self.task, 1, self.options)
+        self._referee = Referee(
+            self.task, 1, self.options, sees=self.task.virtual or not isinstance(scene, VirtualScene)
+        )
         self._start = solve_start(spec, self.task)
         self.action_space = action_space(self._control)
         self.observation_space = observation_space(spec, self.task, self.options)
@@ -122,6 +127,11 @@ class ArmEnv(gymnasium.Env[Observations, np.ndarray]):
         if self._variation is None:  # no episode yet: nothing was commanded, and a person may have moved the arm
             self._control.reset(_ONE, self.reading.position[None])
         return self._observe(self._state_at(self.reading.position), None)
+
+    @property
+    def judged(self) -> bool:
+        """Whether `step` can tell success and failure."""
+        return self._referee.sees
 
     def start_clock(self) -> None:
         """The first tick is now: call when some time has passed between `reset` and the first `step`."""

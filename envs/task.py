@@ -136,14 +136,17 @@ class Task(ABC):
 
 
 class Referee:
-    """Counts the steps of n episodes of one task and calls success, end and reward, for simulated and real arms."""
+    """Counts the steps of n episodes of one task and calls success, end and reward, for simulated and real arms.
 
-    def __init__(self, task: Task, n: int, options: EnvOptions) -> None:
-        self.task = task
+    sees: the poses of the task's objects are true. Otherwise it calls the end of the time alone, and rewards are 0.
+    """
+
+    def __init__(self, task: Task, n: int, options: EnvOptions, *, sees: bool = True) -> None:
+        self.task, self.sees = task, sees
         self.episode_steps = options.episode_steps or task.episode_steps
         self.steps = np.zeros(n, np.int64)
         self._held, self._lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self._shaped = options.reward == "shaped"
+        self._shaped = sees and options.reward == "shaped"
         self._progress = np.zeros(n)
 
     def start(self, ids: np.ndarray, state: SceneState) -> None:
@@ -161,6 +164,8 @@ class Referee:
         episode began and ended (Ng et al., 1999). Rows of arms that don't run mean nothing.
         """
         self.steps += running
+        if not self.sees:
+            return np.zeros(len(running), np.float32), np.zeros(len(running), bool), self.steps >= self.episode_steps
         self._held = np.where(self.task.achieved(state), self._held + 1, 0)
         self._lost = np.where(self.task.failed(state), self._lost + 1, 0)
         success = self._held >= self.task.hold_steps

@@ -1,11 +1,13 @@
 """The cells of a run: each is one robot model at one task. Imports no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from envs import EnvOptions, LanguageTask, Randomization, Task, make_task
+from envs import ArmEnv, EnvError, EnvOptions, LanguageTask, Randomization, Task, make_task
 from envs.spaces import observation_space
+from hal.robot import Robot, Scene, Tunable
 from hal.spec import RobotSpec, load_spec
+from hal.virtual_scene import VirtualScene
 from robotlearn.config.config import Config
 from robotlearn.config.edge import EdgeConfig
 from robotlearn.config.policy import VLAConfig
@@ -61,6 +63,24 @@ def env_options(config: Config) -> EnvOptions:
         reward=config.reward,
         randomization=Randomization(**config.randomization.model_dump()),
     )
+
+
+def arm_env(robot: Robot, cell: Cell, options: EnvOptions) -> ArmEnv:
+    """The environment of a cell's task on its arm, which it connects. A real arm, whose physics are what they are and
+    which can't tell where objects are, gets a `VirtualScene`: it is the environment's `robot` then.
+
+    Raises EnvError as `ArmEnv`, and for an arm that is to observe numbers about real objects and can't.
+    """
+    if robot.capability(Tunable) is None:  # type: ignore[type-abstract]
+        options = replace(options, randomization=Randomization())
+    if robot.capability(Scene) is None:  # type: ignore[type-abstract]
+        if not cell.task.virtual and options.environment_state:
+            raise EnvError(
+                f"robot {cell.spec.name} can't tell where the objects of task {cell.task.name} are: set "
+                "observations.environment_state=false, name cameras (observations.cameras), and end each episode by key"
+            )
+        robot = VirtualScene(robot, cell.task.objects)
+    return ArmEnv(robot, cell.task, options)
 
 
 def _taken(config: Config) -> tuple[int, int]:

@@ -1,24 +1,24 @@
 """The arm process: owns one robot and runs its control loop. Imports no torch."""
 
+import logging
 import os
 from contextlib import ExitStack
-from dataclasses import replace
 from threading import Event
 
-from envs import ArmEnv, EnvError, Randomization
 from envs.scene import build_scene
-from hal import ReadOnly, Robot, Scene, Steppable, Tunable, make_robot
+from hal import ReadOnly, Robot, Steppable, make_robot
 from hal.control_loop import ControlLoop
 from hal.estop_input import contact
 from hal.owned_loop import owned_loop
 from hal.ownership import Ownership, owner_of
 from hal.virtual_scene import VirtualScene
-from robotlearn.cells import Cell, cells_of, env_options
+from robotlearn.cells import Cell, arm_env, cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.edge import PacedEdgeConfig
 from robotlearn.edge.arm_loop import ArmLoop
 from robotlearn.edge.arm_state import ArmStateFile
 from robotlearn.edge.dry_run import DryRun
+from robotlearn.edge.local import Judge
 from robotlearn.errors import ConfigError
 from robotlearn.people.hands import make_device
 from robotlearn.people.person import Person
@@ -26,13 +26,16 @@ from robotlearn.people.resets import Reset
 from robotlearn.people.terminal import options_in_a_run
 from robotlearn.processes import freeze_heap
 
+log = logging.getLogger(__name__)
+
 
 def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event, dry_run: bool = False) -> None:
     """The arm process: connect the config's robot (a simulated one runs by the wall clock) and serve until `stop`.
 
     `dry_run`: the robot is `ReadOnly` and its loop a `DryRun`; a simulated one stands still.
 
-    Raises OwnershipError when robot or port belong to another process, RobotFault when the robot isn't well.
+    Raises OwnershipError when robot or port belong to another process, RobotFault when the robot isn't well, EnvError
+    as `arm_env`.
     """
     entry = config.edge(edge)
     if not isinstance(entry, PacedEdgeConfig):
@@ -47,19 +50,16 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
         )
     if dry_run:
         robot = ReadOnly(robot)
-    varied = env_options(config)
-    if robot.capability(Tunable) is None:
-        varied = replace(varied, randomization=Randomization())  # a real arm's physics are what they are
+    where, varied = f"edges.{config.edges.index(entry)}.person", env_options(config)
     with ExitStack() as stack:
         owned = stack.enter_context(_own(edge, robot.addresses(), simulated))
         driver = entry.driver or cell.spec.driver
-        where = ", ".join(robot.addresses())
-        state = stack.enter_context(ArmStateFile(owned, robot=cell.spec.name, driver=driver, address=where))
+        address = ", ".join(robot.addresses())
+        state = stack.enter_context(ArmStateFile(owned, robot=cell.spec.name, driver=driver, address=address))
         button = None if entry.estop is None else contact(entry.estop.model_dump(exclude_none=True))
         control = owned_loop(robot, owned, button=button)
         state.watch(control)
-        scene = _virtual(control, cell) if control.capability(Scene) is None else None
-        env = ArmEnv(scene or control, cell.task, varied)
+        env = arm_env(control, cell, varied)
         stack.callback(env.close)
         loop = (DryRun if dry_run else ArmLoop)(
             env,
@@ -69,13 +69,16 @@ def run_arm(config: Config, edge: str, *, server: str, station: str, stop: Event
             station=station,
             horizon=config.policy.horizon,
             execution=entry.execution,
-            person=None if dry_run else _person(f"edges.{config.edges.index(entry)}.person", entry, cell, control),
+            person=None if dry_run else _person(where, entry, cell, control),
             scene_reset=Reset.parse(entry.scene_reset),
         )
         stack.callback(loop.close)
         state.frames = lambda: loop.frames
-        if scene is not None:
-            scene.between = loop.keep_in_touch
+        if isinstance(env.robot, VirtualScene):
+            env.robot.between = loop.keep_in_touch
+        if not env.judged and not dry_run:
+            steps = varied.episode_steps or cell.task.episode_steps
+            log.warning("%s: %s", edge, _how_it_ends(cell, loop.judge, loop.marks, steps, where))
         freeze_heap()
         loop.run(stop)
 
@@ -103,10 +106,11 @@ def _person(where: str, entry: PacedEdgeConfig, cell: Cell, control: ControlLoop
     return Person(cell.spec, device, speed=wanted.speed, blend_s=wanted.blend_s)
 
 
-def _virtual(control: ControlLoop, cell: Cell) -> VirtualScene:
-    if not cell.task.virtual:
-        raise EnvError(
-            f"robot {cell.spec.name}: task {cell.task.name} needs to know where its objects are, and this robot can't "
-            "tell; of the shipped tasks a real arm does reach"
-        )
-    return VirtualScene(control, cell.task.objects)
+def _how_it_ends(cell: Cell, judge: Judge, marks: str, steps: int, where: str) -> str:
+    unknown = f"nothing here measures where the objects of task {cell.task.name} are"
+    if judge == "person":
+        return f"{unknown}: a person ends each episode ({marks}); one that lasts all its {steps} steps has failed"
+    return (
+        f"{unknown}, and nobody says how an episode ended: each lasts all its {steps} steps, and its success is not "
+        f"known; set {where} to who marks them, by a keyboard or a gamepad"
+    )

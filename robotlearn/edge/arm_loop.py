@@ -114,6 +114,18 @@ class ArmLoop:
             except NotShared as error:
                 self._way.why = str(error)
 
+    @property
+    def marks(self) -> str:
+        """How its person says that an episode succeeded or failed, "" where nobody can."""
+        return "" if self._person is None else self._person.marks
+
+    @property
+    def judge(self) -> local.Judge:
+        """Who says how its episodes ended, when it isn't a stop."""
+        if self._env.judged:
+            return "task"
+        return "person" if self.marks else "nobody"
+
     def run(self, stop: Event) -> None:
         """Run one episode per `Start` until `stop`. Raises RobotFault when the arm is at fault, at rest too."""
         self._stop = stop
@@ -455,5 +467,6 @@ class ArmLoop:
                 memory=self._ring.memory if self._ring is not None else None,
                 frames=self.frames,
                 delay=self._delay.steps,
+                judge=self.judge,
             )
         )

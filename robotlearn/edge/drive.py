@@ -181,6 +181,8 @@ class Drive:
 
     def hear(self, message: local.Begin | local.Line | local.Preview) -> None:
         """The next message of the running episode."""
+        if isinstance(self._account, Episodes) and self._arm.arm is not None:
+            self._account.judge = self._arm.arm.judge
         self._account.hear(message)
         match message:
             case local.Line():

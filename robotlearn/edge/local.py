@@ -201,6 +201,10 @@ ArmActivity = Literal[
 ]
 
 
+Judge = Literal["task", "person", "nobody"]
+"""Who says how an episode ended: the task, from where its objects are; a person alone; nobody, so it isn't known."""
+
+
 class ArmState(Message):
     """Arm to station, twice a second and when it comes to rest: what it does and what went wrong.
 
@@ -208,7 +212,7 @@ class ArmState(Message):
     that of the station's lease, None while it has none; `holder` is who has the lease; `waits_for` is what a person is
     to do before the episode begins, "" otherwise. `memory` is where its camera images will lie, None where it has none
     or can't; `frames` is how they go to the station, "" without cameras. `delay` is how many control steps its chunks
-    take, the longest of the last 8; None before it was measured.
+    take, the longest of the last 8; None before it was measured. `judge` is who says how its episodes ended.
     """
 
     state: ArmActivity
@@ -226,6 +230,7 @@ class ArmState(Message):
     memory: Memory | None = None
     frames: str = ""
     delay: int | None = None
+    judge: Judge = "task"
 
 
 class Latency(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

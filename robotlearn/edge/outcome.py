@@ -17,12 +17,15 @@ _LABEL, _ROW = 14, 12
 
 @dataclass
 class Episodes:
-    """The episodes so far. Those that broke are no evidence for or against the policy: they are counted apart."""
+    """The episodes so far. Those that broke are no evidence for or against the policy: they are counted apart. Where
+    `judge` is nobody, success isn't known: none is told.
+    """
 
     successes: int = 0
     broken: int = 0
     held: int = 0
     lengths: list[int] = field(default_factory=list)
+    judge: local.Judge = "task"
 
     @property
     def done(self) -> int:
@@ -30,7 +33,7 @@ class Episodes:
 
     @property
     def success(self) -> float | None:
-        return self.successes / len(self.lengths) if self.lengths else None
+        return self.successes / len(self.lengths) if self.lengths and self.judge != "nobody" else None
 
     def hear(self, message: local.Begin | local.Line | local.Preview) -> None:
         if not isinstance(message, local.Line):
@@ -43,15 +46,18 @@ class Episodes:
             self.successes += message.success
 
     def as_json(self, counts: Mapping[str, int]) -> dict[str, Any]:
-        """`success`, its 95 % Wilson interval `low` to `high` and `mean_steps` are None without a whole episode.
+        """`success`, its 95 % Wilson interval `low` to `high` and `mean_steps` are None without a whole episode; all
+        of success is, and `successes`, where `judge` is nobody.
 
         `counts`: starved and missed ticks, clipped steps, of the arm process; as it told them last if it was killed.
         """
-        low, high = wilson_interval(self.successes, len(self.lengths)) if self.lengths else (None, None)
+        known = self.success is not None
+        low, high = wilson_interval(self.successes, len(self.lengths)) if known else (None, None)
         return {
             "episodes": len(self.lengths),
             "broken": self.broken,
-            "successes": self.successes,
+            "judge": self.judge,
+            "successes": self.successes if self.judge != "nobody" else None,
             "success": self.success,
             "low": low,
             "high": high,
@@ -67,10 +73,14 @@ class Episodes:
         """`as_json` in words."""
         rate = "no whole episode"
         if found["episodes"]:
-            rate = (
-                f"success {found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}] "
-                f"({found['successes']} of {found['episodes']}), length {found['mean_steps']:.1f} steps"
-            )
+            rate = f"success not known, nobody marked it ({found['episodes']} episodes)"
+            if found["success"] is not None:
+                by = ", as a person marked them" * (found["judge"] == "person")
+                rate = (
+                    f"success {found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}] "
+                    f"({found['successes']} of {found['episodes']}{by})"
+                )
+            rate += f", length {found['mean_steps']:.1f} steps"
         return (
             f"{rate}, {found['broken']} broken; ticks: {found['starved']} starved, {found['missed']} missed; "
             f"steps: {found['clipped']} clipped, {found['held']} held"

@@ -76,6 +76,11 @@ class Gamepad(Device):
     def go_on(self) -> str:
         return f"press button {self._next}"
 
+    @property
+    def marks(self) -> str:
+        ends = (Event.SUCCESS, Event.FAILURE)
+        return ", ".join(f"button {number}: {event.value}" for number, event in self._marks.items() if event in ends)
+
     def read(self) -> Intent:
         if self._reader.gone:
             raise DeviceError(f"gamepad {self.path} is gone: {self._reader.gone}")

@@ -37,6 +37,10 @@ class Hands(Device):
     def go_on(self) -> str:
         return self._switch.go_on if self._switched else f"{self._motion.go_on}, or Enter"
 
+    @property
+    def marks(self) -> str:
+        return "; ".join(filter(None, (self._motion.marks, self._switch.marks)))
+
     def tell(self, text: str) -> None:
         self._motion.tell(text)
         self._switch.tell(text)

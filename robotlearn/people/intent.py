@@ -75,6 +75,11 @@ class Device(ABC):
         """What `Event.NEXT` is, as an order."""
         return "press Enter"
 
+    @property
+    def marks(self) -> str:
+        """What says that an episode succeeded or failed, in words; "" where nothing does."""
+        return ""
+
     def tell(self, text: str) -> None:  # noqa: B027  most have nothing to show it on
         """Shows its person that line, where nothing else does."""
 

@@ -71,6 +71,10 @@ class Keyboard(Device):
     def help(self) -> tuple[str, ...]:
         return _help(self._motion)
 
+    @property
+    def marks(self) -> str:
+        return "y: success, n: failure"
+
     def release(self) -> None:
         with self._lock:
             self._latched = False

@@ -92,6 +92,11 @@ class Person:
         """As the device's."""
         return self._device.go_on
 
+    @property
+    def marks(self) -> str:
+        """As the device's."""
+        return self._device.marks
+
     def tell(self, text: str) -> None:
         """As the device's."""
         self._device.tell(text)

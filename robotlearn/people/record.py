@@ -10,12 +10,11 @@ from threading import Event
 import numpy as np
 import typer
 
-from envs import ArmEnv, EnvError, EnvOptions, LanguageTask, Randomization, make_task
+from envs import EnvOptions, LanguageTask, make_task
 from envs.scene import build_scene
-from hal.robot import Robot, Scene, Tunable
+from hal.robot import Scene
 from hal.spec import load_spec
-from hal.virtual_scene import VirtualScene
-from robotlearn.cells import Cell, cells_of, env_options
+from robotlearn.cells import Cell, arm_env, cells_of, env_options
 from robotlearn.config.config import Config
 from robotlearn.config.load import load_config
 from robotlearn.datasets.export import export_interruptibly
@@ -26,7 +25,6 @@ from robotlearn.people.options import Options
 from robotlearn.people.recording import Recording, Shape, check_folder, successes
 from robotlearn.people.resets import Reset
 from robotlearn.people.session import session, stop_on_hangup
-from robotlearn.people.taken import Taken
 from robotlearn.processes import freeze_heap
 
 
@@ -90,7 +88,7 @@ def _demonstrate(
     ):
         if seed is not None:  # a folder that has some starts already gets others
             seed = int(np.random.default_rng([seed, kept.successes, kept.failures]).integers(2**63))
-        env = _env(taken, cell, varied)
+        env = arm_env(taken.loop, cell, varied)
         if window is not None and known:
             window.scene = env.robot.capability(Scene)  # type: ignore[type-abstract]
         showing = Demonstrator(
@@ -131,17 +129,3 @@ def _cell(config: Config | None, robot: str | None, task: str | None) -> tuple[l
         wrong = "has several robots or tasks" if len(fit) > 1 else "has no such robot and task"
         raise ConfigError(f"the config {wrong}; choose one of: {found}")
     return cells, fit[0]
-
-
-def _env(taken: Taken, cell: Cell, options: EnvOptions) -> ArmEnv:
-    robot: Robot = taken.loop
-    if robot.capability(Tunable) is None:  # type: ignore[type-abstract]
-        options = replace(options, randomization=Randomization())  # a real arm's physics are what they are
-    if robot.capability(Scene) is None:  # type: ignore[type-abstract]
-        if not cell.task.virtual and options.environment_state:
-            raise EnvError(
-                f"robot {cell.spec.name} can't tell where the objects of task {cell.task.name} are: set "
-                "observations.environment_state=false and name cameras, and end each episode by key"
-            )
-        robot = VirtualScene(robot, cell.task.objects)
-    return ArmEnv(robot, cell.task, options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from envs import make_task
@@ -62,13 +64,21 @@ class Blind(Noting):
         return None if kind is Scene else super().capability(kind)
 
 
+class Seeing(Blind):
+    """As such an arm with a camera, before which nothing ever changes."""
+
+    def read(self) -> Reading:
+        return replace(super().read(), images={"front": np.full((128, 128, 3), 99, np.uint8)})
+
+
 def install(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make the drivers `noting` and `blind` known in this process and in those that it starts."""
+    """Make the drivers `noting`, `blind` and `seeing` known in this process and in those that it starts."""
     info = folder / "noting-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: noting\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[robotlearn.drivers]\nnoting = tests.edge.driver:Noting\nblind = tests.edge.driver:Blind\n"
+        "seeing = tests.edge.driver:Seeing\n"
     )
     root = Path(__file__).parents[2]
     patch.syspath_prepend(folder)

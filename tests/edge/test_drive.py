@@ -172,7 +172,7 @@ def test_a_robot_that_does_not_know_where_objects_are_is_one_line(make_run: Make
     drive = Drive(find_policy_for(make_run(10, "blind", "lift"), None, None), episodes=1)
     said: list[str] = []
     try:
-        with pytest.raises(ProcessError, match=r"^robot panda: task lift needs to know where its objects are"):
+        with pytest.raises(ProcessError, match=r"^robot panda can't tell where .*\.environment_state=false"):
             drive.run(threading.Event(), said.append)
     finally:
         drive.close()
@@ -186,6 +186,52 @@ def test_such_a_robot_does_a_task_whose_objects_nothing_touches(make_run: MakeRu
     finally:
         drive.close()
     assert drive.done == 2 and drive.outcome()["broken"] == 0
+
+
+PICTURES = ("observations.environment_state=false", "observations.cameras=[front]", "observations.image_size=[32,32]")
+
+
+def test_what_nobody_can_judge_has_no_success(make_run: MakeRun) -> None:
+    drive = Drive(find_policy_for(make_run(10, "seeing", "lift", PICTURES), None, None), episodes=2)
+    said: list[str] = []
+    try:
+        drive.run(threading.Event(), said.append)
+    finally:
+        drive.close()
+    found = drive.outcome()
+    assert (found["episodes"], found["broken"], found["mean_steps"], found["judge"]) == (2, 0, 10, "nobody")
+    assert {found[key] for key in ("successes", "success", "low", "high")} == {None} and drive.view().success is None
+    assert "success not known, nobody marked it (2 episodes), length 10.0 steps" in drive.summary()
+    (told,) = said
+    assert "nobody says how an episode ended: each lasts all its 10 steps" in told and "edges.0.person" in told
+
+
+def test_a_persons_keys_judge_what_the_arm_can_not(make_run: MakeRun, driving: Callable[..., Driving]) -> None:
+    master, slave = os.openpty()
+    person = f"{{device: keyboard, options: {{terminal: {os.ttyname(slave)}}}}}"
+    edge = f"edges=[{{name: left, kind: paced, person: {person}, scene_reset: key}}]"
+    one = driving(make_run(150, "seeing", "lift", (*PICTURES, edge)), 3)
+    for episode, key in enumerate(("y", "n", ""), 1):
+        until(
+            lambda episode=episode: (
+                f"episode {episode} of" in (line := one.drive.view().line()) and "set the scene up" in line
+            ),
+            "the display to say what is waited for",
+            60,
+        )
+        os.write(master, b"\r")
+        if key:
+            until(lambda: one.drive.view().step > 3, "the episode to be under way", 60)
+            os.write(master, key.encode())
+            until(lambda episode=episode: one.drive.done == episode, "the episode to end", 60)
+    found = one.end()
+    for descriptor in (master, slave):
+        os.close(descriptor)
+    assert (found["episodes"], found["successes"], found["broken"], found["judge"]) == (3, 1, 0, "person")
+    assert one.drive._account.lengths[2] == 150 > max(one.drive._account.lengths[:2])  # type: ignore[union-attr]
+    told = "a person ends each episode (y: success, n: failure); one that lasts all its 150 steps has failed"
+    assert any(told in text for text in one.said)
+    assert "(1 of 3, as a person marked them)" in one.drive.summary()
 
 
 @pytest.mark.slow

@@ -7,10 +7,16 @@ from gymnasium.utils.env_checker import check_env
 from envs import ArmEnv, BatchArmEnv, EnvError, EnvOptions, Expert, Randomization
 from envs.control import JointDeltaControl
 from envs.scene import build_scene
+from envs.task import SceneState
 from envs.tasks import make_task
+from envs.tasks.lift import Lift
+from envs.tasks.reach import Reach
 from hal import Command, RealTime, Robot, Scene, load_spec
+from hal.control_loop import ControlLoop
 from hal.drivers.mujoco import MujocoRobot
 from hal.errors import Stopped
+from hal.virtual_scene import VirtualScene
+from tests.arms import RecordingArm, fast_spec
 from tests.envs.alike import alike
 
 SPEC = load_spec("panda")
@@ -150,3 +156,45 @@ def test_what_is_foreseen_is_what_comes_and_changes_nothing(latency: int) -> Non
             assert off < 0.35 * way, f"{key}: foreseen {off:.3f} off, as it was seen {way:.3f}"
     env.close()
     twin.close()
+
+
+class Lifted(Lift):
+    """Taken to be done wherever its cube is."""
+
+    def achieved(self, state: SceneState) -> np.ndarray:
+        return np.ones(len(state.tcp), bool)
+
+
+class Dropped(Lift):
+    """Taken to have failed wherever its cube is."""
+
+    def failed(self, state: SceneState) -> np.ndarray:
+        return np.ones(len(state.tcp), bool)
+
+
+class Reached(Reach):
+    """Taken to be done wherever its ball is, which is nowhere but where it is said to be."""
+
+    def achieved(self, state: SceneState) -> np.ndarray:
+        return np.ones(len(state.tcp), bool)
+
+
+@pytest.mark.parametrize("kind", [Lifted, Dropped, Reached])
+def test_objects_that_lie_elsewhere_in_truth_judge_nothing(kind: type[Lift] | type[Reach]) -> None:
+    spec, steps = fast_spec(), 5
+    task = kind(spec)
+    scene = VirtualScene(ControlLoop(RecordingArm(spec)), task.objects)
+    env = ArmEnv(scene, task, EnvOptions(episode_steps=steps, reward="shaped"))
+    env.reset(seed=0)
+    away = env.rest_action()
+    away[0] += 0.02
+    told = [env.step(away)[1:] for _ in range(steps if kind is not Reached else task.hold_steps)]
+    env.close()
+    assert env.judged == (kind is Reached)
+    _, terminated, truncated, info = told[-1]
+    if kind is Reached:
+        assert terminated and info["success"]
+        return
+    assert [reward for reward, *_ in told] == [0.0] * steps
+    assert truncated and [over for *_, over, _ in told[:-1]] == [False] * (steps - 1)
+    assert not any(ended or facts["success"] for _, ended, _, facts in told)

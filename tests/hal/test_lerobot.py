@@ -1,6 +1,5 @@
 """LeRobot's own, unmodified SO-101 driver against an emulated bus with a MuJoCo arm behind it."""
 
-import base64
 import contextlib
 import json
 import os
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from hal import Command, DriverError, RobotFault, RobotSpec, SpecError, check_robot, load_spec, make_robot
 from hal.emulators import feetech, presence
 from hal.emulators.so101 import EmulatedSO101
+from tests.film import filming
 
 pytest.importorskip("lerobot")
 pytestmark = pytest.mark.xdist_group("lerobot")  # importing it takes seconds
@@ -348,25 +347,10 @@ def test_robot_with_other_servos_is_known(tmp_path):
 
 @pytest.fixture
 def camera() -> Iterator[dict[str, object]]:
-    """One that LeRobot reads over ZeroMQ: its OpenCV camera insists on setting sizes, which needs a real device."""
-    import cv2
-
     picture = np.zeros((160, 320, 3), np.uint8)
     picture[:, 80:240] = (0, 255, 0)  # green in the middle, which is what a square picture keeps
-    message = json.dumps({"images": {"c": base64.b64encode(cv2.imencode(".jpg", picture)[1].tobytes()).decode()}})
-    over = threading.Event()
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        port = socket.bind_to_random_port("tcp://127.0.0.1")
-
-        def film() -> None:
-            while not over.wait(0.01):
-                socket.send_string(message)
-
-        thread = threading.Thread(target=film)
-        thread.start()
-        yield {"type": "zmq", "server_address": "127.0.0.1", "port": port, "width": 320, "height": 160, "fps": 30}
-        over.set()
-        thread.join()
+    with filming(picture) as options:
+        yield options
 
 
 def test_cameras_are_lerobots(arm, options, camera):

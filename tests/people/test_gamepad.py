@@ -90,6 +90,7 @@ def test_buttons_mark_once_and_stop(pad: Pad) -> None:
         pad.send(BUTTON, number, 0)
     until(lambda: seen.extend(pad.device.read().events) or len(seen) == 4, "four marks")
     assert seen == [Event.SUCCESS, Event.FAILURE, Event.DISCARD, Event.NEXT]
+    assert pad.device.marks == "button 3: success, button 2: failure"
     pad.send(BUTTON | INIT, ESTOP, 1)  # how it was when it was opened is no press
     pad.send(BUTTON, ESTOP, 1)
     until(lambda: pad.estops == ["gamepad"], "the e-stop")

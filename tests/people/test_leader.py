@@ -83,6 +83,7 @@ def test_its_enable_switch_can_be_a_pedal(arm: HandledArm, options: dict[str, st
     switch = {"device": str(tmp_path / "pedal"), "key": "KEY_F13"}
     with make_device("leader", SPEC, print, type="so101_leader", enable=switch, **options) as device:
         assert isinstance(device, Hands) and not device.read().enable
+        assert device.marks == "", "neither has a key for it"
         os.write(pedal, struct.pack("llHHi", 0, 0, 1, 183, 1))
         until(lambda: device.read().enable, "the pedal")
         assert device.read().target is not None
