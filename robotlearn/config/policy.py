@@ -113,7 +113,7 @@ class VLAConfig(_Denoising):
     cameras: dict[str, str | None] = Field(
         {},
         description="For a camera of the checkpoint, by its name there without 'observation.images.' and with _ for "
-        "dots, that of the robot, which may be given several times; null: it stays dark. Those of equal names need none.",
+        "dots, that of the robot, which may come several times; null: it stays dark. Those of equal names need none.",
     )
     statistics: Literal["data", "checkpoint"] = Field(
         "data",
@@ -152,7 +152,7 @@ class _ImitatorConfig(_Kind):
     cameras: dict[str, str] = Field(
         {},
         description="For a camera of the checkpoint, by its name there without 'observation.images.' and with _ for "
-        "dots, that of the robot, which may be given several times. Those of equal names need none.",
+        "dots, that of the robot, which may come several times. Those of equal names need none.",
     )
     statistics: Literal["data", "checkpoint"] = Field(
         "data",
