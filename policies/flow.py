@@ -172,26 +172,38 @@ class Denoising:
         """Log-probability of stored paths (B, N+1, H, D), stochastic (B, N) -> (B, N, H), with gradient.
 
         One unit per denoising step and action step, summed over the real dims, 0 where the step was not stochastic.
-        All steps go through the network in one pass; a last step that never is stochastic has no density and is left
-        out.
+        The network is asked once, at the points that can have a density: of each row its own drawn step where
+        `stochastic_steps` is "one" (no more than one of a row may be stochastic then), else all steps but a last one
+        that never is stochastic.
         """
-        count = self.steps - self.deterministic_last
-        a, b, std = (part[:, :count] for part in self._coefficients(stochastic, path, spread is None))
-        z, z_next, times = path[:, :count], path[:, 1 : count + 1], self.times(path)[:count]
+        _, steps = at = self._scored(stochastic)
+        a, b, std = (part[at] for part in self._coefficients(stochastic, path, spread is None))
+        z, z_next, times = path[:, :-1][at], path[:, 1:][at], self.times(path)[steps]
         v = velocity(z, times).to(path.dtype)
         if spread is not None:
             std = spread(z, times).to(path.dtype)
         mask = None if real is None else real[:, None, None]
-        density = _log_density(z_next, a * z - b * v, std, stochastic[:, :count], mask)
-        return torch.nn.functional.pad(density, (0, 0, 0, self.steps - count))
+        return self._placed(_log_density(z_next, a * z - b * v, std, stochastic[at], mask), stochastic)
 
     def entropy(self, path: Tensor, stochastic: Tensor, spread: Spread, real: Tensor | None = None) -> Tensor:
         """Entropy of each unit under Flow-Noise, sum of ln(2 pi e std^2) / 2 over the real dims, (B, N, H)."""
-        count = self.steps - self.deterministic_last
-        each = spread(path[:, :count], self.times(path)[:count]).to(path.dtype).log() + LOG_SQRT_2PI + 0.5
-        total = (each if real is None else each * real[:, None, None]).sum(-1)
-        total = torch.where(stochastic[:, :count, None], total, 0.0)
-        return torch.nn.functional.pad(total, (0, 0, 0, self.steps - count))
+        _, steps = at = self._scored(stochastic)
+        each = spread(path[:, :-1][at], self.times(path)[steps]).to(path.dtype).log() + LOG_SQRT_2PI + 0.5
+        return self._placed((each if real is None else each * real[:, None, None]).sum(-1), stochastic)
+
+    def _scored(self, stochastic: Tensor) -> tuple[Tensor, Tensor] | tuple[slice, slice]:
+        """Rows and steps, an index into (B, N, ...), of the K points that can have a density: (B, K, ...)."""
+        if self.stochastic_steps == "all":
+            return slice(None), slice(self.steps - self.deterministic_last)
+        rows = torch.arange(len(stochastic), device=stochastic.device)[:, None]
+        # A row without a stochastic step has any one looked at, and gets 0 all the same.
+        return rows, stochastic.int().argmax(1, keepdim=True)
+
+    def _placed(self, found: Tensor, stochastic: Tensor) -> Tensor:
+        """What was found at the points of `_scored`, (B, K, H), in its places (B, N, H); 0 where not stochastic."""
+        if self.stochastic_steps == "all":
+            found = torch.nn.functional.pad(found, (0, 0, 0, self.steps - found.shape[1]))
+        return torch.where(stochastic[..., None], found, 0.0)
 
     def _coefficients(self, stochastic: Tensor, like: Tensor, sde_steps: bool) -> tuple[Tensor, Tensor, Tensor]:
         """a, b, std, each (B, N, 1, 1), of every step of every sample."""

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
@@ -33,7 +34,6 @@ class Optimizer:
         self._named = {key: p for key, p in module.named_parameters() if p.requires_grad}
         self._mean = {key: torch.zeros_like(p) for key, p in self._named.items()}
         self._square = {key: torch.zeros_like(p) for key, p in self._named.items()}
-        self._grad: dict[str, Tensor] = {}
         self._steps = 0
         self.skipped = 0
         self._in_a_row = 0
@@ -44,16 +44,9 @@ class Optimizer:
         `before_change` is called when the gradient is there and the parameters are about to change.
         Raises DivergedError when this was the fifth skipped step in a row.
         """
-        # Of these parameters alone: what else the loss went through, such as a critic, costs no gradient.
-        found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
-        self._grad = {
-            key: _laid_out_as(parameter, gradient)
-            for (key, parameter), gradient in zip(self._named.items(), found, strict=True)
-            if gradient is not None
-        }
-        gradients = list(self._grad.values())
+        gradients = self._gradients(loss)
         # Together, for each look at a number waits for the device.
-        value, *norms = torch.stack([loss.detach(), *torch._foreach_norm(gradients)]).tolist()
+        value, *norms = torch.stack([loss.detach(), *torch._foreach_norm(list(gradients.values()))]).tolist()
         norm = math.hypot(*norms)
         if not (math.isfinite(norm) and math.isfinite(value)):
             self._skip(value, norm)
@@ -61,10 +54,8 @@ class Optimizer:
         self._in_a_row = 0
         before_change()
         if norm > self.grad_clip:
-            # Not in place: parameters that are added to each other have one gradient.
-            self._grad = dict(zip(self._grad, torch._foreach_mul(gradients, self.grad_clip / norm), strict=True))
-        self._descend()
-        self._grad = {}
+            _scale(gradients, self.grad_clip / norm)
+        self._descend(gradients)
         return norm
 
     @property
@@ -72,9 +63,13 @@ class Optimizer:
         return self._named.values()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments by parameter name, and the counts of steps done and skipped."""
+        """Moments by parameter name, and the counts of steps done and skipped; copied to the CPU, since the device's
+        memory may be full.
+        """
         moments = (("exp_avg", self._mean), ("exp_avg_sq", self._square))
-        state = {f"{key}.{name}": value.clone() for name, values in moments for key, value in values.items()}
+        state = {
+            f"{key}.{name}": value.to("cpu", copy=True) for name, values in moments for key, value in values.items()
+        }
         return state | {"counts": torch.tensor([self._steps, self.skipped, self._in_a_row])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -100,16 +95,25 @@ class Optimizer:
                 f"the saved state of the {self.name} optimiser has keys that nothing here uses: {sorted(state)}."
             )
 
+    def _gradients(self, loss: Tensor) -> dict[str, Tensor]:
+        # Of these parameters alone: what else the loss went through, such as a critic, costs no gradient.
+        found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
+        return {
+            key: _laid_out_as(parameter, gradient)
+            for (key, parameter), gradient in zip(self._named.items(), found, strict=True)
+            if gradient is not None
+        }
+
     @torch.no_grad()
-    def _descend(self) -> None:
+    def _descend(self, gradients: dict[str, Tensor]) -> None:
         self._steps += 1
-        parameters = [self._named[key] for key in self._grad]
+        parameters = [self._named[key] for key in gradients]
         count = torch.full((), float(self._steps), device=parameters[0].device)
         torch._fused_adamw_(
             parameters,
-            list(self._grad.values()),
-            [self._mean[key] for key in self._grad],
-            [self._square[key] for key in self._grad],
+            list(gradients.values()),
+            [self._mean[key] for key in gradients],
+            [self._square[key] for key in gradients],
             [],
             [count] * len(parameters),
             lr=self.lr,
@@ -131,6 +135,16 @@ class Optimizer:
                 f"finite (last loss {loss:g}, gradient norm {norm:g}); no such step was applied. Look for non-finite "
                 "observations or rewards, else lower the learning rate."
             )
+
+
+def _scale(gradients: dict[str, Tensor], factor: float) -> None:
+    """Multiply all, in place where it can be, or they would be in memory twice."""
+    # Parameters that are added to each other have one gradient, or parts of one.
+    holders = Counter(gradient.untyped_storage().data_ptr() for gradient in gradients.values())
+    alone = {key for key, gradient in gradients.items() if holders[gradient.untyped_storage().data_ptr()] == 1}
+    gradients |= {key: gradient * factor for key, gradient in gradients.items() if key not in alone}
+    if alone:
+        torch._foreach_mul_([gradient for key, gradient in gradients.items() if key in alone], factor)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class SFT:
         return {"loss/sft": float(np.mean(losses[-100:])) if losses else float("nan"), "steps": float(self.steps)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a resumed fit needs besides the policy's weights, flat."""
+        """All that a resumed fit needs besides the policy's weights, flat, copied to the CPU."""
         optimizer = {f"optimizer.{key}": value for key, value in self.optimizer.state_dict().items()}
         return optimizer | {"generator": self.generator.get_state(), "steps": torch.tensor(self.steps)}
 

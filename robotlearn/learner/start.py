@@ -21,6 +21,7 @@ Report = Callable[[str, float], None]
 """(what is being done, share done)"""
 Note = Callable[[int, Evaluation], None]
 """(steps of imitation, what was measured after them)"""
+Tensors = dict[str, torch.Tensor]
 EVERY = 50
 """Steps of imitation between two measurements, where a band is looked for and the config doesn't say."""
 
@@ -86,10 +87,10 @@ def teach(
         if band[0] <= measured.success <= band[1]:
             return Taught(policy, count, trainer.steps, measured, given)
         if measured.success < band[0]:
+            del before  # of a large model two are too much
             before = _snapshot(policy, trainer)
         elif stretch > 1:
-            policy.load_state_dict(before[0])
-            trainer.load_state_dict(before[1])
+            _go_back(policy, trainer, *before)
             stretch = max(1, stretch // 4)
         else:
             break
@@ -151,5 +152,15 @@ def _measure(config: Config, cells: Sequence[Cell], inputs: Inputs, policy: Poli
     )
 
 
-def _snapshot(policy: Policy, trainer: SFT) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    return {key: value.clone() for key, value in policy.state_dict().items()}, trainer.state_dict()
+def _snapshot(policy: Policy, trainer: SFT) -> tuple[Tensors, Tensors]:
+    """What imitation changes of both, on the CPU: the device's memory may be full."""
+    learnt = {key: p.detach().to("cpu", copy=True) for key, p in policy.named_parameters() if p.requires_grad}
+    return learnt, trainer.state_dict()
+
+
+@torch.no_grad()
+def _go_back(policy: Policy, trainer: SFT, learnt: Tensors, state: Tensors) -> None:
+    for key, parameter in policy.named_parameters():
+        if key in learnt:
+            parameter.copy_(learnt[key])
+    trainer.load_state_dict(state)

@@ -37,17 +37,31 @@ def test_its_steps_are_those_of_adamw(weight_decay: float) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_are_clipped_where_they_are() -> None:
+    """A second copy of them would be as large as the weights."""
+    module, found = network(0), {}
+    for name, parameter in module.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: found.update({name: (gradient, gradient.clone())}))
+    norm = Optimizer("test", module, 1e-2, 0.1).step(loss(module, 0))
+    assert norm > 0.1 and len(found) == 4
+    for gradient, before in found.values():
+        torch.testing.assert_close(gradient, before * (0.1 / norm))
+
+
 class Turned(nn.Module):
-    """A weight whose gradient lies in memory other than itself, two that have one in common, and one that has none."""
+    """A weight whose gradient lies in memory other than itself, two that have one in common, two that have parts of
+    it, and one that has none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
         self.one, self.two = nn.Parameter(torch.ones(8, 5)), nn.Parameter(torch.zeros(8, 5))
+        self.first, self.rest = nn.Parameter(torch.ones(3, 5)), nn.Parameter(torch.ones(5, 5))
         self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.T.contiguous().T + (self.one + self.two)
+        return x @ self.weight.T.contiguous().T + (self.one + self.two + torch.cat([self.first, self.rest]))
 
 
 def test_gradients_of_any_layout_step_as_adamw_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,39 @@ def test_log_prob_is_the_normal_density_of_each_step(options: dict) -> None:
             expected = torch.where(sample.stochastic[:, k, None], density, 0.0)
         torch.testing.assert_close(log_prob[:, k], expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(log_prob, sample.log_prob, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["any step", "not the last"])
+@pytest.mark.parametrize("learned", [False, True], ids=["sde", "noise"])
+def test_of_one_stochastic_step_the_network_is_asked_there_alone(learned: bool, last: bool) -> None:
+    one = Denoising(4, 0.5, "one", deterministic_last=last)
+    weight, asked = torch.randn(2, 5, 5, requires_grad=True), []
+    real = (torch.arange(5) < torch.tensor([[3], [5]] * 4)).float()
+
+    def velocity(z: Tensor, t: Tensor) -> Tensor:
+        asked.append(z.shape[:2])
+        return torch.tanh(z @ weight[0]) * t.expand(z.shape[:2])[..., None, None]
+
+    def spread(z: Tensor, t: Tensor) -> Tensor:
+        asked.append(z.shape[:2])
+        return 0.1 + (z @ weight[1]).sigmoid() * t.expand(z.shape[:2])[..., None, None]
+
+    given = spread if learned else None
+    with torch.no_grad():
+        sample = one.sample(velocity, one.noise(8, 3, 5, np.random.default_rng(0)), True, real, given)
+    sample.stochastic[6:] = False  # as without exploration
+    asked.clear()
+    found = []
+    for denoising in (one, replace(one, stochastic_steps="all")):
+        values = [denoising.log_prob(velocity, sample.path, sample.stochastic, real, given)]
+        if learned:
+            values.append(denoising.entropy(sample.path, sample.stochastic, spread, real))
+        found.append((*values, *torch.autograd.grad(sum(each.sum() for each in values), weight)))
+    calls = 3 if learned else 1
+    assert asked == [(8, 1)] * calls + [(8, 3 if last else 4)] * calls
+    for mine, whole in zip(*found, strict=True):
+        torch.testing.assert_close(mine, whole)
+    assert found[0][0][:6].any() and not found[0][0][6:].any()
 
 
 def test_padded_dims_are_walked_but_not_counted() -> None:
