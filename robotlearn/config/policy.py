@@ -70,7 +70,8 @@ class _Denoising(_Kind):
     )
     stochastic_steps: Literal["all", "one"] = Field(
         "all",
-        description="Which denoising steps explore: all, or one at random per chunk (half the update's cost at N = 2).",
+        description="Which denoising steps explore: all, or one at random per chunk (an update then looks at that one "
+        "alone).",
     )
     deterministic_last: bool = Field(
         False,
