@@ -34,6 +34,7 @@ class Optimizer:
         self._named = {key: p for key, p in module.named_parameters() if p.requires_grad}
         self._mean = {key: torch.zeros_like(p) for key, p in self._named.items()}
         self._square = {key: torch.zeros_like(p) for key, p in self._named.items()}
+        self._grad: dict[str, Tensor] = {}
         self._steps = 0
         self.skipped = 0
         self._in_a_row = 0
@@ -44,18 +45,20 @@ class Optimizer:
         `before_change` is called when the gradient is there and the parameters are about to change.
         Raises DivergedError when this was the fifth skipped step in a row.
         """
-        gradients = self._gradients(loss)
+        self._grad = self._gradients(loss)
         # Together, for each look at a number waits for the device.
-        value, *norms = torch.stack([loss.detach(), *torch._foreach_norm(list(gradients.values()))]).tolist()
+        value, *norms = torch.stack([loss.detach(), *torch._foreach_norm(list(self._grad.values()))]).tolist()
         norm = math.hypot(*norms)
         if not (math.isfinite(norm) and math.isfinite(value)):
+            self._grad = {}
             self._skip(value, norm)
             return math.nan
         self._in_a_row = 0
         before_change()
         if norm > self.grad_clip:
-            _scale(gradients, self.grad_clip / norm)
-        self._descend(gradients)
+            _scale(self._grad, self.grad_clip / norm)
+        self._descend()
+        self._grad = {}
         return norm
 
     @property
@@ -105,15 +108,15 @@ class Optimizer:
         }
 
     @torch.no_grad()
-    def _descend(self, gradients: dict[str, Tensor]) -> None:
+    def _descend(self) -> None:
         self._steps += 1
-        parameters = [self._named[key] for key in gradients]
+        parameters = [self._named[key] for key in self._grad]
         count = torch.full((), float(self._steps), device=parameters[0].device)
         torch._fused_adamw_(
             parameters,
-            list(gradients.values()),
-            [self._mean[key] for key in gradients],
-            [self._square[key] for key in gradients],
+            list(self._grad.values()),
+            [self._mean[key] for key in self._grad],
+            [self._square[key] for key in self._grad],
             [],
             [count] * len(parameters),
             lr=self.lr,
