@@ -1,7 +1,8 @@
 """LeRobot's own policy server over gRPC, on the CPU with one thread, and a robot that asks it.
 
 `python -m benchmarks.lerobot_server SECONDS` serves and prints its port; SECONDS is its `inference_latency`, the least
-time that it takes for an answer (LeRobot's default: 1/30).
+time that it takes for an answer (LeRobot's default: 1/30). It
+speaks pickle, so its robot here must; both are ours, on loopback.
 """
 
 from __future__ import annotations
