@@ -255,10 +255,13 @@ class _Taught:
 
 def _drive(folder: Path, file: Path, execution: dict[str, Any]) -> list[Episode]:
     """All episodes of one way; this process is their station."""
-    ends = {part: f"ipc://{folder}/{part}" for part in ("server", "station")}
+    ends = {part: f"ipc://{folder}/{part}" for part in ("server", "states", "station")}
     context = zmq.Context()
     station = local.local_socket(context, zmq.ROUTER, queue=65536)
     station.bind(ends["station"])
+    states = local.local_socket(context, zmq.SUB)
+    states.subscribe(b"")
+    states.connect(ends["states"])
     override = "edges.0.execution={" + ", ".join(f"{key}: {value}" for key, value in execution.items()) + "}"
     env = {**os.environ, "ROBOTLEARN_RUNTIME_DIR": str(folder / "runtime")}
     (folder / "runtime").mkdir(exist_ok=True)
@@ -267,18 +270,19 @@ def _drive(folder: Path, file: Path, execution: dict[str, Any]) -> list[Episode]
         for part in ("policy-server", "arm"):
             command = [sys.executable, "-m", "benchmarks.late_chunks", part, str(file), override, *ends.values()]
             parts.append(subprocess.Popen(command, env=env, cwd=Path(__file__).parents[1]))
-        found = _station(station, parts)
+        found = _station(station, states, parts)
     finally:
         for process in reversed(parts):
             process.terminate()
         for process in parts:
             process.wait(30)
         station.close()
+        states.close()
         context.term()
     return found
 
 
-def _station(socket: Any, parts: list[subprocess.Popen[bytes]]) -> list[Episode]:
+def _station(socket: Any, states: Any, parts: list[subprocess.Popen[bytes]]) -> list[Episode]:
     episodes: list[Episode] = []
     arm: local.ArmState | None = None
     began: local.Begin | None = None
@@ -291,12 +295,12 @@ def _station(socket: Any, parts: list[subprocess.Popen[bytes]]) -> list[Episode]
             held_at = time.monotonic()
             if arm is not None:
                 socket.send_multipart([b"arm", local.encode(local.Hold("benchmark", 5.0))])
+        while states.poll(0):
+            serves = local.decode(states.recv_multipart()[-1]).version >= 0
         if not socket.poll(50):
             continue
         message = local.decode(socket.recv_multipart()[-1])
         match message:
-            case local.ServerState():
-                serves = message.version >= 0
             case local.Begin():
                 began, lines = message, []
             case local.Line():
@@ -389,7 +393,7 @@ def _child() -> None:
             return answers
 
     parser = argparse.ArgumentParser()
-    for name in ("part", "file", "override", "server", "station"):
+    for name in ("part", "file", "override", "server", "states", "station"):
         parser.add_argument(name)
     asked = parser.parse_args()
     stop = stop_on_signals()
@@ -398,7 +402,7 @@ def _child() -> None:
     if asked.part == "arm":
         run_arm(config, "arm", stop=stop, server=asked.server, station=asked.station)
         return
-    ends = {"server": asked.server, "states": f"{asked.station}-states"}
+    ends = {"server": asked.server, "states": asked.states}
     torch.set_num_threads(1)
     edge: Any = config.edges[0]
     serving = Slow(config, edge, _Taught(Path(asked.file).parent / "policy.pt"), session=1, explore=False, **ends)
