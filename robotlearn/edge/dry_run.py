@@ -29,14 +29,8 @@ class DryRun(ArmLoop):
     def _episode(self, episode: int, stop: Event) -> None:
         self._executor.start()
         observations = self._env.observe()
-        while not self._executor.ready:
-            self._report("waiting for a chunk")
-            self._hear_station(0)
-            self._ask(observations)
-            self._server.poll(20)
-            self._take_answers()
-            if stop.is_set():
-                return
+        if not self._wait_for_chunk(observations, stop):
+            return
         latency = time.monotonic() - self._asked_at
         answer = self._executor.take().began.answer
         actions = answer.actions.array()
