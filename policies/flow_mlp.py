@@ -8,7 +8,8 @@ from torch import Tensor
 
 from policies.base import Contract
 from policies.flow import Velocity
-from policies.flow_policy import TIME_DIM, FlowPolicy
+from policies.flow_noise import TIME_DIM
+from policies.flow_policy import FlowPolicy
 from policies.mlp import Activation, mlp
 from policies.normalizer import Features
 

@@ -7,18 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from policies.base import Chunk, Contract, Observations, Plan
 from policies.chunk_policy import ChunkPolicy
 from policies.errors import PolicyConfigError
 from policies.flow import Denoising, Spread, Velocity
-from policies.mlp import mlp
+from policies.flow_noise import FlowNoise, frequencies, sines
 from policies.normalizer import Features
 from policies.real_time import guided, soft_mask
-
-TIME_DIM = 16
-LONGEST_PERIOD, SHORTEST_PERIOD = 4.0, 0.1  # of the time embedding, in flow time
 
 
 class FlowPolicy(ChunkPolicy):
@@ -56,13 +53,11 @@ class FlowPolicy(ChunkPolicy):
             raise PolicyConfigError(f"noise_range is {tuple(noise_range)}: expected [low, high] with 0 < low < high.")
         self.denoising = Denoising(denoising_steps, noise_level, stochastic_steps, deterministic_last)
         self.exploration, self.noise_range = exploration, tuple(noise_range)
-        periods = torch.logspace(math.log10(LONGEST_PERIOD), math.log10(SHORTEST_PERIOD), TIME_DIM // 2)
         self.frequency: Tensor
-        self.register_buffer("frequency", 2 * math.pi / periods, persistent=False)
-        self.spread_head: nn.Module | None = None
+        self.register_buffer("frequency", frequencies(), persistent=False)
+        self.spread_head: FlowNoise | None = None
         if exploration == "noise":
-            entries = horizon * action_dim
-            self.spread_head = mlp(self.observation.dim + entries + TIME_DIM, (64,), entries)
+            self.spread_head = FlowNoise(self.observation.dim, horizon * action_dim, noise_range)
 
     @abstractmethod
     def field(self, encoded: Sequence[Tensor]) -> Velocity:
@@ -136,8 +131,7 @@ class FlowPolicy(ChunkPolicy):
 
     def time(self, t: Tensor) -> Tensor:
         """Sines and cosines of t (...), (..., TIME_DIM)."""
-        angle = t[..., None] * self.frequency
-        return torch.cat([angle.sin(), angle.cos()], -1)
+        return sines(t, self.frequency)
 
     def flat(self, encoded: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """(B, K, F + H D + TIME_DIM): encoded (B, F), the points z (B, K, H, D) and their times (K,) or (B, K)."""
@@ -153,16 +147,4 @@ class FlowPolicy(ChunkPolicy):
         return lambda z, t: field(z * mask, t) * mask
 
     def _spread(self, encoded: Sequence[Tensor], real: Tensor | None) -> Spread | None:
-        """Flow-Noise's std of each entry, its logarithm held in the range by a sigmoid."""
-        head = self.spread_head
-        if head is None:
-            return None
-        low, high = (math.log(bound) for bound in self.noise_range)
-        flat = torch.cat(list(encoded), -1)
-
-        def spread(z: Tensor, t: Tensor) -> Tensor:
-            z = z if real is None else z * real[:, None, None]
-            share: Tensor = head(self.flat(flat, z, t)).sigmoid()
-            return (low + (high - low) * share).exp().view(z.shape)
-
-        return spread
+        return None if self.spread_head is None else self.spread_head.spread(torch.cat(list(encoded), -1), real)

@@ -9,9 +9,10 @@ from torch import Generator, Tensor, nn
 from policies.base import Chunk, Contract, Observations, Plan
 from policies.errors import PolicyConfigError
 from policies.flow import Velocity
-from policies.flow_policy import TIME_DIM, FlowPolicy
+from policies.flow_noise import TIME_DIM
+from policies.flow_policy import FlowPolicy
 from policies.normalizer import Features
-from policies.real_time import prefixed
+from policies.real_time import first, prefixed
 
 
 class FlowTransformer(FlowPolicy):
@@ -90,7 +91,7 @@ class FlowTransformer(FlowPolicy):
         """As in `Policy`. Raises PolicyConfigError where it was not trained so."""
         if not self.max_delay:
             raise PolicyConfigError("a flow_transformer with max_delay 0 was never shown the beginning of a chunk.")
-        kept = self._first(torch.minimum(plan.delay, plan.left)[:, None])
+        kept = first(torch.minimum(plan.delay, plan.left), self.horizon)
         target = self.action(plan.actions, self.observation.embodiment(obs))
         return self._walked(obs, prefixed(self.velocity(obs), target, kept), noise)
 
@@ -100,16 +101,12 @@ class FlowTransformer(FlowPolicy):
             return super().loss(obs, actions, valid, generator)
         a = self.action(actions, self.observation.embodiment(obs))
         eps, t = self.drawn(a, generator)
-        delay = torch.randint(self.max_delay + 1, (len(a), 1), generator=generator, device=a.device)
-        shown = self._first(delay)
+        delay = torch.randint(self.max_delay + 1, (len(a),), generator=generator, device=a.device)
+        shown = first(delay, self.horizon)
         times = torch.where(shown, 0.0, t)  # (B, H)
         x = torch.lerp(a, eps, times[..., None])
         v = self.velocity(obs)(x[:, None], times[:, None])[:, 0]
         return self.mean_error(obs, (v - (eps - a)).square(), valid & ~shown)
-
-    def _first(self, count: Tensor) -> Tensor:
-        """(B, H) bool: the first `count` (B, 1) actions of each chunk."""
-        return torch.arange(self.horizon, device=count.device) < count
 
     def contract(self) -> Contract:
         sizes = {"width": self.width, "depth": self.depth, "heads": self.heads}

@@ -53,6 +53,11 @@ def guided(velocity: Velocity, target: Tensor, weight: Tensor, largest: float) -
     return drawn
 
 
+def first(count: Tensor, horizon: int) -> Tensor:
+    """(B, H) bool: the first `count` (B,) actions of each chunk."""
+    return torch.arange(horizon, device=count.device) < count[:, None]
+
+
 def prefixed(velocity: Velocity, target: Tensor, kept: Tensor) -> Velocity:
     """v of a network that knows the first actions of a chunk: training-time delay, arXiv:2512.05964.
 

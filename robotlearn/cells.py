@@ -10,7 +10,7 @@ from hal.spec import RobotSpec, load_spec
 from hal.virtual_scene import VirtualScene
 from robotlearn.config.config import Config
 from robotlearn.config.edge import EdgeConfig
-from robotlearn.config.policy import VLAConfig
+from robotlearn.config.lerobot_policies import VLAConfig
 from robotlearn.errors import ConfigError
 from robotlearn.image_size import model_image_size
 

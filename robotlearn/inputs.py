@@ -9,7 +9,7 @@ from policies.encoder import EMBODIMENT, INSTRUCTION
 from policies.language import INSTRUCTION_DIM, TEXT_DIM, as_bytes, embed
 from robotlearn.cells import Cell, cells_of, env_options, observation_shapes, policy_dim
 from robotlearn.config.config import Config
-from robotlearn.config.policy import VLAConfig
+from robotlearn.config.lerobot_policies import VLAConfig
 from robotlearn.errors import ConfigError
 
 Arrays = Mapping[str, np.ndarray]

@@ -54,7 +54,7 @@ def measure(
     compiled = edge.compiles(policy.device.type, policy.compiles)
     policy.serve(compiled=compiled, images_again=False)
     if compiled:
-        warm_up(policy, guidance=edge.execution.guidance if edge.execution.way == "rtc" else None)
+        warm_up(policy, edge.execution)
     inputs, cell = Inputs(config), cells_of(config)[0]
     shapes, words = observation_shapes(cell, env_options(config)), cell.task.instructions
     rng, latencies = np.random.default_rng(0), Latencies()

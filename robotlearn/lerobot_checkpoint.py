@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from robotlearn.config.policy import IMITATORS, VLAS, ACTConfig, DiffusionConfig, VLAConfig
+from robotlearn.config.lerobot_policies import ACTConfig, DiffusionConfig, VLAConfig
+from robotlearn.config.policy_kind import IMITATORS, VLAS
 from robotlearn.errors import CheckpointError, ConfigError
 from robotlearn.saved_policy import SavedPolicy
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from policies.base import Chunk, Policy
 from policies.registry import make_policy
 from robotlearn.config.config import Config
-from robotlearn.config.policy import IMITATORS, VLAS, OtherPolicyConfig
+from robotlearn.config.policy import OtherPolicyConfig
+from robotlearn.config.policy_kind import IMITATORS, VLAS
 from robotlearn.errors import ConfigError, WireError
 from robotlearn.inputs import Inputs
 from robotlearn.wire.chunks import BF16, from_bf16

@@ -6,6 +6,7 @@ import torch
 from policies.base import Plan, Policy
 from policies.encoder import INSTRUCTION
 from policies.language import as_bytes
+from robotlearn.config import ExecutionConfig
 
 SIZES = (1, 2, 3, 4, 8, 16)
 """Of batches. One is compiled apart from several; some numbers too, where a model has as many heads, say."""
@@ -27,8 +28,8 @@ def made_up(policy: Policy, batch: int, words: str = _WORDS[1]) -> dict[str, tor
     return made
 
 
-def warm_up(policy: Policy, guidance: float | None = None) -> None:
-    """Ask for chunks of made-up observations, so that what is compiled is compiled; with guidance for guided ones too.
+def warm_up(policy: Policy, execution: ExecutionConfig) -> None:
+    """Ask for chunks of made-up observations, so that what is compiled is compiled; for those of a plan too.
 
     From then on nothing is compiled in this process: a shape that did not come here is computed without.
     """
@@ -39,7 +40,9 @@ def warm_up(policy: Policy, guidance: float | None = None) -> None:
         for words in _WORDS:
             obs, noise = made_up(policy, batch, words), policy.noise(batch, rng).to(policy.device)
             policy.act(obs, noise, False)
-            if guidance is not None:
-                policy.act_guided(obs, noise, plan, guidance)
+            if execution.way == "rtc":
+                policy.act_guided(obs, noise, plan, execution.guidance)
+            if execution.way == "prefix":
+                policy.act_prefixed(obs, noise, plan)
     policy.renewed()
     torch.compiler.set_stance("eager_on_recompile")

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lerobot.policies.common.vla_utils import clone_past_key_values, make_att_2d_masks, prepare_attention_masks_4d
+from lerobot.policies.pi_gemma import PiGemmaRMSNorm
 from torch import Tensor, nn
 
 from policies.vla.remembered import KnownImages, KnownWords
@@ -122,6 +124,10 @@ class Field(ABC):
         features, cache = read(embedded, mask, blocks)
         return Prefix(mask, cache, state, features)
 
+    def time_each(self) -> None:
+        """From now on `velocity` also takes a time for each action, t (B, H): LeRobot's own knows one for all."""
+        self.model.embed_suffix = partial(_embedded_each, self.model.embed_suffix)
+
     def velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
         """v at the points x (B, H, D) and times t (B,), (B, H, D) float32; the prefix stays as it is."""
         if not self._compiled:
@@ -235,6 +241,12 @@ class Pi05Field(PiField):
 
     same_words = False
 
+    def time_each(self) -> None:
+        super().time_each()
+        for norm in self._both.gemma_expert.modules():
+            if isinstance(norm, PiGemmaRMSNorm):
+                norm.forward = partial(_normed_each, norm.forward)
+
     def prompts(self, instructions: Sequence[str], state: Tensor) -> list[str]:
         steps = np.digitize(state.detach().cpu().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
         tasks = [words.strip().replace("_", " ").replace("\n", " ") for words in instructions]
@@ -243,6 +255,30 @@ class Pi05Field(PiField):
 
 
 FIELDS: dict[str, type[Field]] = {"smolvla": SmolVLAField, "pi0": PiField, "pi05": Pi05Field}
+
+
+def _embedded_each(embedded: Callable[..., Any], *given: Tensor) -> Any:
+    """LeRobot's embedding of what the expert is given, (state,) x (B, H, D) and t (B,), where t may be (B, H).
+
+    It is asked for one action at a time then: what it makes of one knows no other.
+    """
+    *state, x, t = given
+    if t.ndim == 1:
+        return embedded(*given)
+    b, h = t.shape
+    whole, mask, blocks, *_ = embedded(*state, x, t[:, 0])
+    rows = (part.repeat_interleave(h, 0) for part in state)
+    each, _, _, *conditions = embedded(*rows, x.reshape(b * h, 1, -1), t.reshape(b * h))
+    tokens = torch.cat([whole[:, :-h], each[:, -1].view(b, h, -1)], 1)
+    return tokens, mask, blocks, *(c if c is None else c.view(b, h, -1) for c in conditions)
+
+
+def _normed_each(normed: Callable[..., Any], x: Tensor, cond: Tensor | None = None) -> Any:
+    """LeRobot's norm of tokens x (B, H, W), whose condition may be one for each, (B, H, C), besides one for all."""
+    if cond is None or cond.ndim == 2:
+        return normed(x, cond)
+    found, gate = normed(x[:, None], cond[:, None])
+    return found[:, 0], gate[:, 0]
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:

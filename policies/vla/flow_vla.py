@@ -1,6 +1,5 @@
 """FlowVLA: a flow-matching VLA of LeRobot as a `Policy`, with the exact probability of its denoising paths."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,10 +11,10 @@ from policies.base import Chunk, Contract, Observations, Plan, Policy
 from policies.encoder import IMAGES, INSTRUCTION
 from policies.errors import ObservationError, PolicyConfigError, StatisticsError
 from policies.flow import Denoising, Spread, Velocity
+from policies.flow_noise import FlowNoise
 from policies.language import as_text
-from policies.mlp import mlp
 from policies.normalizer import Features, Normalizer, Scale, Statistics
-from policies.real_time import guided, soft_mask
+from policies.real_time import first, guided, prefixed, soft_mask
 from policies.vla.checkpoint import scales
 from policies.vla.fields import FIELDS, Prefix
 from policies.vla.prompts import Prompts
@@ -23,7 +22,6 @@ from policies.vla.prompts import Prompts
 STATE = "observation.state"
 FEATURES = "features"
 _AT_ONCE = 32  # observations of many that nothing is to be learnt from
-_TIMES = 16  # numbers that tell Flow-Noise's head the time
 _FLOOR = 1e-6  # of a std, in the data's units: LeRobot's own is 1e-8
 
 
@@ -41,6 +39,7 @@ class FlowVLA(Policy):
         cameras: for the checkpoint's images the features' keys; one may be shown as several.
         used_dims: per embodiment, which of the D entries its actions use; None: one embodiment that uses all.
         precision: what products are computed in; weights stay as they are.
+        max_delay: as of `policies.flow_transformer.FlowTransformer`.
         the others: as of `policies.flow_policy.FlowPolicy`.
 
     Raises:
@@ -65,6 +64,7 @@ class FlowVLA(Policy):
         exploration: Literal["sde", "noise"] = "sde",
         noise_range: tuple[float, float] = (0.08, 0.16),
         precision: Literal["float32", "bfloat16"] = "float32",
+        max_delay: int = 0,
     ) -> None:
         super().__init__()
         self.kind, self.lerobot, self.prompts = lerobot.name, lerobot, prompts
@@ -73,15 +73,16 @@ class FlowVLA(Policy):
         self.cameras, self.width = dict(cameras), int(lerobot.config.max_action_dim)
         self.denoising_steps, self.exploration, self.noise_range = denoising_steps, exploration, tuple(noise_range)
         self.denoising = Denoising(denoising_steps, noise_level, stochastic_steps, deterministic_last)
-        self.precision = precision
+        self.precision, self.max_delay = precision, max_delay
+        if max_delay:
+            self._field.time_each()
         _check(self.features, lerobot.config, action_dim)
         self.state = Normalizer(self.features[STATE][0], _FLOOR)
         self.action = Normalizer(action_dim, _FLOOR)
         self._features = Statistics(np.zeros(self._field.feature_dim), np.ones(self._field.feature_dim))
-        self.spread_head: nn.Module | None = None
+        self.spread_head: FlowNoise | None = None
         if exploration == "noise":
-            entries = horizon * self.width
-            self.spread_head = mlp(self._field.feature_dim + entries + _TIMES, (64,), entries)
+            self.spread_head = FlowNoise(self._field.feature_dim, horizon * self.width, noise_range)
 
     def noise(self, batch: int, rng: np.random.Generator) -> Tensor:
         return self.denoising.noise(batch, self.horizon, self.width, rng)
@@ -100,9 +101,20 @@ class FlowVLA(Policy):
         weight = soft_mask(left, delay, self.horizon)[..., None]
         # What the others of the checkpoint's entries do is nobody's plan.
         kept = nn.functional.pad(weight.expand(-1, -1, self.action_dim), (0, self.width - self.action_dim))
-        target = nn.functional.pad(self.action(plan.actions.to(device)), (0, self.width - self.action_dim))
+        target = self._wide(plan.actions.to(device))
         velocity = self._velocity(prefix)
         return self._walked(guided(velocity, target, kept, largest), noise), self._walked(velocity, noise)
+
+    @torch.no_grad()
+    def act_prefixed(self, obs: Observations, noise: Tensor, plan: Plan) -> Chunk:
+        """As in `Policy`. Raises PolicyConfigError where it was not trained so."""
+        if not self.max_delay:
+            raise PolicyConfigError(f"a {self.kind} with max_delay 0 was never shown the beginning of a chunk.")
+        prefix = self._look(obs)
+        device = prefix.state.device
+        kept = first(torch.minimum(plan.delay, plan.left).to(device), self.horizon)
+        velocity = prefixed(self._velocity(prefix), self._wide(plan.actions.to(device)), kept)
+        return self._walked(velocity, noise.to(device))
 
     def _walked(self, velocity: Velocity, noise: Tensor, explore: bool = False, spread: Spread | None = None) -> Chunk:
         found = self.denoising.sample(velocity, noise, explore, self._real(noise), spread)
@@ -129,12 +141,23 @@ class FlowVLA(Policy):
         return self.denoising.entropy(path, stochastic, spread, self._real(path))
 
     def loss(self, obs: Observations, actions: Tensor, valid: Tensor, generator: Generator | None = None) -> Tensor:
-        """LeRobot's flow matching loss, times drawn as there, over the robot's own entries of the valid steps."""
-        target = nn.functional.pad(self.action(actions), (0, self.width - self.action_dim))
+        """LeRobot's flow matching loss, times drawn as there, over the robot's own entries of the valid steps.
+
+        With `max_delay`, over those of them that come after the actions that are shown.
+        """
+        target = self._wide(actions)
         noise = torch.randn(target.shape, generator=generator, device=target.device)
         time = _times(len(target), generator, target.device)
-        with self._computing():
-            error = self._field.errors(*self._inputs(obs), target, noise, time).float()
+        if self.max_delay:
+            delay = torch.randint(self.max_delay + 1, time.shape, generator=generator, device=time.device)
+            shown = first(delay, self.horizon)
+            times = torch.where(shown, 0.0, time[:, None])
+            x = torch.lerp(target, noise, times[..., None])
+            v = self._velocity(self._look(obs))(x[:, None], times[:, None])[:, 0]
+            error, valid = (v - (noise - target)).square(), valid & ~shown
+        else:
+            with self._computing():
+                error = self._field.errors(*self._inputs(obs), target, noise, time).float()
         each = error[..., : self.action_dim].mean(-1)
         return torch.where(valid, each, 0.0).sum() / valid.sum().clamp(min=1)
 
@@ -177,6 +200,7 @@ class FlowVLA(Policy):
                 "deterministic_last": int(self.denoising.deterministic_last),
                 "exploration": self.exploration,
                 "noise_range": f"{self.noise_range[0]} to {self.noise_range[1]}",
+                "max_delay": self.max_delay,
             }
         )
 
@@ -221,12 +245,16 @@ class FlowVLA(Policy):
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             b, k = z.shape[:2]
-            times = t.expand(b, k).flatten()
+            times = (t if t.ndim == 3 else t.expand(b, k)).flatten(0, 1)
             with self._computing():
                 v = self._field.velocity(prefix.repeated(k), z.flatten(0, 1), times)
             return v.float().view_as(z)
 
         return velocity
+
+    def _wide(self, actions: Tensor) -> Tensor:
+        """Actions (B, H, D) as the checkpoint has them: normalised, (B, H, width)."""
+        return nn.functional.pad(self.action(actions), (0, self.width - self.action_dim))
 
     def _real(self, like: Tensor) -> Tensor | None:
         """(B, width): 1 for the robot's own entries; None where all are."""
@@ -237,24 +265,10 @@ class FlowVLA(Policy):
         return real.expand(len(like), -1)
 
     def _spread(self, prefix: Prefix, like: Tensor) -> Spread | None:
-        """Flow-Noise's std of each entry, its logarithm held in the range by a sigmoid."""
-        head = self.spread_head
-        if head is None:
+        if self.spread_head is None:
             return None
-        low, high = (math.log(bound) for bound in self.noise_range)
         features = nn.functional.layer_norm(prefix.features, prefix.features.shape[-1:])
-        frequency = 2 * math.pi / torch.logspace(math.log10(4.0), -1.0, _TIMES // 2, device=like.device)
-        real = self._real(like)
-
-        def spread(z: Tensor, t: Tensor) -> Tensor:
-            points = z.shape[:2]
-            angle = t.expand(points)[..., None] * frequency
-            z = z if real is None else z * real[:, None, None]
-            given = [features[:, None].expand(*points, -1), z.flatten(2), angle.sin(), angle.cos()]
-            share: Tensor = head(torch.cat(given, -1)).sigmoid()
-            return (low + (high - low) * share).exp().view(z.shape)
-
-        return spread
+        return self.spread_head.spread(features, self._real(like))
 
 
 def _times(count: int, generator: Generator | None, device: torch.device) -> Tensor:

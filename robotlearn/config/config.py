@@ -19,15 +19,9 @@ from robotlearn.config.algorithms import (
 from robotlearn.config.edge import DEFAULT, LATE, BatchEdgeConfig, EdgeConfig, PacedEdgeConfig
 from robotlearn.config.environment import ObservationsConfig, RandomizationConfig
 from robotlearn.config.learner import LearnerConfig
-from robotlearn.config.policy import (
-    IMITATORS,
-    KINDS,
-    VLAS,
-    FlowMLPConfig,
-    FlowTransformerConfig,
-    PolicyConfig,
-    VLAConfig,
-)
+from robotlearn.config.lerobot_policies import VLAConfig
+from robotlearn.config.policy import FlowMLPConfig, PolicyConfig
+from robotlearn.config.policy_kind import IMITATORS, KINDS, VLAS, SimulatedDelay
 from robotlearn.config.replay import ReplayConfig
 from robotlearn.config.section import Interval, ListAsTuple, Misfit, Names, Section
 from robotlearn.wire.encodings import IMAGES, LOSSY
@@ -186,6 +180,12 @@ class Config(Section):
                 f"'{kind}' is not valid with {algorithm.name}: its chunks have no probability. It is for imitation: "
                 "sft alone (learner.updates=0), or algorithm.name=hgdagger",
             )
+        if isinstance(algorithm, PPOConfig) and kind in VLAS and algorithm.value_image_encoder != "cnn":
+            raise Misfit(
+                ("algorithm", "value_image_encoder"),
+                f"'{algorithm.value_image_encoder}' is not valid with policy.kind {kind}, expected the default, cnn: "
+                "the critic sees what the vision-language model made of the images",
+            )
         if isinstance(algorithm, PathConfig):
             for key, value in ReplayConfig():
                 if getattr(self.replay, key) != value:
@@ -306,11 +306,11 @@ class Config(Section):
             )
         if way == "rtc" and policy.kind in KINDS and not policy.kind.startswith("flow") and policy.kind not in VLAS:
             raise Misfit((*here, "way"), f"'rtc' is not valid with policy.kind {policy.kind}, expected a flow policy")
-        if way == "prefix" and not (isinstance(policy, FlowTransformerConfig) and ahead <= policy.max_delay):
+        if way == "prefix" and not (isinstance(policy, SimulatedDelay) and ahead <= policy.max_delay):
             raise Misfit(
                 (*here, "way"),
-                "'prefix' is not valid with this policy, expected policy.kind flow_transformer with policy.max_delay "
-                f"of at least execution.ahead ({ahead}): it must have been trained with so much delay",
+                "'prefix' is not valid with this policy, expected policy.kind flow_transformer or a VLA, with "
+                f"policy.max_delay of at least execution.ahead ({ahead}): it must have been trained with so much delay",
             )
 
     def _server_fits(self, index: int, edge: PacedEdgeConfig) -> None:

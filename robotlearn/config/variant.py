@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from hal.document import KeyPath, dotted
-from robotlearn.config import algorithms, policy
+from robotlearn.config import algorithms, policy_kind
 from robotlearn.config.complaint import nearest, shown
 
 _SECTIONS = {
-    "policy": ("kind", policy.KINDS, "robotlearn.policies"),
+    "policy": ("kind", policy_kind.KINDS, "robotlearn.policies"),
     "algorithm": ("name", algorithms.NAMES, "robotlearn.algorithms"),
 }
 

@@ -125,7 +125,7 @@ class Serving:
         telling = Thread(target=tell)
         telling.start()
         try:
-            warm_up(self._policy, self._execution.guidance if self._execution.way == "rtc" else None)
+            warm_up(self._policy, self._execution)
         except Exception as error:  # of torch's compiler there are many
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(

@@ -164,7 +164,7 @@ MISTAKES = [
     (
         "kind: paced",
         "kind: paced\n    explore: false\n    execution: {way: prefix, ahead: 3}",
-        ":13: edges.1.execution.way: 'prefix' is not valid with this policy, expected policy.kind flow_transformer",
+        ":13: edges.1.execution.way: 'prefix' is not valid with this policy, expected policy.kind flow_transformer or",
     ),
     (
         "kind: paced",
@@ -436,6 +436,16 @@ def test_only_grpo_has_groups_and_agrees_on_their_size() -> None:
             ["policy={kind: smolvla, pretrained: a/b}", "robot=[panda, ur5e]"],
             "robot: ['panda', 'ur5e'] is not valid with policy.kind smolvla, expected one",
             id="two-robots",
+        ),
+        pytest.param(
+            ["policy={kind: smolvla, pretrained: a/b}", "algorithm.value_image_encoder=resnet18"],
+            "algorithm.value_image_encoder: 'resnet18' is not valid with policy.kind smolvla, expected the default",
+            id="a-critic-with-eyes",
+        ),
+        pytest.param(
+            ["policy={kind: smolvla, pretrained: a/b, horizon: 4, max_delay: 4}"],
+            "policy.max_delay: 4 is not valid, expected less than horizon (4)",
+            id="nothing-to-learn",
         ),
         pytest.param(
             ["policy={kind: act, pretrained: a/b, dim_model: 64}", "learner.updates=0"],

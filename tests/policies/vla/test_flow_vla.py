@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from policies.base import Plan
 from policies.check import check_policy
 from policies.errors import PolicyConfigError
 from policies.vla.checkpoint import Checkpoint
@@ -20,6 +21,14 @@ from tests.policies.vla.conftest import FEATURES, KINDS, observations
 Make = Callable[..., Any]
 WORDS = ["lift the red cube", "put the green cube away, please", "go"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@torch.no_grad()
+def moved(policy: FlowVLA) -> FlowVLA:
+    """With other weights: LeRobot's are 0 at first where pi0.5 takes in the time."""
+    for parameter in policy.parameters():
+        parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return policy
 
 
 @every_kind
@@ -35,10 +44,7 @@ def test_what_is_saved_acts_alike_in_lerobot(
 ) -> None:
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-    policy: FlowVLA = make(kind, train=train)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    policy = moved(make(kind, train=train))
     save(policy, tmp_path, Checkpoint(str(checkpoints[kind]), kind))
     with resized(kind, tmp_path):
         theirs = get_policy_class(kind).from_pretrained(tmp_path)
@@ -108,6 +114,72 @@ def test_its_loss_has_lerobots_gradient(make: Make, monkeypatch: pytest.MonkeyPa
         assert (one is None) == (two is None)
         if one is not None and two is not None:
             torch.testing.assert_close(one, two)
+
+
+@every_kind
+def test_one_time_for_each_action_is_lerobots_where_they_are_equal(make: Make, kind: str) -> None:
+    policy, plain = moved(make(kind, max_delay=3)), moved(make(kind))
+    obs, noise = observations(WORDS), policy.noise(3, np.random.default_rng(0))
+    velocity, theirs = (each._velocity(each._look(obs)) for each in (policy, plain))
+    points = noise[:, :2]
+    times = torch.tensor([[1.0, 0.3], [0.7, 0.2], [0.5, 0.9]])
+    expected = theirs(points, times)
+    torch.testing.assert_close(velocity(points, times), expected)
+    each = times[..., None].repeat(1, 1, 8)
+    torch.testing.assert_close(velocity(points, each), expected)
+    each[..., 5] = 0.1
+    assert (velocity(points, each) - expected)[:, :, 5].abs().amax((1, 2)).gt(1e-4).all()
+
+
+@every_kind
+def test_with_delay_a_chunk_goes_on_from_what_is_executed(make: Make, kind: str) -> None:
+    policy = moved(make(kind, max_delay=3))
+    obs, noise = observations(WORDS), policy.noise(3, np.random.default_rng(0))
+    plan = Plan(torch.randn(3, 8, 6), torch.tensor([8, 8, 1]), torch.tensor([0, 2, 3]))
+    chunk = policy.act_prefixed(obs, noise, plan)
+    free = policy.act(obs, noise, False)
+    assert not chunk.stochastic.any()
+    torch.testing.assert_close(chunk.actions[0], free.actions[0])
+    for row, kept in ((1, 2), (2, 1)):  # of a plan of one action no more than that is known
+        torch.testing.assert_close(chunk.actions[row, :kept], plan.actions[row, :kept])
+        assert not torch.allclose(chunk.actions[row, kept], plan.actions[row, kept])
+        assert (chunk.actions - free.actions)[row, kept:].abs().max() > 1e-4, "the rest doesn't follow from it"
+    with pytest.raises(PolicyConfigError, match=f"a {kind} with max_delay 0 was never shown"):
+        make(kind).act_prefixed(obs, noise, plan)
+
+
+@every_kind
+def test_imitation_with_a_delay_of_nothing_is_that_without(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    obs, actions, valid = observations(WORDS), torch.randn(3, 8, 6), torch.ones(3, 8, dtype=torch.bool)
+    found = []
+    for delay in (0, 3):
+        policy = moved(make(kind, max_delay=delay))
+        monkeypatch.setattr(torch, "randint", lambda high, size, **options: torch.zeros(size, dtype=torch.int64))
+        loss = policy.loss(obs, actions, valid, torch.Generator().manual_seed(0))
+        parameters = [p for p in policy.parameters() if p.requires_grad]
+        found.append((loss, torch.autograd.grad(loss, parameters, allow_unused=True)))
+    (plain, of_plain), (delayed, of_delayed) = found
+    torch.testing.assert_close(delayed, plain)
+    for one, two in zip(of_delayed, of_plain, strict=True):
+        if one is not None and two is not None:
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+        else:  # what the last layer of the language model gives reaches no expert
+            assert (one is None or not one.any()) and (two is None or not two.any())
+
+
+@every_kind
+def test_actions_that_are_shown_are_not_in_the_loss(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    policy: FlowVLA = make(kind, max_delay=3)
+    obs, actions, valid = observations(WORDS), torch.randn(3, 8, 6), torch.zeros(3, 8, dtype=torch.bool)
+    monkeypatch.setattr(torch, "randint", lambda high, size, **options: torch.tensor([0, 2, 3]))
+    valid[1, :2] = valid[2, :3] = True
+    assert policy.loss(obs, actions, valid, torch.Generator().manual_seed(0)) == 0
+    valid[1, 2] = True
+    assert policy.loss(obs, actions, valid, torch.Generator().manual_seed(0)) > 0
 
 
 @every_kind

@@ -18,6 +18,7 @@ from policies.vla.load import Checkpoint
 from policies.vla.remembered import KnownImages, KnownWords
 from policies.vla.save import save
 from policies.vla.tiny import resized, write_tiny
+from robotlearn.config import ExecutionConfig
 from tests.policies.vla.conftest import FEATURES, KINDS, observations
 
 Make = Callable[..., Any]
@@ -157,7 +158,7 @@ def test_compiled_it_acts_alike_and_is_compiled_for_one_and_for_several(
     policy, plain = make(kind), make(kind)
     policy.serve(compiled=True, images_again=False)
     counters.clear()
-    warm_up(policy, guidance=2.0)
+    warm_up(policy, ExecutionConfig(way="rtc", ahead=2, guidance=2.0))
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
     alike: list[tuple[Tensor, Tensor]] = []
