@@ -16,7 +16,8 @@ from benchmarks.runs import success, train
 from policies.vla.tiny import write_tiny
 from robotlearn.report.run import Run
 
-KINDS = ("smolvla", "pi0")
+DEMONSTRATIONS = {"smolvla": 600, "pi0": 2000}
+KINDS = tuple(DEMONSTRATIONS)
 SEEDS = (0, 1)
 PICTURE = Path(__file__).parent / "tiny_vlas.png"
 
@@ -27,7 +28,8 @@ def measure(kind: str, seed: int, folder: Path) -> Run:
     if not checkpoint.exists():
         write_tiny(kind, checkpoint)
     begun = time.perf_counter()
-    train("touch-vla", run, f"policy.kind={kind}", f"policy.pretrained={checkpoint}", f"seed={seed}")
+    chosen = (f"policy.kind={kind}", f"policy.pretrained={checkpoint}", f"seed={seed}")
+    train("touch-vla", run, *chosen, f"demonstrations.episodes={DEMONSTRATIONS[kind]}")
     minutes = (time.perf_counter() - begun) / 60
     made = Run.read(run)
     before = made.evaluations[0]["eval_success"]
