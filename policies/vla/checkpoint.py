@@ -120,7 +120,9 @@ def load_weights(policy: nn.Module, checkpoint: Checkpoint) -> None:
             "what git-lfs left in its place? Fetch it again."
         ) from error
     if checkpoint.kind in ("pi0", "pi05"):
-        found = policy._fix_pytorch_state_dict_keys(found, policy.config)  # type: ignore[operator]
+        # Of these LeRobot changes nothing, but warns each time.
+        eyes = {key: found.pop(key) for key in list(found) if "patch_embedding" in key}
+        found = policy._fix_pytorch_state_dict_keys(found, policy.config) | eyes  # type: ignore[operator]
         found = {key if key.startswith("model.") else f"model.{key}": value for key, value in found.items()}
     wanted = policy.state_dict()
     shared = _shared(wanted)

@@ -65,9 +65,12 @@ def test_what_is_saved_acts_alike_in_lerobot(
 
 
 @every_kind
-def test_making_it_prints_nothing(make: Make, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_making_it_says_nothing(
+    make: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
     make(kind)
     assert capsys.readouterr().out == "", "a program reads what `eval --json` prints"
+    assert not caplog.records
 
 
 @every_kind
