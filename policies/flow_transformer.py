@@ -12,7 +12,7 @@ from policies.flow import Velocity
 from policies.flow_noise import TIME_DIM
 from policies.flow_policy import FlowPolicy
 from policies.normalizer import Features
-from policies.real_time import first, prefixed
+from policies.real_time import check_delay, first, prefixed
 
 
 class FlowTransformer(FlowPolicy):
@@ -45,10 +45,7 @@ class FlowTransformer(FlowPolicy):
         **options: Any,
     ) -> None:
         super().__init__(features, horizon, action_dim, **options)
-        if not 0 <= max_delay < horizon:
-            raise PolicyConfigError(
-                f"max_delay is {max_delay}: expected 0 to {horizon - 1}, or nothing of a chunk would be left to learn."
-            )
+        check_delay(max_delay, horizon)
         self.max_delay = max_delay
         if min(width, depth, heads) < 1 or width % heads:
             raise PolicyConfigError(

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from policies.errors import PolicyConfigError
 from policies.flow import Velocity
 
 
@@ -51,6 +52,14 @@ def guided(velocity: Velocity, target: Tensor, weight: Tensor, largest: float) -
         return v.detach() - strength.clamp(max=largest) * pull
 
     return drawn
+
+
+def check_delay(max_delay: int, horizon: int) -> None:
+    """Raises PolicyConfigError for a simulated delay that leaves nothing of a chunk to learn, or is none."""
+    if not 0 <= max_delay < horizon:
+        raise PolicyConfigError(
+            f"max_delay is {max_delay}: expected 0 to {horizon - 1}, or nothing of a chunk would be left to learn."
+        )
 
 
 def first(count: Tensor, horizon: int) -> Tensor:

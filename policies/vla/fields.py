@@ -129,7 +129,10 @@ class Field(ABC):
         self.model.embed_suffix = partial(_embedded_each, self.model.embed_suffix)
 
     def velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
-        """v at the points x (B, H, D) and times t (B,), (B, H, D) float32; the prefix stays as it is."""
+        """v at the points x (B, H, D) and times t (B,), or (B, H) after `time_each`, (B, H, D) float32.
+
+        The prefix stays as it is.
+        """
         if not self._compiled:
             return self._velocity(prefix, x, t)
         # Copies: what is compiled is compiled anew for each way in which a tensor can be a part of another.

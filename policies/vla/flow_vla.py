@@ -14,7 +14,7 @@ from policies.flow import Denoising, Spread, Velocity
 from policies.flow_noise import FlowNoise
 from policies.language import as_text
 from policies.normalizer import Features, Normalizer, Scale, Statistics
-from policies.real_time import first, guided, prefixed, soft_mask
+from policies.real_time import check_delay, first, guided, prefixed, soft_mask
 from policies.vla.checkpoint import scales
 from policies.vla.fields import FIELDS, Prefix
 from policies.vla.prompts import Prompts
@@ -74,6 +74,7 @@ class FlowVLA(Policy):
         self.denoising_steps, self.exploration, self.noise_range = denoising_steps, exploration, tuple(noise_range)
         self.denoising = Denoising(denoising_steps, noise_level, stochastic_steps, deterministic_last)
         self.precision, self.max_delay = precision, max_delay
+        check_delay(max_delay, horizon)
         if max_delay:
             self._field.time_each()
         _check(self.features, lerobot.config, action_dim)

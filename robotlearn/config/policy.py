@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from robotlearn.config.lerobot_policies import ACTConfig, DiffusionConfig, VLAConfig
-from robotlearn.config.policy_kind import KIND, KINDS, VLAS, Denoising, Hidden, Kind, SimulatedDelay
-from robotlearn.config.section import Misfit
+from robotlearn.config.policy_kind import KIND, KINDS, VLAS, Denoising, Kind, Layers, SimulatedDelay
+from robotlearn.config.section import Misfit, Widths
+
+Hidden = Annotated[Widths, Field(min_length=1, max_length=64)]
 
 
 class _Policy(Kind):
@@ -35,7 +37,7 @@ class FlowTransformerConfig(SimulatedDelay, _FlowConfig):
 
     kind: Literal["flow_transformer"] = Field(description=KIND)
     width: PositiveInt = Field(128, description="Width of a token; a multiple of heads.")
-    depth: Annotated[PositiveInt, Field(le=256)] = Field(3, description="Layers.")
+    depth: Layers = Field(3, description="Layers.")
     heads: PositiveInt = Field(4, description="Attention heads.")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from robotlearn.config.section import Interval, Misfit, Section, Widths
+from robotlearn.config.section import Interval, Misfit, Section
 
 VLAS = ("smolvla", "pi0", "pi05")
 """LeRobot's vision-language-action models."""
@@ -21,7 +21,6 @@ KIND = (
     "adds (entry-point group robotlearn.policies)."
 )
 Layers = Annotated[PositiveInt, Field(le=256)]
-Hidden = Annotated[Widths, Field(min_length=1, max_length=64)]
 
 
 class Kind(Section):

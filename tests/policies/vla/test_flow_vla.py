@@ -173,16 +173,33 @@ def test_imitation_with_a_delay_of_nothing_is_that_without(
 
 
 @every_kind
-def test_actions_that_are_shown_are_not_in_the_loss(
+def test_imitation_shows_the_first_actions_and_learns_the_others(
     make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     policy: FlowVLA = make(kind, max_delay=3)
-    obs, actions, valid = observations(WORDS), torch.randn(3, 8, 6), torch.zeros(3, 8, dtype=torch.bool)
-    monkeypatch.setattr(torch, "randint", lambda high, size, **options: torch.tensor([0, 2, 3]))
-    valid[1, :2] = valid[2, :3] = True
-    assert policy.loss(obs, actions, valid, torch.Generator().manual_seed(0)) == 0
-    valid[1, 2] = True
-    assert policy.loss(obs, actions, valid, torch.Generator().manual_seed(0)) > 0
+    asked: list[tuple[Tensor, Tensor]] = []
+    velocity = policy._field.velocity
+    monkeypatch.setattr(
+        policy._field, "velocity", lambda prefix, x, t: asked.append((x, t)) or velocity(prefix, x, t)
+    )
+    obs = observations([WORDS[0]] * 32)
+    actions, valid = torch.randn(32, 8, 6), torch.zeros(32, 8, dtype=torch.bool)
+
+    def loss() -> float:
+        return float(policy.loss(obs, actions, valid, torch.Generator().manual_seed(0)))
+
+    loss()
+    ((x, t),) = asked
+    shown = t == 0
+    delay = shown.sum(1)
+    assert set(delay.tolist()) == {0, 1, 2, 3} and all(row[:d].all() for row, d in zip(shown, delay, strict=True))
+    assert ((t == t[:, -1:]) | shown).all() and (t[:, -1] > 0).all()
+    target = policy._wide(actions)
+    assert torch.equal(x[shown], target[shown]) and not (x == target)[~shown].any(-1).any()
+    valid[shown] = True
+    assert loss() == 0
+    valid[:, 3] = True
+    assert loss() > 0
 
 
 @every_kind
@@ -251,6 +268,7 @@ def test_what_is_learnt(make: Make, kind: str, train: str, frozen: bool) -> None
         ),
         ({"features": FEATURES | {"observation.state": (9,)}}, "has 9 entries, this checkpoint takes 8"),
         ({"action_dim": 9}, "have 9 entries, this checkpoint gives 8"),
+        ({"max_delay": 8}, "max_delay is 8: expected 0 to 7"),
         ({"width": 32}, "policy.width is 32, but actions of .* have 8 entries"),
         (
             {"train": "lora", "lora": {"rank": 4, "alpha": 8.0, "targets": "nothing"}},

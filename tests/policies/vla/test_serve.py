@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -143,9 +143,16 @@ def test_other_policies_say_that_they_are_not_compiled() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("kind", "backend"), [("smolvla", "inductor"), ("pi0", "aot_eager")])
+@pytest.mark.parametrize(
+    ("kind", "backend", "way"), [("smolvla", "inductor", "rtc"), ("pi0", "aot_eager", "prefix")]
+)
 def test_compiled_it_acts_alike_and_is_compiled_for_one_and_for_several(
-    make: Make, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, kind: str, backend: str
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    kind: str,
+    backend: str,
+    way: Literal["rtc", "prefix"],
 ) -> None:
     """Takes minutes. The compiler that edges use, and one that finds the same graphs but makes no C++ of them."""
     from torch._dynamo.utils import counters
@@ -155,10 +162,10 @@ def test_compiled_it_acts_alike_and_is_compiled_for_one_and_for_several(
     monkeypatch.setattr("policies.vla.fields._compile", partial(torch.compile, dynamic=True, backend=backend))
     request.addfinalizer(lambda: torch.compiler.set_stance("default"))
     torch.compiler.reset()
-    policy, plain = make(kind), make(kind)
+    policy, plain = make(kind, max_delay=3), make(kind, max_delay=3)
     policy.serve(compiled=True, images_again=False)
     counters.clear()
-    warm_up(policy, ExecutionConfig(way="rtc", ahead=2, guidance=2.0))
+    warm_up(policy, ExecutionConfig(way=way, ahead=2))
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
     alike: list[tuple[Tensor, Tensor]] = []
@@ -168,9 +175,13 @@ def test_compiled_it_acts_alike_and_is_compiled_for_one_and_for_several(
         noise = policy.noise(batch, np.random.default_rng(batch))
         plan = Plan(torch.randn(batch, 8, 6), torch.full((batch,), 5), torch.full((batch,), 2))
         for each in (policy, plain):
-            guided, free = each.act_guided(obs, noise, plan, 2.0)
-            torch.testing.assert_close(free.actions, each.act(obs, noise, False).actions, rtol=0, atol=1e-4)
-            alike.append((free.actions, guided.actions))
+            free = each.act(obs, noise, False)
+            if way == "rtc":
+                planned, without = each.act_guided(obs, noise, plan, 2.0)
+                torch.testing.assert_close(without.actions, free.actions, rtol=0, atol=1e-4)
+            else:
+                planned = each.act_prefixed(obs, noise, plan)
+            alike.append((free.actions, planned.actions))
         ours, theirs = alike[-2:]
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
         assert not torch.equal(*theirs), "the plan guides nothing"
