@@ -327,7 +327,8 @@ def run_policy(
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many; in a dry run how many chunks.")] = 10,
     driver: Annotated[
-        str | None, typer.Option(help="What talks to the robot; by default as the run did.", show_default=False)
+        str | None,
+        typer.Option(help="What talks to the robot, as mujoco, a simulated one; as the run did.", show_default=False),
     ] = None,
     option: Annotated[
         list[str] | None,

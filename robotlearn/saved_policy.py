@@ -130,7 +130,10 @@ def find_policy_for(
         edge |= {"driver": driver, "options": {}}
     edge["options"] |= options or {}
     overrides = (f"robot={json.dumps(robots)}", f"edges={json.dumps([edge])}")
-    config = load_config(folder.config, overrides)
+    try:
+        config = load_config(folder.config, overrides)
+    except ConfigError as error:  # of an override that nobody gave
+        raise ConfigError(str(error).removeprefix(f"override '{overrides[1]}': ")) from error
     if differs := checkpoint.difference(saved.contract, contract(config)):
         if robots == list(load_config(folder.config).robot):
             raise CheckpointError(f"{chosen} belongs to another policy: {differs}")

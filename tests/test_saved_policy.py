@@ -144,7 +144,7 @@ def test_what_the_arm_does_meanwhile_is_that_of_training_or_as_told(tmp_path: Pa
     assert execution("rtc") == ("rtc", 2), "half of a chunk of four"
     assert execution("vlash", 3) == ("vlash", 3)
     assert execution("wait")[0] == "wait"
-    with pytest.raises(ConfigError, match=r"execution\.way: 'prefix' is not valid with this policy"):
+    with pytest.raises(ConfigError, match=r"^edges\.0\.execution\.way: 'prefix' is not valid with this policy"):
         execution("prefix")
     with pytest.raises(ConfigError, match="--way jump: expected one of wait, hold, overlap"):
         execution("jump")

@@ -312,8 +312,8 @@ def asked[T](source: str, ask: Callable[[], T]) -> T:
             any(isinstance(cause, HfHubHTTPError) for cause in causes) or getattr(error, "errno", None)
         ):
             told = (
-                f"{source} is not on this machine and can't be fetched: no network, or HF_HUB_OFFLINE is set. Fetch it "
-                f"where there is one, `hf download {source}`, and name the folder."
+                f"{source} is no folder here, and as a repository it can't be fetched: no network, or HF_HUB_OFFLINE "
+                f"is set. Fetch it where there is one, `hf download {source}`, and name the folder."
             )
         raise PolicyConfigError(told) from error
 

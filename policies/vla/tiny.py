@@ -6,9 +6,10 @@ python -m policies.vla.tiny pi0 checkpoints/tiny-pi0
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def write_tiny(
         push_to_hub=False,
         **sizes,
     )
-    with torch.random.fork_rng(devices=[]), resized(kind, folder):
+    # LeRobot prints what it does.
+    with torch.random.fork_rng(devices=[]), resized(kind, folder), redirect_stdout(io.StringIO()):
         torch.manual_seed(seed)
         get_policy_class(kind)(config).save_pretrained(folder)
     return folder

@@ -84,7 +84,7 @@ class OtherPolicyConfig(_Policy):
 
 def _tag(value: Any) -> str:
     kind = value.get("kind", KINDS[0]) if isinstance(value, dict) else getattr(value, "kind", KINDS[0])
-    return "vla" if kind in VLAS else kind if kind in KINDS else "other"
+    return VLAS[0] if kind in VLAS else kind if kind in KINDS else "other"
 
 
 PolicyConfig = Annotated[
@@ -92,7 +92,7 @@ PolicyConfig = Annotated[
     | Annotated[FlowTransformerConfig, Tag("flow_transformer")]
     | Annotated[GaussianConfig, Tag("gaussian")]
     | Annotated[SquashedGaussianConfig, Tag("squashed_gaussian")]
-    | Annotated[VLAConfig, Tag("vla")]
+    | Annotated[VLAConfig, Tag(VLAS[0])]
     | Annotated[ACTConfig, Tag("act")]
     | Annotated[DiffusionConfig, Tag("diffusion")]
     | Annotated[OtherPolicyConfig, Tag("other")],

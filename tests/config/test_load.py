@@ -443,6 +443,15 @@ def test_only_grpo_has_groups_and_agrees_on_their_size() -> None:
             id="a-critic-with-eyes",
         ),
         pytest.param(
+            ["policy={kind: pi0, pretrained: a/b}", "policy.widht=7"], "policy.widht: unknown key, nearest is 'width'",
+            id="misspelt",
+        ),
+        pytest.param(
+            ["policy={kind: pi0, pretrained: a/b}", "policy.train=lor"],
+            "policy.train: 'lor' is not valid, expected 'full', 'expert' or 'lora'",
+            id="a-value",
+        ),
+        pytest.param(
             ["policy={kind: smolvla, pretrained: a/b, horizon: 4, max_delay: 4}"],
             "policy.max_delay: 4 is not valid, expected less than horizon (4)",
             id="nothing-to-learn",
