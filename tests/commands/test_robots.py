@@ -156,6 +156,7 @@ def test_what_makes_no_sense_together(arguments: list[str], word: str) -> None:
     assert done.exit_code == 2 and word in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_a_served_arm_is_found_and_written_with_its_address(tmp_path: Path) -> None:
     tell("fault", address="ipc:///gone")  # what a process told that is gone
     command = [sys.executable, "-m", "robotlearn", "serve", "panda", "--name", "bench"]

@@ -167,6 +167,7 @@ export(Path(sys.argv[1]), sys.argv[2], Wanted(), progress=kill)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_kill_9_leaves_the_dataset_that_was_there(tmp_path: Path) -> None:
     pytest.importorskip("lerobot")

@@ -46,6 +46,7 @@ def test_each_thing_that_is_tried_says_how_it_went(path: dict[str, str]) -> None
     assert found["fourth"]["error"].startswith("ended with status 1: KeyError")
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_killed(path: dict[str, str], tmp_path: Path) -> None:
     waited: set[str] = set()
     probes = {"stuck": Probe(["import", "hangs"], path), "well": Probe(["import", "fine"], path)}

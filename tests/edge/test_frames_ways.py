@@ -252,6 +252,7 @@ def test_a_stopped_reader_stalls_neither_the_loop_nor_another_reader(tmp_path: P
         made.close()
 
 
+@pytest.mark.slow
 def test_what_is_killed_leaves_nothing_and_the_next_shares_again(tmp_path: Path, runtime: Path) -> None:
     def left() -> list[str]:
         found = [str(path.relative_to(runtime)) for path in runtime.rglob("*")]

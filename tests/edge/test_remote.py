@@ -294,6 +294,7 @@ def test_a_second_holder_waits_or_takes(rig: Rig, arm: RecordingArm) -> None:
     until(lambda: rig.leases.holder is None, "the lease to be given back")
 
 
+@pytest.mark.slow
 def test_a_caller_that_hangs_loses_its_lease(rig: Rig, arm: RecordingArm) -> None:
     with RemoteRobot(arm.spec, address=rig.address, ttl=1.5) as robot:
         end = time.monotonic() + 2.0

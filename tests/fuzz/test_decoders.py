@@ -60,6 +60,7 @@ def test_bytes_of_any_kind(name: str, data: bytes) -> None:
     Decoder(name, lambda _: data, BY_NAME[name].take).try_one(random.Random(0))
 
 
+@pytest.mark.slow
 def test_files_of_keys(tmp_path: Path) -> None:
     rng = random.Random(2)
     for decoder in plain(Keys(tmp_path / "keys")):

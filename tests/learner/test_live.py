@@ -252,6 +252,7 @@ print(view.summary())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_viewer_that_takes_nothing_holds_nobody_up() -> None:
     """Neither the learner's thread, which only drops, nor the end of its process."""

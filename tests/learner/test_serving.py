@@ -178,6 +178,7 @@ def said(*arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_person_pins_and_takes_back_and_it_outlives_the_learner(tmp_path: Path, run: Callable[..., Running]) -> None:
     config = tiny(MANY, "learner.checkpoint_every=1", "learner.keep_checkpoints=2", "learner.max_staleness=inf")
     folder = RunFolder.create(tmp_path / "run", dump(config), "id")
@@ -305,6 +306,7 @@ def test_a_pin_that_is_gone_leaves_the_approved_weights_under_a_version_above_it
     assert versions == sorted(versions), "an edge's versions only grow"
 
 
+@pytest.mark.slow
 def test_what_passed_its_trial_keeps_its_checkpoint(tmp_path: Path, run: Callable[..., Running]) -> None:
     config = tiny(
         "learner.updates=20", "learner.checkpoint_every=1000", "learner.keep_checkpoints=1",
@@ -321,6 +323,7 @@ def test_what_passed_its_trial_keeps_its_checkpoint(tmp_path: Path, run: Callabl
     assert passed and (folder.checkpoints / f"{passed[-1]:06d}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["every: 3", "trial_edge: batch, trial_episodes: 9, trial_success: 0"])
 def test_where_nobody_else_collects_what_is_published_is_offered_before_all_is_too_old(
     tmp_path: Path, run: Callable[..., Running], more: str
@@ -366,6 +369,7 @@ def served_again(folder: RunFolder, config: Config, run: Callable[..., Running])
     return again
 
 
+@pytest.mark.slow
 def test_a_pin_that_cant_be_kept_leaves_what_was_approved_and_nothing_else(
     tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -480,6 +484,7 @@ def test_a_failed_trial_with_nothing_to_go_back_to_leaves_its_arm_at_rest(
         there.end()
 
 
+@pytest.mark.slow
 def test_an_arm_that_is_away_costs_its_trial_and_no_training(
     tmp_path: Path, run: Callable[..., Running]
 ) -> None:

@@ -41,6 +41,7 @@ def fails_once(at: Typist) -> None:
     at.sees("steps: failure")
 
 
+@pytest.mark.slow
 def test_success_failure_discard_estop_and_a_kill(typist: Start, runtime: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     arguments = [*RECORD, "--episodes", "2", "--out", str(out)]

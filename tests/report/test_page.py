@@ -254,6 +254,7 @@ NUMBERS = st.integers(-3, 30) | st.floats(-2, 2)
 ROWS = st.lists(st.dictionaries(st.sampled_from(KEYS), NUMBERS | JUNK), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_any_rows_make_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

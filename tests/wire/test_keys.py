@@ -255,6 +255,7 @@ def test_a_revocation_ends_a_live_connection_and_what_only_listens(
     assert sum("is put out" in line for line in caplog.messages) == 2
 
 
+@pytest.mark.slow
 def test_a_revoked_edge_keeps_what_it_recorded_and_sends_it_when_it_may_again(tmp_path: Path, site: Site) -> None:
     left = site.may("left", "edge")
     with (

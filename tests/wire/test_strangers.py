@@ -63,6 +63,7 @@ def test_who_finishes_the_handshake_and_never_says_hello_is_put_out(tmp_path: Pa
         assert rig.server.stats()["failed_handshakes"] == 0 and rig.server.stats()["peers"] == 1
 
 
+@pytest.mark.slow
 def test_names_of_edges_that_are_gone_are_kept_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robotlearn.wire.reception._MAX_GONE", 2)
     limits = Limits(heartbeat_s=0.2, dead_after_s=0.5)

@@ -62,6 +62,7 @@ def test_segments_go_through_and_go_on_after_the_tunnel_broke(tmp_path: Path, ss
     until(lambda: not clients(sshd.port), "the end of ssh")
 
 
+@pytest.mark.slow
 def test_who_is_not_let_in_says_so_once_and_tries_again(
     tmp_path: Path, sshd: Sshd, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -424,6 +424,7 @@ def test_an_edge_that_sends_little_does_not_wait_for_those_that_send_much(
             assert [sequence for edge, sequence in order if edge == bare.edge] == list(range(100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", [b"edge-a", b"the run"], ids=["HELLO", "WELCOME"])
 def test_a_handshake_of_which_a_bit_was_changed_is_made_again(tmp_path: Path, holds: bytes) -> None:
     limits = Limits(heartbeat_s=0.5, dead_after_s=3.0)
@@ -437,6 +438,7 @@ def test_a_handshake_of_which_a_bit_was_changed_is_made_again(tmp_path: Path, ho
         assert link.corrupted
 
 
+@pytest.mark.slow
 def test_a_grant_of_which_a_bit_was_changed_is_given_again(tmp_path: Path) -> None:
     limits = Limits(heartbeat_s=0.5, dead_after_s=3.0)
     with (

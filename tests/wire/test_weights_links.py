@@ -199,6 +199,7 @@ def test_edges_may_be_served_in_bfloat16(tmp_path: Path, frozen: dict[str, int])
 # ---- slow links
 
 
+@pytest.mark.slow
 def test_a_slow_link_carries_chunks_that_take_longer_than_it_may_be_silent(tmp_path: Path) -> None:
     """A chunk takes 4.2 s here, and 1.5 s of silence end a connection: in one frame it would never arrive."""
     limits = Limits(dead_after_s=1.5, heartbeat_s=0.3)
